@@ -1,0 +1,235 @@
+"""Every field of a config, with its meaning and the paper's value.
+
+A config file calls `base()`, then `arguments()` for the `key=value` pairs that
+stand behind its name on the command line, and sets what its task needs. Fields
+are overridden by `--config.field=value`, which always wins.
+"""
+
+import ml_collections
+
+
+def base() -> ml_collections.ConfigDict:
+  """The paper's settings, without a task."""
+  config = ml_collections.ConfigDict()
+  # 'heart' or 'abdomen' (data/task.py).
+  config.task = ''
+  # Comma-separated modality names in bank order; '' means all of the task.
+  config.modalities = ''
+  # 'dbdc' or 'supervised': the names of the files in dbdc_jax/methods/.
+  config.method = 'dbdc'
+  # Weights, batches, augmentation. Who is in which split: config.data.
+  config.seed = 0
+  # Share of the training patients whose labels are used; 1 = upper bound.
+  config.labeled_fraction = 0.2
+  config.epochs = 100
+  # Labelled and as many unlabelled slices per modality and step.
+  config.batch_size = 8
+  # 'auto' (bfloat16 on GPU and TPU, float32 on CPU), 'float32', 'bfloat16'.
+  config.dtype = 'auto'
+  # Only test the finished run of the workdir again.
+  config.eval_only = False
+  # Workdir of a finished run whose best weights and memory to start from.
+  config.init_from = ''
+  # What this config is expected to take and give; the banner prints it.
+  config.expectation = ''
+
+  config.data = _data()
+  config.model = _model()
+  config.augment = _augment()
+  config.mpcl = _mpcl()
+  config.dc = _dc()
+  config.weighting = _weighting()
+  config.optimizer = _optimizer()
+  config.evaluation = _evaluation()
+  config.phantom = _phantom()
+  return config
+
+
+def _data() -> ml_collections.ConfigDict:
+  data = ml_collections.ConfigDict()
+  # Folder of each archive; all empty means: the built-in phantom.
+  data.mmwhs = ''
+  data.btcv = ''
+  data.chaos = ''
+  # Side of the square prepared slices, in pixels; the scan's longer side.
+  data.slice_size = 0
+  # 'label' crops to the label's bounding box (scans without a label stay
+  # whole), 'none' keeps whole slices.
+  data.roi = ''
+  # Where prepared data is kept; '' = dbdc_jax in the user's cache folder.
+  data.cache = ''
+  # Go on without bad scans (listed and recorded) instead of stopping.
+  data.skip_bad = False
+  # Add the archives' own test scans (no labels) to the unlabelled set.
+  data.extra_unlabeled = False
+  # Who is in which split: 70/10/20 % of the patients, drawn by this seed ...
+  data.split_seed = 0
+  # ... rotated by this fold (0 to 4 give five disjoint test sets) ...
+  data.fold = 0
+  # ... or read from a split.json of another run.
+  data.split = ''
+  # Decoded training slices are kept in memory up to this size, streamed past.
+  data.memory_limit_gib = 8.0
+  return data
+
+
+def _model() -> ml_collections.ConfigDict:
+  model = ml_collections.ConfigDict()
+  # Channels of the first convolution; all others scale with it.
+  model.width = 32
+  # D, length of an embedding and of a prototype.
+  model.embedding_dim = 64
+  return model
+
+
+def _augment() -> ml_collections.ConfigDict:
+  augment = ml_collections.ConfigDict()
+  # Side of the random training crops, in pixels; divisible by 8.
+  augment.patch_size = 96
+  # Rotation by up to this many degrees either way.
+  augment.rotation = 20.0
+  # Quarter turns and flips instead, every other time (not for organs that
+  # have a side).
+  augment.flips = False
+  # Scale per axis, uniform in 1 -+ this.
+  augment.scale = 0.1
+  # Chance of the intensity curve on labelled images.
+  augment.intensity_labeled = 0.25
+  # Chance and standard deviation of the strong view's Gaussian noise.
+  augment.noise_probability = 0.5
+  augment.noise_sigma = 0.1
+  return augment
+
+
+def _mpcl() -> ml_collections.ConfigDict:
+  mpcl = ml_collections.ConfigDict()
+  # False switches MLPB (projector, prototypes, all of MPCL) off.
+  mpcl.enabled = True
+  # Each term of eq 12: prototype segmentation, modality contrast, prototype
+  # contrast, prototype distance.
+  mpcl.pseg = True
+  mpcl.mc = True
+  mpcl.pc = True
+  mpcl.pd = True
+  # delta, weight of MPCL in eq 18, 19 and 21.
+  mpcl.delta = 0.1
+  # tau of eq 10.
+  mpcl.temperature = 0.1
+  # alpha of eq 7.
+  mpcl.momentum = 0.99
+  # 'sinkhorn' (eq 4-6) or 'label': every pixel joins its label's prototype.
+  mpcl.assignment = 'sinkhorn'
+  # Entropy weight (phi of eq 5) and number of Sinkhorn iterations.
+  mpcl.epsilon = 0.05
+  mpcl.iterations = 3
+  # Embeddings at every n-th pixel in each direction; 1 = the paper.
+  mpcl.stride = 1
+  return mpcl
+
+
+def _dc() -> ml_collections.ConfigDict:
+  dc = ml_collections.ConfigDict()
+  # Image and feature perturbation consistency (eq 18, 19); with both off,
+  # unlabelled scans are not used.
+  dc.ipc = True
+  dc.fpc = True
+  # 'gaussian' (the paper's ramp over all epochs) or 'constant'.
+  dc.ramp = 'gaussian'
+  # Supervised-only epochs at the start.
+  dc.warmup_epochs = 4
+  # Share of bottleneck elements that the dropout pass drops.
+  dc.dropout = 0.5
+  return dc
+
+
+def _weighting() -> ml_collections.ConfigDict:
+  weighting = ml_collections.ConfigDict()
+  # False: all modalities weigh 1.
+  weighting.enabled = True
+  # Bounds 'low,high' of the learning-speed factor; '' = the paper, none.
+  weighting.clip = ''
+  return weighting
+
+
+def _optimizer() -> ml_collections.ConfigDict:
+  optimizer = ml_collections.ConfigDict()
+  # Adam, decayed polynomially to 0 with this power.
+  optimizer.learning_rate = 1e-4
+  optimizer.power = 0.9
+  return optimizer
+
+
+def _evaluation() -> ml_collections.ConfigDict:
+  evaluation = ml_collections.ConfigDict()
+  # Slices per call of the sliding window.
+  evaluation.batch_size = 8
+  # Validate every n-th epoch (and the last).
+  evaluation.every = 1
+  # Overlay pictures per modality after the test.
+  evaluation.overlays = 3
+  return evaluation
+
+
+def _phantom() -> ml_collections.ConfigDict:
+  phantom = ml_collections.ConfigDict()
+  # Subjects per modality, and the seed that they are drawn from.
+  phantom.subjects = 20
+  phantom.seed = 0
+  # 'quick' or 'tiny' (for tests).
+  phantom.size = 'quick'
+  return phantom
+
+
+def arguments(
+  config: ml_collections.ConfigDict,
+  argument: str | None,
+  sources: dict[str, str],
+) -> bool:
+  """Applies what stands behind the config's name: `:key=value,key=value`.
+
+  Args:
+    config: changed in place.
+    argument: the text behind the colon, or None.
+    sources: archive -> its subfolder of `scans=DIR` ('' = DIR itself).
+
+  Returns:
+    Whether folders of real scans were given.
+
+  Raises:
+    ValueError: for an unknown or a repeated key, or a pair without '='.
+  """
+  allowed = ('scans', 'method', *sources)
+  given: dict[str, str] = {}
+  for pair in filter(None, (argument or '').split(',')):
+    key, equals, value = pair.partition('=')
+    if not equals or key not in allowed or key in given or not value:
+      raise ValueError(
+        f'config argument {pair!r}: expected KEY=VALUE, each key once, with'
+        f' KEY one of {", ".join(allowed)} (for example'
+        ' configs/heart.py:scans=/data/mmwhs,method=dbdc)'
+      )
+    given[key] = value
+  config.method = given.get('method', config.method)
+  for source, subfolder in sources.items():
+    folder = given.get(source, '')
+    if not folder and 'scans' in given:
+      folder = '/'.join(filter(None, (given['scans'].rstrip('/'), subfolder)))
+    config.data[source] = folder
+  return bool(given.keys() - {'method'})
+
+
+def quick(config: ml_collections.ConfigDict) -> None:
+  """The phantom's preset: a small network that two CPU cores finish.
+
+  Every term of the method stays on; only sizes, length and the ramp differ.
+  """
+  config.model.width = 8
+  config.model.embedding_dim = 32
+  config.augment.patch_size = 48
+  config.data.slice_size = 64
+  config.batch_size = 4
+  config.epochs = 40
+  config.mpcl.stride = 2
+  config.dc.ramp = 'constant'
+  config.optimizer.learning_rate = 2e-3
+  config.evaluation.batch_size = 16

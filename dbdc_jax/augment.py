@@ -1,0 +1,184 @@
+"""Crops and views, drawn on the device.
+
+Each sample has its own key, folded from the step's key, the set and the
+sample's index in the *global* batch: any number of devices draws the same.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+# Points on the Bezier curve that intensities are interpolated from.
+_CURVE_POINTS = 64
+
+
+class Augmentation(NamedTuple):
+  """What is drawn; see `configs/common.py` for the meaning of each field."""
+
+  patch_size: int
+  rotation: float
+  flips: bool
+  scale: float
+  intensity_labeled: float
+  noise_probability: float
+  noise_sigma: float
+
+
+def sample_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
+  """One key per sample from its index in the global batch: `[n]` keys."""
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
+
+
+def geometric_matrix(
+  key: jax.Array, settings: Augmentation
+) -> tuple[jax.Array, jax.Array]:
+  """Draws the linear part of a sample's geometric augmentation.
+
+  Scale per axis U[1 - s, 1 + s]; then, where the task allows flips, an even
+  chance of quarter turns with flips instead of a rotation of up to +-degrees.
+
+  Args:
+    key: the sample's key.
+    settings: what to draw.
+
+  Returns:
+    `[2, 2]` matrix from output offsets to input offsets (pixels from the
+    centre; rows, columns), and the crop's position `[2]` in [0, 1].
+  """
+  k_scale, k_angle, k_turn, k_flip, k_which, k_crop = jax.random.split(key, 6)
+  low, high = 1 - settings.scale, 1 + settings.scale
+  scale = jax.random.uniform(k_scale, (2,), minval=low, maxval=high)
+  limit = settings.rotation * jnp.pi / 180
+  angle = jax.random.uniform(k_angle, minval=-limit, maxval=limit)
+  flip = jnp.ones(2)
+  if settings.flips:
+    which = jax.random.bernoulli(k_which)
+    turn = jax.random.randint(k_turn, (), 0, 4) * (jnp.pi / 2)
+    angle = jnp.where(which, turn, angle)
+    signs = jax.random.rademacher(k_flip, (2,), jnp.float32)
+    flip = jnp.where(which, signs, flip)
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  matrix = jnp.array([[c, -s], [s, c]]) * (flip / scale)
+  return matrix, jax.random.uniform(k_crop, (2,))
+
+
+def _coordinates(matrix, position, size, patch):
+  """Input coordinates `[2, patch, patch]` of each output pixel centre."""
+  offsets = jnp.arange(patch) - (patch - 1) / 2
+  grid = jnp.stack(jnp.meshgrid(offsets, offsets, indexing='ij'))
+  room = jnp.array([s - patch for s in size])
+  corner = jnp.floor(position * (room + 1))
+  centre = jnp.clip(corner, 0, room) + (patch - 1) / 2
+  return jnp.einsum('ab,bhw->ahw', matrix, grid) + centre[:, None, None]
+
+
+def _take(image, rows, columns):
+  """Pixels at integer positions; 0 outside of the image."""
+  height, width = image.shape
+  inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+  rows = jnp.clip(rows, 0, height - 1)
+  columns = jnp.clip(columns, 0, width - 1)
+  return jnp.where(inside, image[rows, columns], 0)
+
+
+def warp_image(image: jax.Array, coordinates: jax.Array) -> jax.Array:
+  """Bilinear interpolation of `image [H, W]`, 0 outside.
+
+  Args:
+    image: `[H, W]` float.
+    coordinates: `[2, h, w]` rows and columns.
+  """
+  low = jnp.floor(coordinates)
+  f = coordinates - low
+  r, c = low.astype(jnp.int32)
+  top = _take(image, r, c) * (1 - f[1]) + _take(image, r, c + 1) * f[1]
+  bottom = _take(image, r + 1, c) * (1 - f[1])
+  bottom += _take(image, r + 1, c + 1) * f[1]
+  return top * (1 - f[0]) + bottom * f[0]
+
+
+def warp_label(label: jax.Array, coordinates: jax.Array) -> jax.Array:
+  """Nearest neighbour of `label [H, W]`, background outside."""
+  r, c = jnp.round(coordinates).astype(jnp.int32)
+  return _take(label, r, c)
+
+
+def bezier(image: jax.Array, points: jax.Array) -> jax.Array:
+  """Monotone cubic Bezier map of [0, 1] through (0, 0) and (1, 1).
+
+  Args:
+    image: values in [0, 1].
+    points: `[2, 2]` the two inner control points' x and their y; each is
+      sorted here, which is what makes the curve monotone.
+  """
+  x, y = jnp.sort(points, -1)
+  t = jnp.linspace(0.0, 1.0, _CURVE_POINTS)
+  b1, b2, b3 = 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3
+  return jnp.interp(image, b1 * x[0] + b2 * x[1] + b3, b1 * y[0] + b2 * y[1] + b3)
+
+
+def _to_float(image):
+  """Stored uint16 slices to [0, 1]."""
+  return image.astype(jnp.float32) / 65535.0
+
+
+def labeled_view(
+  images: jax.Array,
+  labels: jax.Array,
+  keys: jax.Array,
+  settings: Augmentation,
+) -> tuple[jax.Array, jax.Array]:
+  """The training view of labelled slices.
+
+  Args:
+    images: `[n, H, W]` uint16.
+    labels: `[n, H, W]` uint8.
+    keys: `[n]` the samples' keys.
+    settings: what to draw.
+
+  Returns:
+    `[n, patch, patch, 1]` float32 images, `[n, patch, patch]` int32 labels.
+  """
+
+  def one(image, label, key):
+    k_geometry, k_curve, k_apply = jax.random.split(key, 3)
+    matrix, position = geometric_matrix(k_geometry, settings)
+    where = _coordinates(matrix, position, image.shape, settings.patch_size)
+    image = warp_image(_to_float(image), where)
+    curved = bezier(image, jax.random.uniform(k_curve, (2, 2)))
+    apply = jax.random.bernoulli(k_apply, settings.intensity_labeled)
+    return jnp.where(apply, curved, image), warp_label(label, where)
+
+  images, labels = jax.vmap(one)(images, labels, keys)
+  return images[..., None], labels.astype(jnp.int32)
+
+
+def unlabeled_views(
+  images: jax.Array, keys: jax.Array, settings: Augmentation
+) -> tuple[jax.Array, jax.Array]:
+  """The weak and the strong view of unlabelled slices (same geometry).
+
+  Args:
+    images: `[n, H, W]` uint16.
+    keys: `[n]` the samples' keys.
+    settings: what to draw.
+
+  Returns:
+    Two `[n, patch, patch, 1]` float32 arrays: weak, strong.
+  """
+
+  def one(image, key):
+    k_geometry, k_curve, k_apply, k_noise = jax.random.split(key, 4)
+    matrix, position = geometric_matrix(k_geometry, settings)
+    where = _coordinates(matrix, position, image.shape, settings.patch_size)
+    weak = warp_image(_to_float(image), where)
+    strong = bezier(weak, jax.random.uniform(k_curve, (2, 2)))
+    noise = settings.noise_sigma * jax.random.normal(k_noise, weak.shape)
+    noisy = jax.random.bernoulli(k_apply, settings.noise_probability)
+    strong = jnp.clip(jnp.where(noisy, strong + noise, strong), 0.0, 1.0)
+    return weak, strong
+
+  weak, strong = jax.vmap(one)(images, keys)
+  return weak[..., None], lax.stop_gradient(strong)[..., None]

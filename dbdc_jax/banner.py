@@ -1,0 +1,115 @@
+"""The first thing a run prints: what is trained on what, and what is off."""
+
+from collections.abc import Sequence
+
+import ml_collections
+import numpy as np
+
+from data.prepare import Prepared
+from data.split import Split
+from data.task import TASKS
+
+
+def switched_off(
+  config: ml_collections.ConfigDict,
+  modalities: Sequence[str],
+  present: np.ndarray,
+  consistent: np.ndarray,
+) -> list[str]:
+  """Sentences on what does not take part in this run, and why.
+
+  Args:
+    config: the run's config.
+    modalities: names, in bank order.
+    present: `[K, C]` bool, classes in each modality's training labels.
+    consistent: `[K]` bool, modalities with unlabelled scans in use.
+  """
+  lines = []
+  classes = TASKS[config.task].classes
+  for name, row in zip(modalities, present, strict=True):
+    missing = [c for c, here in zip(classes, row, strict=True) if not here]
+    if missing:
+      lines.append(
+        f'{", ".join(missing)}: never in the training labels of {name}'
+      )
+  if config.method == 'supervised':
+    if config.labeled_fraction < 1:
+      lines.append('unlabelled scans: supervised does not use them')
+    return lines
+  for term in ('pseg', 'mc', 'pc', 'pd'):
+    if not config.mpcl[term]:
+      lines.append(f'L_{term}: config.mpcl.{term} is off')
+  if not config.mpcl.enabled:
+    lines.append('prototype bank and MPCL: config.mpcl.enabled is off')
+  for term in ('ipc', 'fpc'):
+    if not config.dc[term]:
+      lines.append(f'L_{term}: config.dc.{term} is off')
+  for name, has in zip(modalities, consistent, strict=True):
+    if not has:
+      lines.append(f'dual consistency in {name}: no unlabelled scans')
+  if not config.weighting.enabled:
+    lines.append('adaptive modality weights: config.weighting.enabled is off')
+  if len(modalities) == 1:
+    lines.append('modality contrast and weights: there is one modality')
+  if config.mpcl.assignment == 'label' and config.mpcl.enabled:
+    lines.append("Sinkhorn: config.mpcl.assignment is 'label'")
+  return lines
+
+
+def text(
+  config: ml_collections.ConfigDict,
+  prepared: Prepared,
+  split: Split,
+  *,
+  devices: str,
+  dtype: str,
+  parameters: int,
+  steps: int,
+  off: Sequence[str],
+  workdir: str,
+) -> str:
+  """The banner.
+
+  Args:
+    config: the run's config.
+    prepared: the prepared data.
+    split: who is where.
+    devices: the devices in words.
+    dtype: the compute dtype.
+    parameters: trainable parameters per network.
+    steps: train steps in all.
+    off: what `switched_off` says.
+    workdir: the run's folder.
+  """
+  task = TASKS[config.task]
+  chosen = task.select(config.modalities)
+  slices = {case.name: case.num_slices for case in prepared.cases}
+  networks = len(chosen) if config.method == 'supervised' else 1
+  lines = [
+    f'{config.method} on {task.name}: {len(task.classes) - 1} structures'
+    f' ({", ".join(task.classes[1:])})',
+  ]
+  if not any(config.data[s] for s in {m.source for m in chosen}):
+    lines.append('data: the built-in phantom (give scans=DIR for real scans)')
+  for modality in chosen:
+    parts = []
+    for part in ('labeled', 'unlabeled', 'validation', 'test'):
+      cases = split[modality.name][part]
+      count = sum(slices[name] for name in cases)
+      parts.append(f'{len(cases)} {part} scans ({count} slices)')
+    lines.append(f'  {modality.title:12s} ' + ', '.join(parts))
+  each = f'{networks} networks of ' if networks > 1 else 'one network of '
+  lines += [
+    f'network: {each}{parameters:,} parameters, width {config.model.width},'
+    f' {config.augment.patch_size} x {config.augment.patch_size} patches',
+    f'devices: {devices}, {dtype}',
+    f'length: {config.epochs} epochs, {steps:,} steps of {config.batch_size}'
+    ' slices per modality and set'
+    + (f'; {config.expectation}' if config.expectation else ''),
+    f'workdir: {workdir}',
+  ]
+  lines += [f'off: {line}' for line in off]
+  lines += [
+    f'skipped: {bad["file"]}: {bad["reason"]}' for bad in prepared.skipped
+  ]
+  return '\n'.join(lines)

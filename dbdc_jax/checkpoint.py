@@ -1,0 +1,88 @@
+"""Orbax checkpoints of a run: the latest and the best."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpoints:
+  """The checkpoints of one workdir: latest + best, written asynchronously.
+
+  A checkpoint appears under its step's number once it is complete, so a run
+  that is killed inside a save finds the one before.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path):
+    self._folder = pathlib.Path(workdir).absolute() / 'checkpoints'
+    policy = ocp.checkpoint_managers
+    options = ocp.CheckpointManagerOptions(
+      best_fn=lambda metrics: metrics['dice'],
+      best_mode='max',
+      preservation_policy=policy.AnyPreservationPolicy(
+        [
+          policy.LatestN(1),
+          policy.BestN(
+            n=1,
+            get_metric_fn=lambda metrics: metrics['dice'],
+            keep_checkpoints_without_metrics=False,
+          ),
+        ]
+      ),
+      cleanup_tmp_directories=True,
+    )
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *error) -> None:
+    self._manager.close()
+
+  def save(self, step: int, state: Any, dice: float | None) -> None:
+    """Starts a save.
+
+    Args:
+      step: finished train steps.
+      state: the pytree of jax arrays.
+      dice: mean validation DSC, or None if this epoch was not validated.
+    """
+    metrics = None if dice is None else {'dice': dice}
+    self._manager.save(
+      step, args=ocp.args.StandardSave(state), metrics=metrics
+    )
+
+  def wait(self) -> None:
+    """Waits until running saves are on disk."""
+    self._manager.wait_until_finished()
+
+  def latest_step(self) -> int | None:
+    """Step of the newest checkpoint, None without one."""
+    return self._manager.latest_step()
+
+  def best_step(self) -> int | None:
+    """Step of the best validated checkpoint, else of the newest."""
+    best = self._manager.best_step()
+    return self.latest_step() if best is None else best
+
+  def restore(self, step: int, like: Any) -> Any:
+    """Reads a checkpoint.
+
+    Args:
+      step: a step that exists.
+      like: a pytree of arrays with the shapes, dtypes and placement to
+        restore into.
+
+    Raises:
+      ValueError: if the checkpoint holds another structure or shape.
+    """
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    return self._manager.restore(
+      step, args=ocp.args.StandardRestore(abstract)
+    )
+
+
+def exists(workdir: str | pathlib.Path) -> bool:
+  """Whether a workdir holds any checkpoint."""
+  return (pathlib.Path(workdir) / 'checkpoints').is_dir()

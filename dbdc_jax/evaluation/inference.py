@@ -1,0 +1,157 @@
+"""Validation and test: prepared cases through a network, to scores."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from data import preprocess
+from data.prepare import Prepared, PreparedCase
+from dbdc_jax import pictures
+from dbdc_jax.evaluation import metrics
+from dbdc_jax.evaluation import scoring
+from dbdc_jax.evaluation import sliding_window
+
+
+def _window(config: ml_collections.ConfigDict) -> dict[str, int]:
+  patch = config.augment.patch_size
+  return {
+    'patch': patch,
+    'stride': patch // 2,
+    'batch': config.evaluation.batch_size,
+  }
+
+
+def validation_dice(
+  config: ml_collections.ConfigDict,
+  predict: Callable[..., Any],
+  params: Any,
+  memory: Any,
+  prepared: Prepared,
+  cases: Sequence[Sequence[PreparedCase]],
+  num_classes: int,
+) -> np.ndarray:
+  """Mean foreground DSC of each modality's validation cases.
+
+  Args:
+    config: the run's config.
+    predict: a method's `predict`.
+    params: its parameters.
+    memory: its memory.
+    prepared: the prepared data.
+    cases: per modality, in bank order.
+    num_classes: background included.
+
+  Returns:
+    `[K]` in [0, 1]: per case the mean over the classes that occur in it or in
+    its prediction, on the prepared grid; then the mean over cases.
+  """
+  out = []
+  for modality, group in enumerate(cases):
+    scores = []
+    for case in group:
+      labels = sliding_window.labels(
+        predict,
+        params,
+        memory,
+        prepared.images(case),
+        modality,
+        **_window(config),
+      )
+      reference = prepared.labels(case)
+      dice = metrics.dice(labels, reference, num_classes)[1:]
+      if not np.isnan(dice).all():
+        scores.append(np.nanmean(dice))
+    out.append(np.mean(scores) if scores else 0.0)
+  return np.array(out)
+
+
+def test_cases(
+  config: ml_collections.ConfigDict,
+  predict: Callable[..., Any],
+  params: Any,
+  memory: Any,
+  prepared: Prepared,
+  cases: Sequence[Sequence[PreparedCase]],
+  classes: Sequence[str],
+  on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
+) -> list[dict[str, Any]]:
+  """Scores each modality's test cases.
+
+  Args:
+    config: the run's config.
+    predict: a method's `predict`.
+    params: its parameters.
+    memory: its memory.
+    prepared: the prepared data.
+    cases: per modality, in bank order.
+    classes: class names, background first.
+    on_case: called with the case, its native prediction and reference.
+
+  Returns:
+    One dict per case: `native` scores on the scan's own grid inside the
+    region of interest, `prepared` ones on the prepared grid.
+  """
+  out = []
+  for modality, group in enumerate(cases):
+    for case in group:
+      p = sliding_window.probabilities(
+        predict,
+        params,
+        memory,
+        prepared.images(case),
+        modality,
+        **_window(config),
+      )
+      native = preprocess.to_native(p, case.geometry)
+      reference = prepared.native_labels(case)
+      on_case(case, native, reference)
+      out.append(
+        {
+          'case': case.name,
+          'patient': case.patient,
+          'modality': case.modality,
+          'native': scoring.score_case(
+            native, reference, case.spacing, classes
+          ),
+          'prepared': scoring.score_prepared(
+            p.argmax(-1).astype(np.uint8), prepared.labels(case), classes
+          ),
+        }
+      )
+  return out
+
+
+def overlay_writer(
+  folder: Any, prepared: Prepared, classes: Sequence[str], limit: int
+) -> Callable[[PreparedCase, np.ndarray, np.ndarray], None]:
+  """An `on_case` that writes overlays of each modality's first test cases.
+
+  Args:
+    folder: where the PNG files go.
+    prepared: the prepared data.
+    classes: class names, background first.
+    limit: pictures per modality.
+  """
+  written: dict[str, int] = {}
+
+  def write(case, prediction, reference):
+    if written.get(case.modality, 0) >= limit:
+      return
+    written[case.modality] = written.get(case.modality, 0) + 1
+    index = pictures.choose_slices(reference, 1)[0]
+    image = preprocess.image_to_native(
+      prepared.image(case, index), case.geometry
+    )
+    pictures.overlay(
+      folder / f'{case.name}_slice{index:03d}.png',
+      image,
+      reference[index],
+      prediction[index],
+      classes,
+      title=f'{case.name}, slice {index}',
+      spacing=case.spacing[1:],
+    )
+
+  return write

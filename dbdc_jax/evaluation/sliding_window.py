@@ -1,0 +1,104 @@
+"""Whole slices from a network that was trained on patches.
+
+Windows of the patch's size at a fixed stride; where they overlap,
+probabilities are averaged. Shapes are static, so one function is compiled per
+slice size whatever the number of slices.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def window_starts(size: int, patch: int, stride: int) -> list[int]:
+  """Starts of the windows along an axis; the last one ends at the edge."""
+  if size <= patch:
+    return [0]
+  starts = list(range(0, size - patch, stride))
+  return [*starts, size - patch]
+
+
+@functools.partial(
+  jax.jit, static_argnames=('predict', 'patch', 'stride', 'hard')
+)
+def _forward(predict, params, memory, images, modality, patch, stride, hard):
+  """Averaged class probabilities (`hard`: classes) of `images [n, H, W]`."""
+  count, height, width = images.shape
+  corners = [
+    (r, c)
+    for r in window_starts(height, patch, stride)
+    for c in window_starts(width, patch, stride)
+  ]
+  images = images.astype(jnp.float32) / 65535.0
+  windows = jnp.stack(
+    [images[:, r : r + patch, c : c + patch] for r, c in corners]
+  )
+  flat = windows.reshape(-1, patch, patch, 1)
+  ids = jnp.tile(modality, len(corners))
+  logits = predict(params, memory, flat, ids).astype(jnp.float32)
+  p = jax.nn.softmax(logits)
+  p = p.reshape(len(corners), count, patch, patch, p.shape[-1])
+  total = jnp.zeros((count, height, width, p.shape[-1]))
+  weight = np.zeros((height, width, 1), np.float32)
+  for i, (r, c) in enumerate(corners):
+    total = total.at[:, r : r + patch, c : c + patch].add(p[i])
+    weight[r : r + patch, c : c + patch] += 1
+  total /= weight
+  return jnp.argmax(total, -1).astype(jnp.uint8) if hard else total
+
+
+def probabilities(*args, **kwargs) -> np.ndarray:
+  """Class probabilities of a scan's slices: `[S, H, W, C]` float32.
+
+  Takes the arguments of `labels`.
+  """
+  return _scan(*args, hard=False, **kwargs)
+
+
+def labels(*args, **kwargs) -> np.ndarray:
+  """Classes of a scan's slices: `[S, H, W]` uint8.
+
+  Args:
+    predict: a method's `predict`; keep the same object between calls, it is
+      what the compiled function is remembered by.
+    params: the method's parameters.
+    memory: the method's memory.
+    images: `[S, H, W]` uint16 prepared slices.
+    modality: the modality's id.
+    patch: side of a window, in pixels.
+    stride: step between windows, in pixels.
+    batch: slices per call; the last call is filled up with zeros.
+  """
+  return _scan(*args, hard=True, **kwargs)
+
+
+def _scan(
+  predict: Callable[..., jax.Array],
+  params: Any,
+  memory: Any,
+  images: np.ndarray,
+  modality: int,
+  *,
+  patch: int,
+  stride: int,
+  batch: int,
+  hard: bool,
+) -> np.ndarray:
+  """Runs `_forward` over a scan, `batch` slices at a time."""
+  patch = min(patch, *images.shape[1:])
+  ids = np.full(batch, modality, np.int32)
+  out = []
+  for first in range(0, len(images), batch):
+    chunk = images[first : first + batch]
+    short = batch - len(chunk)
+    filled = np.pad(chunk, ((0, short), (0, 0), (0, 0)))
+    out.append(
+      np.asarray(
+        _forward(predict, params, memory, filled, ids, patch, stride, hard)
+      )[: len(chunk)]
+    )
+  return np.concatenate(out)

@@ -1,0 +1,146 @@
+"""Losses and the reductions they share, one value per modality.
+
+Everything here takes arrays whose leading axis is the modality, `[K, b, ...]`
+(`b` samples of each modality on this device), and returns `[K]`. Sums and
+counts are added up over the devices *before* dividing (`total`): a mean of
+local means would be wrong wherever classes are spread unevenly.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+DICE_EPSILON = 1e-5
+# A logit that no softmax gives any weight, and that stays finite in float32.
+NEGATIVE = -1e9
+
+
+def total(x: jax.Array, axis_name: str | None) -> jax.Array:
+  """Adds `x` up over the devices of `axis_name` (None: one device)."""
+  return x if axis_name is None else lax.psum(x, axis_name)
+
+
+def masked_mean(
+  values: jax.Array, mask: jax.Array, axis_name: str | None
+) -> jax.Array:
+  """Mean of `values [K, ...]` where `mask`, per modality and over devices.
+
+  Args:
+    values: `[K, ...]`.
+    mask: bool, broadcastable to `values`.
+    axis_name: the device axis, or None.
+
+  Returns:
+    `[K]`; 0 where the mask keeps nothing.
+  """
+  mask = jnp.broadcast_to(mask, values.shape)
+  axes = tuple(range(1, values.ndim))
+  numerator = total(jnp.sum(jnp.where(mask, values, 0.0), axes), axis_name)
+  count = total(jnp.sum(mask.astype(jnp.float32), axes), axis_name)
+  return numerator / jnp.maximum(count, 1.0)
+
+
+def mean(values: jax.Array, axis_name: str | None) -> jax.Array:
+  """Mean of `values [K, ...]` per modality and over devices: `[K]`."""
+  return masked_mean(values, jnp.ones((), bool), axis_name)
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+  """Mean cross entropy per modality.
+
+  Args:
+    logits: `[K, ..., C]`.
+    labels: `[K, ...]` int class indices.
+    axis_name: the device axis, or None.
+
+  Returns:
+    `[K]` nats per pixel.
+  """
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  chosen = one_hot(labels, logits.shape[-1])
+  # A sum over the one-hot, not a gather: no scatter in the gradient.
+  return mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1), axis_name)
+
+
+def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+  """`[..., C]` bool: which class each label is."""
+  return labels[..., None] == jnp.arange(num_classes, dtype=labels.dtype)
+
+
+def dice(
+  logits: jax.Array,
+  labels: jax.Array,
+  present: jax.Array,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Soft Dice loss per modality, squared denominator, background included.
+
+  Per class over the whole batch, as the paper's loss_dice is read:
+  `1 - (2 sum pg + e) / (sum p^2 + sum g^2 + e)` with e = 1e-5, then the mean
+  over the classes that the modality's labels contain.
+
+  Args:
+    logits: `[K, b, ..., C]`.
+    labels: `[K, b, ...]` int class indices.
+    present: `[K, C]` bool, classes that the modality's labels contain.
+    axis_name: the device axis, or None.
+
+  Returns:
+    `[K]` in [0, 1].
+  """
+  p = jax.nn.softmax(logits.astype(jnp.float32))
+  g = one_hot(labels, logits.shape[-1])
+  axes = tuple(range(1, logits.ndim - 1))
+  sums = jnp.stack(
+    [
+      jnp.sum(jnp.where(g, p, 0.0), axes),
+      jnp.sum(p * p, axes),
+      jnp.sum(g.astype(jnp.float32), axes),
+    ]
+  )
+  both, square, count = total(sums, axis_name)  # [K, C] each
+  loss = 1 - (2 * both + DICE_EPSILON) / (square + count + DICE_EPSILON)
+  kept = present.astype(jnp.float32)
+  return jnp.sum(jnp.where(present, loss, 0.0), -1) / jnp.maximum(
+    kept.sum(-1), 1.0
+  )
+
+
+def dice_counts(
+  logits: jax.Array, labels: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+  """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
+
+  Args:
+    logits: `[K, b, ..., C]`.
+    labels: `[K, b, ...]`.
+    axis_name: the device axis, or None.
+
+  Returns:
+    `[2, K, C]` float32: intersections, and sums of both sizes.
+  """
+  num_classes = logits.shape[-1]
+  p = one_hot(jnp.argmax(logits, -1).astype(labels.dtype), num_classes)
+  g = one_hot(labels, num_classes)
+  axes = tuple(range(1, logits.ndim - 1))
+  both = jnp.sum(p & g, axes)
+  sizes = jnp.sum(p, axes) + jnp.sum(g, axes)
+  return total(jnp.stack([both, sizes]).astype(jnp.float32), axis_name)
+
+
+def pooled_dice(counts: jax.Array, present: jax.Array) -> jax.Array:
+  """Mean foreground Dice per modality from pooled `dice_counts`.
+
+  Args:
+    counts: `[2, K, C]`.
+    present: `[K, C]` bool, classes that the modality's labels contain.
+
+  Returns:
+    `[K]` in [0, 1]: the training DSC that MAW watches (lambda of eq 15-16).
+  """
+  both, sizes = counts
+  keep = present & (jnp.arange(both.shape[-1]) > 0)
+  score = jnp.where(keep, 2 * both / jnp.maximum(sizes, 1.0), 0.0)
+  return score.sum(-1) / jnp.maximum(keep.sum(-1), 1)

@@ -1,0 +1,36 @@
+"""Methods, one file each, found by their file's name."""
+
+import importlib
+import pkgutil
+
+import ml_collections
+
+from dbdc_jax.methods.base import Method, Signals
+
+__all__ = ['Method', 'Signals', 'build', 'names']
+
+
+def names() -> tuple[str, ...]:
+  """Returns the names of all methods, sorted."""
+  found = (module.name for module in pkgutil.iter_modules(__path__))
+  return tuple(sorted(name for name in found if name != 'base'))
+
+
+def build(
+  config: ml_collections.ConfigDict, axis_name: str | None = None
+) -> Method:
+  """Builds the method that `config.method` names.
+
+  Args:
+    config: a full config (`configs/common.py`).
+    axis_name: the device axis that `loss` reduces over, or None.
+
+  Raises:
+    ValueError: for an unknown name.
+  """
+  if config.method not in names():
+    raise ValueError(
+      f'unknown method {config.method!r}; there are: {", ".join(names())}'
+    )
+  module = importlib.import_module(f'{__name__}.{config.method}')
+  return module.build(config, axis_name)

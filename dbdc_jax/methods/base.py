@@ -1,0 +1,58 @@
+"""What a method is: four pure functions.
+
+`params` is what the optimizer touches; `memory` is everything else that
+changes (modulation statistics, prototypes, teachers). The train loop knows
+nothing more of a method than this.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Signals(NamedTuple):
+  """What the train loop passes into a step, as arrays (never constants).
+
+  Attributes:
+    weights: `[K]` modality weights omega (eq 22), all ones without MAW.
+    ramp: scalar lambda(t) of the unlabelled losses.
+    active: scalar bool, False in the supervised warm-up epochs.
+    present: `[K, C]` bool, classes that each modality's labels contain.
+    consistent: `[K]` bool, modalities that have unlabelled scans.
+  """
+
+  weights: jax.Array
+  ramp: jax.Array
+  active: jax.Array
+  present: jax.Array
+  consistent: jax.Array
+
+
+class Method(NamedTuple):
+  """A learning method.
+
+  Attributes:
+    init: `(key) -> (params, memory)`.
+    loss: `(params, memory, batch, key, signals) -> (loss, (memory, metrics))`.
+      `batch` is what `input_pipeline` gives, on one device. `metrics` maps
+      names to scalars, `[K]` or `[K, C]` arrays, equal on all devices;
+      `metrics['dice_counts']` `[2, K, C]` feeds MAW.
+    predict: `(params, memory, images, modality) -> logits`: `[n, H, W, 1]`
+      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics.
+    update: `(params, memory) -> memory`, after the optimizer's step.
+    joint: True if one network takes all modalities; False trains one network
+      per modality.
+  """
+
+  init: Callable[..., tuple[Any, Any]]
+  loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+  predict: Callable[..., jax.Array]
+  update: Callable[..., Any]
+  joint: bool
+
+
+def keep_memory(params: Any, memory: Any) -> Any:
+  """The `update` of a method without a teacher."""
+  del params
+  return memory

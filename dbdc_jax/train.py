@@ -1,0 +1,519 @@
+"""The train loop: one for all methods.
+
+`train_and_evaluate(config, workdir)` prepares the data, trains, tests the best
+checkpoint and writes every output. A method that trains one network per
+modality (`joint=False`) goes through the same loop once per modality.
+"""
+
+from collections.abc import Callable, Sequence
+import copy
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from data.prepare import Prepared, PreparedCase
+from data.split import Split
+from data.task import TASKS
+from dbdc_jax import banner
+from dbdc_jax import checkpoint
+from dbdc_jax import input_pipeline
+from dbdc_jax import losses
+from dbdc_jax import methods
+from dbdc_jax import optimizer
+from dbdc_jax import parallel
+from dbdc_jax import pictures
+from dbdc_jax import run_record
+from dbdc_jax import weighting
+from dbdc_jax.evaluation import inference
+from dbdc_jax.evaluation import scoring
+from dbdc_jax.metric_writer import MetricWriter, read_rows
+from dbdc_jax.precision import compute_dtype
+
+# A config field that only the loop of a joint=False method sets: no.
+_METRICS_WITH_COUNTS = ('kept_pixels', 'offered_pixels')
+
+
+class TrainState(NamedTuple):
+  """Everything that a checkpoint holds."""
+
+  step: jax.Array  # finished steps
+  params: Any
+  memory: Any
+  opt_state: Any
+  dice_counts: jax.Array  # [2, K, C], pooled over the running epoch
+  weighting: Any  # MAW's state
+
+
+class NonFiniteLossError(Exception):
+  """The loss stopped being a number."""
+
+
+def make_step(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  seed: int,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """The train step `(state, batch, signals) -> (state, metrics)`.
+
+  Args:
+    method: built with `axis_name=parallel.AXIS`.
+    tx: the optimizer.
+    seed: of all random draws; a step's key depends on it and the step alone.
+
+  Returns:
+    One pmapped function; `batch` is `parallel.shard`ed, the state donated.
+  """
+
+  def step(state, batch, signals):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (loss, (memory, metrics)), gradients = jax.value_and_grad(
+      method.loss, has_aux=True
+    )(state.params, state.memory, batch, key, signals)
+    gradients = parallel.mean_gradients(gradients)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    counts = metrics.pop('dice_counts')
+    metrics |= {'loss': loss, 'gradient_norm': optax.global_norm(gradients)}
+    new = TrainState(
+      step=state.step + 1,
+      params=params,
+      memory=method.update(params, memory),
+      opt_state=opt_state,
+      dice_counts=state.dice_counts + counts,
+      weighting=state.weighting,
+    )
+    return new, metrics
+
+  return parallel.pmap_step(step)
+
+
+def init_state(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  num_modalities: int,
+) -> TrainState:
+  """The state before the first step, placed on the devices."""
+  params, memory = jax.jit(method.init)(jax.random.key(config.seed))
+  clip = None
+  if config.weighting.clip:
+    low, high = map(float, config.weighting.clip.split(','))
+    clip = (low, high)
+  return parallel.place(
+    TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      memory=memory,
+      opt_state=tx.init(params),
+      dice_counts=jnp.zeros((2, num_modalities, num_classes)),
+      weighting=weighting.init(num_modalities, clip=clip),
+    )
+  )
+
+
+def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:
+  """lambda(t), the weight of the unlabelled losses in epoch t >= 1.
+
+  exp(-5 (1 - t / t_max)^2), or 1 with `dc.ramp='constant'`.
+  """
+  if config.dc.ramp == 'constant':
+    return 1.0
+  if config.dc.ramp != 'gaussian':
+    raise ValueError(
+      f'dc.ramp={config.dc.ramp!r}: choose gaussian or constant'
+    )
+  return math.exp(-5.0 * (1.0 - epoch / config.epochs) ** 2)
+
+
+@dataclasses.dataclass
+class _Run:
+  """What one network's training needs; made once, passed around."""
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  prepared: Prepared
+  split: Split
+  modalities: tuple[str, ...]
+  classes: tuple[str, ...]
+  method: methods.Method
+  batches: input_pipeline.Batches
+  present: np.ndarray  # [K, C] bool
+  tx: optax.GradientTransformation
+  total_steps: int
+  on_epoch: Callable[[dict[str, Any]], None] | None
+
+  def cases(self, part: str) -> list[list[PreparedCase]]:
+    """Cases of a part of the split, per modality."""
+    return input_pipeline.select(
+      self.prepared, self.split, self.modalities, part
+    )
+
+
+def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
+  task = TASKS[config.task]
+  modalities = tuple(m.name for m in task.select(config.modalities))
+  parallel.check_batch(config.batch_size)
+  batches = input_pipeline.Batches(
+    prepared,
+    split,
+    modalities,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    memory_limit_gib=config.data.memory_limit_gib,
+    use_unlabeled=config.method != 'supervised'
+    and (config.dc.ipc or config.dc.fpc),
+  )
+  total_steps = batches.steps_per_epoch * config.epochs
+  present = input_pipeline.present_classes(
+    prepared, split, modalities, len(task.classes)
+  )
+  return _Run(
+    config=config,
+    workdir=workdir,
+    prepared=prepared,
+    split=split,
+    modalities=modalities,
+    classes=task.classes,
+    method=methods.build(config, parallel.AXIS),
+    batches=batches,
+    present=present,
+    tx=optimizer.build(config, total_steps),
+    total_steps=total_steps,
+    on_epoch=on_epoch,
+  )
+
+
+def _signals(run: _Run, epoch: int, state: TrainState) -> methods.Signals:
+  weights = jnp.ones(len(run.modalities))
+  if run.config.weighting.enabled:
+    weights = weighting.weights(state.weighting)
+  return parallel.place(
+    methods.Signals(
+      weights=weights,
+      ramp=jnp.float32(ramp(run.config, epoch)),
+      active=jnp.asarray(epoch > run.config.dc.warmup_epochs),
+      present=jnp.asarray(run.present),
+      consistent=jnp.asarray(run.batches.consistent),
+    )
+  )
+
+
+def _check_finite(run: _Run, step: int, metrics: dict[str, Any]) -> None:
+  """Raises NonFiniteLossError that names the first bad term and modality."""
+  if np.isfinite(metrics['loss']) and np.isfinite(metrics['gradient_norm']):
+    return
+  # Supervision comes first in a step: its terms are the likelier cause.
+  order = sorted(metrics, key=lambda name: (not name.startswith('sup'), name))
+  for name in order:
+    value = np.asarray(metrics[name])
+    if value.ndim == 1 and not np.isfinite(value).all():
+      bad = run.modalities[int(np.argmin(np.isfinite(value)))]
+      raise NonFiniteLossError(
+        f'step {step}: {name} of modality {bad} is not finite. The last good'
+        f' checkpoint in {run.workdir / "checkpoints"} is kept. A smaller'
+        ' --config.optimizer.learning_rate, or --config.dtype=float32, may'
+        ' help.'
+      )
+  raise NonFiniteLossError(
+    f'step {step}: the gradient is not finite although every loss term is. The'
+    f' last good checkpoint in {run.workdir / "checkpoints"} is kept.'
+  )
+
+
+def _run_epoch(run, step_fn, state, epoch, writer):
+  """Trains an epoch; returns the state and the epoch's mean metrics."""
+  signals = _signals(run, epoch, state)
+  first = int(state.step)
+  last = epoch * run.batches.steps_per_epoch
+  collected: list[dict[str, Any]] = []
+  pending = None
+  for offset, batch in enumerate(run.batches.iterate(first, last)):
+    state, metrics = step_fn(state, parallel.shard(batch), signals)
+    # Reading the step before keeps the device busy with this one.
+    if pending is not None:
+      collected.append(jax.device_get(pending))
+      _check_finite(run, first + offset, collected[-1])
+    pending = metrics
+    writer.progress(first + offset + 1, f'epoch {epoch}/{run.config.epochs}')
+  collected.append(jax.device_get(pending))
+  _check_finite(run, last, collected[-1])
+  weights = np.asarray(signals.weights)
+  return state, _epoch_metrics(run, collected, weights, epoch)
+
+
+def _epoch_metrics(run, collected, weights, epoch):
+  """Means over the steps, by name and modality (and class)."""
+  means = {
+    name: np.mean([m[name] for m in collected], 0) for name in collected[0]
+  }
+  row: dict[str, Any] = {}
+  if 'offered_pixels' in means:
+    offered = means.pop('offered_pixels')
+    kept = means.pop('kept_pixels')
+    share = kept / np.maximum(offered, 1e-9)
+    for k, modality in enumerate(run.modalities):
+      row[f'kept/{modality}'] = {
+        c: float(share[k, i])
+        for i, c in enumerate(run.classes)
+        if run.present[k, i] and offered[k, i]
+      }
+    cosine = means.pop('prototype_cosine')
+    row['prototype_cosine'] = dict(
+      zip(run.classes, map(float, cosine), strict=True)
+    )
+  for name, value in means.items():
+    if value.ndim:
+      row[name] = dict(zip(run.modalities, map(float, value), strict=True))
+    else:
+      row[name] = float(value)
+  row['weight'] = dict(zip(run.modalities, map(float, weights), strict=True))
+  row['ramp'] = ramp(run.config, epoch)
+  return row
+
+
+def _end_of_epoch(run, state):
+  """Feeds MAW with the epoch's training DSC and clears its counts."""
+  dice = losses.pooled_dice(state.dice_counts, jnp.asarray(run.present))
+  state = state._replace(
+    dice_counts=jnp.zeros_like(state.dice_counts),
+    weighting=weighting.update(state.weighting, dice),
+  )
+  return parallel.place(state), np.asarray(dice)
+
+
+def _starved(row: dict[str, Any]) -> list[str]:
+  """Warnings on classes whose prototype got no pixel for an epoch."""
+  return [
+    f'no pixel of {name} was kept for its prototype in {key.split("/")[1]}'
+    ' this epoch'
+    for key, shares in row.items()
+    if key.startswith('kept/')
+    for name, share in shares.items()
+    if share == 0
+  ]
+
+
+def _fit(run: _Run, state: TrainState, store, writer) -> float:
+  """Trains to the last epoch; returns seconds spent."""
+  config = run.config
+  step_fn = make_step(run.method, run.tx, config.seed)
+  began = time.monotonic()
+  done = int(state.step) // run.batches.steps_per_epoch
+  for epoch in range(done + 1, config.epochs + 1):
+    started = time.monotonic()
+    state, row = _run_epoch(run, step_fn, state, epoch, writer)
+    seconds = time.monotonic() - started
+    slices = run.batches.steps_per_epoch * config.batch_size
+    slices *= len(run.modalities) * (2 if run.batches.consistent.any() else 1)
+    row['images_per_second'] = slices / seconds
+    row['learning_rate'] = float(
+      optimizer.schedule(config, run.total_steps)(int(state.step))
+    )
+    state, dice = _end_of_epoch(run, state)
+    by_modality = lambda values: dict(
+      zip(run.modalities, map(float, values), strict=True)
+    )
+    row['train_dice'] = by_modality(dice)
+    last = epoch == config.epochs
+    validated = None
+    supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
+    if last or (not supervised_only and epoch % config.evaluation.every == 0):
+      scores = inference.validation_dice(
+        config,
+        run.method.predict,
+        state.params,
+        state.memory,
+        run.prepared,
+        run.cases('validation'),
+        len(run.classes),
+      )
+      validated = float(np.mean(scores))
+      row['validation_dice'] = by_modality(scores)
+      row['validation_dice_mean'] = validated
+    step = int(state.step)
+    store.save(step, state, validated)
+    writer.write(step, epoch, 'epoch', row)
+    for warning in _starved(row):
+      writer.line(f'epoch {epoch}: {warning}')
+    text = f'epoch {epoch}: loss {row["loss"]:.4f}, training DSC '
+    text += ', '.join(f'{m} {100 * d:.1f}' for m, d in row['train_dice'].items())
+    if validated is not None:
+      text += f', validation DSC {100 * validated:.1f} %'
+    writer.line(text)
+    if run.on_epoch:
+      run.on_epoch({'epoch': epoch, **row})
+  store.wait()
+  return time.monotonic() - began
+
+
+def _start_from(run: _Run, state: TrainState) -> TrainState:
+  """The parameters and memory of another run's best checkpoint."""
+  other = pathlib.Path(run.config.init_from)
+  if not checkpoint.exists(other):
+    raise ValueError(
+      f'init_from={other}: no checkpoints there; give the workdir of a'
+      ' finished run'
+    )
+  with checkpoint.Checkpoints(other) as store:
+    step = store.best_step()
+    if step is None:
+      raise ValueError(f'init_from={other}: its checkpoints are empty')
+    try:
+      found = store.restore(step, state)
+    except (ValueError, KeyError) as error:
+      raise ValueError(
+        f'init_from={other}: its network differs from this config (method,'
+        ' modalities, classes or width); use the same as in its config.json'
+      ) from error
+  return state._replace(params=found.params, memory=found.memory)
+
+
+def _train_one(run: _Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Trains (or resumes, or only tests) one network and tests its best.
+
+  Returns:
+    The test cases' scores, and facts about the run.
+  """
+  config, workdir = run.config, run.workdir
+  workdir.mkdir(parents=True, exist_ok=True)
+  state = init_state(
+    run.method, run.tx, config, len(run.classes), len(run.modalities)
+  )
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  print(_banner(run, count), flush=True)
+  seconds = 0.0
+  with checkpoint.Checkpoints(workdir) as store:
+    latest = store.latest_step()
+    if latest is not None:
+      state = store.restore(latest, state)
+    elif config.eval_only:
+      raise ValueError(
+        f'eval_only: {workdir} holds no checkpoint; train there first'
+      )
+    elif config.init_from:
+      state = parallel.place(_start_from(run, state))
+    if not config.eval_only and int(state.step) < run.total_steps:
+      with MetricWriter(
+        workdir, lead=parallel.is_lead(), total_steps=run.total_steps
+      ) as writer:
+        writer.resume(int(state.step))
+        if int(state.step):
+          writer.line(f'resuming after step {int(state.step)}')
+        seconds = _fit(run, state, store, writer)
+    best = store.best_step()
+    # The donated state is gone: restore into fresh arrays.
+    like = init_state(
+      run.method, run.tx, config, len(run.classes), len(run.modalities)
+    )
+    state = store.restore(best, like)
+  rows = [row for row in read_rows(workdir) if row['kind'] == 'epoch']
+  pictures.progress(rows, workdir / 'progress.png', run.modalities)
+  cases = inference.test_cases(
+    config,
+    run.method.predict,
+    state.params,
+    state.memory,
+    run.prepared,
+    run.cases('test'),
+    run.classes,
+    inference.overlay_writer(
+      workdir / 'overlays',
+      run.prepared,
+      run.classes,
+      config.evaluation.overlays,
+    ),
+  )
+  facts = {
+    'parameters': count,
+    'best_step': best,
+    'train_seconds': seconds,
+    'steps': run.total_steps,
+  }
+  return cases, facts
+
+
+def _banner(run: _Run, parameters: int) -> str:
+  off = banner.switched_off(
+    run.config, run.modalities, run.present, run.batches.consistent
+  )
+  return banner.text(
+    run.config,
+    run.prepared,
+    run.split,
+    devices=parallel.describe(),
+    dtype=str(compute_dtype(run.config.dtype)),
+    parameters=parameters,
+    steps=run.total_steps,
+    off=off,
+    workdir=str(run.workdir),
+  )
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+  """Prepares, trains and tests; the whole of a run.
+
+  Calling it again on the same workdir resumes where it stands.
+
+  Args:
+    config: from a file in `configs/`.
+    workdir: where everything is written.
+    on_epoch: called with each epoch's metrics.
+
+  Returns:
+    The contents of `results.json`.
+
+  Raises:
+    data.prepare.BadScans: scans that cannot be used, all in one table.
+    ValueError: settings that do not fit each other, the data or the workdir.
+    NonFiniteLossError: the loss stopped being a number.
+  """
+  folder = pathlib.Path(workdir).absolute()
+  run_record.check_resumable(folder, config)
+  folder.mkdir(parents=True, exist_ok=True)
+  prepared, split = input_pipeline.load(config, folder)
+  run_record.save(
+    folder,
+    config,
+    devices=parallel.describe(),
+    fingerprint=prepared.fingerprint,
+    skipped=prepared.skipped,
+  )
+  task = TASKS[config.task]
+  names = tuple(m.name for m in task.select(config.modalities))
+  joint = methods.build(config).joint
+  parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
+  cases, facts = [], {}
+  for part in parts:
+    part_config = copy.deepcopy(config)
+    part_config.modalities = ','.join(part)
+    part_folder = folder if joint else folder / part[0]
+    run = _set_up(part_config, part_folder, prepared, split, on_epoch)
+    scores, facts[','.join(part)] = _train_one(run)
+    cases += scores
+  info = {
+    'method': config.method,
+    'task': config.task,
+    'seed': config.seed,
+    'split_seed': config.data.split_seed,
+    'labeled_fraction': config.labeled_fraction,
+    'epochs': config.epochs,
+    'devices': parallel.describe(),
+    'networks': facts,
+  }
+  results = scoring.summarize(cases, task.classes, names, info)
+  scoring.write_results(results, folder)
+  print(scoring.table(results), flush=True)
+  return results

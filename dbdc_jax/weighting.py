@@ -1,0 +1,94 @@
+"""MAW, modality-adaptive weights (equations 13 to 16).
+
+Equations 14 to 16 as printed give a negative S, and then NaN: the logarithms
+of falling scores are negative, and a sum of 20 scores makes 1 - P negative.
+The Population Stability Index that they cite has terms delta * ln(ratio),
+which are never negative; that is what is used here. Per modality and epoch,
+with lambda the training DSC in [0, 1]:
+
+  g       = (lambda_t - lambda_{t-1}) ln(lambda_t / lambda_{t-1})
+  learn   <- (1 - 1/tau) learn   + (g if rising else 0) / tau
+  unlearn <- (1 - 1/tau) unlearn + (0 if rising else g) / tau
+  error   <- (1 - 1/tau) error   + (1 - lambda_t) / tau
+  omega   = clip(((unlearn + 1e-8) / (learn + 1e-8))^beta) * error
+
+scaled to sum to the number of modalities; 1 until two epochs have been seen.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+TAU = 20.0
+BETA = 0.2
+SMOOTHING = 1e-8
+# Lowest DSC that a logarithm is taken of.
+FLOOR = 1e-3
+
+
+class Weighting(NamedTuple):
+  """MAW's state; all `[K]` float32 unless said otherwise.
+
+  Attributes:
+    dice: last epoch's training DSC.
+    learn: decayed sum of rising epochs' g.
+    unlearn: decayed sum of falling epochs' g.
+    error: decayed mean of 1 - DSC, 1 at the start.
+    epochs: scalar, epochs seen.
+    clip: `[2]` bounds of the learning-speed factor.
+  """
+
+  dice: jax.Array
+  learn: jax.Array
+  unlearn: jax.Array
+  error: jax.Array
+  epochs: jax.Array
+  clip: jax.Array
+
+
+def init(
+  num_modalities: int, clip: tuple[float, float] | None = None
+) -> Weighting:
+  """The state before the first epoch.
+
+  Args:
+    num_modalities: K.
+    clip: bounds of the learning-speed factor; None leaves it free, as the
+      paper does ([0.5, 2] keeps a single dip under a factor of 2).
+  """
+  zeros = jnp.zeros(num_modalities)
+  return Weighting(
+    dice=zeros,
+    learn=zeros,
+    unlearn=zeros,
+    error=jnp.ones(num_modalities),
+    epochs=jnp.zeros(()),
+    clip=jnp.array(clip if clip else (0.0, jnp.inf), jnp.float32),
+  )
+
+
+def update(state: Weighting, dice: jax.Array) -> Weighting:
+  """Takes in an epoch's training DSC `[K]` in [0, 1]."""
+  dice = jnp.clip(jnp.asarray(dice, jnp.float32), FLOOR, 1.0)
+  # The first epoch has nothing to be compared with.
+  before = jnp.where(state.epochs > 0, state.dice, dice)
+  g = (dice - before) * jnp.log(dice / before)
+  rising = dice > before
+  keep = 1 - 1 / TAU
+  return state._replace(
+    dice=dice,
+    learn=keep * state.learn + jnp.where(rising, g, 0.0) / TAU,
+    unlearn=keep * state.unlearn + jnp.where(rising, 0.0, g) / TAU,
+    error=keep * state.error + (1 - dice) / TAU,
+    epochs=state.epochs + 1,
+  )
+
+
+def weights(state: Weighting) -> jax.Array:
+  """omega (eq 13): `[K]`, sums to K."""
+  speed = (state.unlearn + SMOOTHING) / (state.learn + SMOOTHING)
+  factor = jnp.clip(speed**BETA, state.clip[0], state.clip[1])
+  omega = factor * state.error
+  omega = omega * (omega.shape[0] / jnp.sum(omega))
+  return jnp.where(state.epochs >= 2, omega, jnp.ones_like(omega))
