@@ -1,0 +1,259 @@
+"""From a scan as it lies on disk to 2-D slices, and back.
+
+Prepared slices are axial: axis 0 runs from feet to head, rows from the front
+of the patient to the back, columns from the patient's right to the left (the
+way radiologists look at them). Intensities are uint16, 65535 being 1.
+"""
+
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from data.task import Intensity, Modality, Scan
+
+# Margin around the labelled region, in mm, for roi='label'.
+ROI_MARGIN = 10.0
+# Orientation of prepared slices: slices to superior, rows to posterior,
+# columns to the left.
+_SLICES_ROWS_COLUMNS = nib.orientations.axcodes2ornt(('S', 'P', 'L'))
+
+
+class PreparedScan(NamedTuple):
+  """A scan ready for training.
+
+  Attributes:
+    images: `[S, size, size]` uint16, 65535 being 1.
+    labels: `[S, size, size]` uint8, zeros for a scan without a label.
+    native_labels: `[S, h, w]` uint8 on the reoriented, cropped grid.
+    geometry: what the way back needs (JSON-able).
+    spacing: (slice, row, column) of the native grid, mm.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  native_labels: np.ndarray
+  geometry: dict[str, Any]
+  spacing: tuple[float, float, float]
+
+
+def _orientation(affine: np.ndarray) -> np.ndarray:
+  """The axis order and flips `[3, 2]` that bring a scan into our order."""
+  return nib.orientations.ornt_transform(
+    nib.orientations.io_orientation(affine), _SLICES_ROWS_COLUMNS
+  )
+
+
+def reorient(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+  """`[X, Y, Z]` on disk to `[slices, rows, columns]`."""
+  return nib.orientations.apply_orientation(voxels, _orientation(affine))
+
+
+def to_unit(image: np.ndarray, intensity: Intensity) -> np.ndarray:
+  """Scanner units to [0, 1], float32.
+
+  A fixed window, or the volume's minimum to its upper percentile; a volume
+  without any contrast becomes 0.
+  """
+  low, high = intensity.window or (
+    float(image.min()),
+    float(np.percentile(image, intensity.upper_percentile)),
+  )
+  if high <= low:
+    high = float(image.max())
+  if high <= low:
+    return np.zeros(image.shape, np.float32)
+  return np.clip((image - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def label_box(
+  label: np.ndarray, spacing: tuple[float, float, float], margin: float
+) -> list[list[int]] | None:
+  """Bounding box of the label's largest connected component.
+
+  Stray foreground elsewhere, as some archives have at the volume's border, is
+  ignored. Which class a voxel has makes no difference.
+
+  Args:
+    label: `[S, H, W]`.
+    spacing: mm.
+    margin: mm added on every side.
+
+  Returns:
+    `[[start, stop]] * 3`, or None without any foreground.
+  """
+  parts, count = ndimage.label(label > 0)
+  if not count:
+    return None
+  largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+  box = []
+  found = ndimage.find_objects(parts)[largest - 1]
+  for part, size, mm in zip(found, label.shape, spacing, strict=True):
+    extra = int(np.ceil(margin / mm))
+    box.append([max(0, part.start - extra), min(size, part.stop + extra)])
+  return box
+
+
+def _factor_and_offset(geometry, axis):
+  """Prepared pixels per native pixel along rows (0) or columns (1).
+
+  Returns:
+    (factor, offset): prepared = (native + 0.5) * factor - 0.5 + offset.
+  """
+  factor = geometry['spacing'][1 + axis] / geometry['mm_per_pixel']
+  return factor, geometry['pad'][axis]
+
+
+def _to_prepared(stack, geometry, order):
+  """Resamples `[S, h, w]` to `[S, size, size]`, padding with 0."""
+  size = geometry['slice_size']
+  height, width = geometry['native_shape'][1:]
+  factors, starts = [], []
+  for axis in (0, 1):
+    factor, pad = _factor_and_offset(geometry, axis)
+    factors.append(factor)
+    # Native coordinate of prepared pixel 0 and the step between pixels.
+    starts.append((0.5 - pad) / factor - 0.5)
+  at = [s + np.arange(size) / f for s, f in zip(starts, factors, strict=True)]
+  inside = [
+    (a > -0.5 - 1e-6) & (a < n - 0.5 + 1e-6)
+    for a, n in zip(at, (height, width), strict=True)
+  ]
+  if order == 0:
+    pick = [
+      np.clip(np.round(a), 0, n - 1).astype(int)
+      for a, n in zip(at, (height, width), strict=True)
+    ]
+    out = stack[:, pick[0][:, None], pick[1][None]]
+  else:
+    # Shrinking: average first, so that thin structures do not flicker.
+    sigma = [0, *(0.5 * np.sqrt(max(f**-2 - 1, 0)) for f in factors)]
+    smooth = ndimage.gaussian_filter(stack, sigma, mode='nearest')
+    out = _linear(_linear(smooth, at[0], 1), at[1], 2)
+  return np.where(inside[0][:, None] & inside[1][None], out, 0)
+
+
+def _linear(stack, at, axis):
+  """Linear interpolation along an axis at float positions, edges repeated."""
+  size = stack.shape[axis]
+  at = np.clip(at, 0, size - 1)
+  low = np.minimum(at.astype(int), max(size - 2, 0))
+  shape = [1] * stack.ndim
+  shape[axis] = len(at)
+  share = (at - low).astype(np.float32).reshape(shape)
+  lower = np.take(stack, low, axis)
+  return lower + share * (np.take(stack, np.minimum(low + 1, size - 1), axis) - lower)
+
+
+def prepare_scan(
+  scan: Scan,
+  modality: Modality,
+  *,
+  roi: str,
+  slice_size: int,
+  margin: float = ROI_MARGIN,
+) -> PreparedScan:
+  """Reorients, normalises, crops and resamples a scan.
+
+  In plane one isotropic factor per scan makes the longer side `slice_size`
+  pixels long; the shorter one is padded with 0. Slices stay what they are, and
+  none is dropped.
+
+  Args:
+    scan: as read from disk.
+    modality: says how intensities are treated.
+    roi: 'label' crops to the label's largest component plus a margin (a scan
+      without a label stays whole), 'none' keeps everything.
+    slice_size: pixels.
+    margin: mm, for roi='label'.
+  """
+  image = reorient(scan.image, scan.affine)
+  label = None if scan.label is None else reorient(scan.label, scan.affine)
+  transform = _orientation(scan.affine)
+  sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
+  # ornt_transform says for each input axis which output axis it becomes.
+  spacing = [0.0, 0.0, 0.0]
+  for axis, (target, _) in enumerate(transform):
+    spacing[int(target)] = float(sizes[axis])
+  box = [[0, n] for n in image.shape]
+  if roi == 'label' and label is not None:
+    box = label_box(label, spacing, margin) or box
+  elif roi not in ('label', 'none'):
+    raise ValueError(f'data.roi={roi!r}: choose label or none')
+  crop = tuple(slice(*part) for part in box)
+  full_shape = image.shape
+  image = to_unit(image[crop], modality.intensity)
+  native = (
+    np.zeros(image.shape, np.uint8) if label is None else label[crop]
+  )
+  lengths = [n * mm for n, mm in zip(image.shape[1:], spacing[1:], strict=True)]
+  mm = max(lengths) / slice_size
+  geometry = {
+    'original_shape': [int(n) for n in scan.image.shape],
+    'affine': scan.affine.tolist(),
+    'orientation': transform.tolist(),
+    'reoriented_shape': [int(n) for n in full_shape],
+    'box': box,
+    'native_shape': [int(n) for n in image.shape],
+    'spacing': spacing,
+    'slice_size': slice_size,
+    'mm_per_pixel': mm,
+    'pad': [(slice_size - length / mm) / 2 for length in lengths],
+  }
+  resampled = _to_prepared(image, geometry, order=1)
+  return PreparedScan(
+    images=np.round(resampled * 65535).astype(np.uint16),
+    labels=_to_prepared(native, geometry, order=0).astype(np.uint8),
+    native_labels=np.ascontiguousarray(native),
+    geometry=geometry,
+    spacing=tuple(spacing),
+  )
+
+
+def _native_positions(geometry, axis):
+  """Prepared coordinates of the native pixels along rows or columns."""
+  factor, pad = _factor_and_offset(geometry, axis)
+  size = geometry['native_shape'][1 + axis]
+  return (np.arange(size) + 0.5) * factor - 0.5 + pad
+
+
+def to_native(
+  probabilities: np.ndarray, geometry: dict[str, Any]
+) -> np.ndarray:
+  """Brings class probabilities back to the scan's own (cropped) grid.
+
+  Args:
+    probabilities: `[S, size, size, C]`.
+    geometry: of the prepared scan.
+
+  Returns:
+    `[S, h, w]` uint8 classes: bilinear probabilities, then the largest.
+  """
+  rows = _native_positions(geometry, 0)
+  columns = _native_positions(geometry, 1)
+  return np.stack(
+    [
+      np.argmax(_linear(_linear(p, rows, 0), columns, 1), -1).astype(np.uint8)
+      for p in probabilities
+    ]
+  )
+
+
+def image_to_native(image: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
+  """One prepared slice `[size, size]` uint16 as `[h, w]` in [0, 1]."""
+  unit = image.astype(np.float32) / 65535
+  rows = _native_positions(geometry, 0)
+  return _linear(_linear(unit, rows, 0), _native_positions(geometry, 1), 1)
+
+
+def to_scan(labels: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
+  """Native labels `[S, h, w]` on the array grid of the file, exactly."""
+  full = np.zeros(geometry['reoriented_shape'], labels.dtype)
+  full[tuple(slice(*part) for part in geometry['box'])] = labels
+  # The way back: undo flips, then the axis order.
+  forward = np.array(geometry['orientation'])
+  for axis, (_, flip) in enumerate(forward):
+    if flip < 0:
+      full = np.flip(full, int(forward[axis, 0]))
+  return np.transpose(full, forward[:, 0].astype(int))

@@ -1,0 +1,171 @@
+"""Who is trained on, validated on, tested on: by patient, over all modalities.
+
+A split maps each modality to the case names that are `labeled`, `unlabeled`
+(both training), `validation` and `test`. A patient is on one side only, in
+every modality; so is any image content.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import zlib
+
+import numpy as np
+
+from data.prepare import PreparedCase
+
+Split = dict[str, dict[str, list[str]]]
+
+PARTS = ('labeled', 'unlabeled', 'validation', 'test')
+_TEST, _VALIDATION = 0.2, 0.1
+
+
+def _groups(cases: Sequence[PreparedCase]) -> list[list[str]]:
+  """Modalities that share patients, as sorted groups."""
+  groups: list[set[str]] = []
+  by_patient: dict[str, set[str]] = {}
+  for case in cases:
+    by_patient.setdefault(case.patient, set()).add(case.modality)
+  for modalities in by_patient.values():
+    touching = [g for g in groups if g & modalities]
+    groups = [g for g in groups if not g & modalities]
+    groups.append(modalities.union(*touching))
+  return sorted(sorted(group) for group in groups)
+
+
+def _sides(patients, seed, fold, labeled_fraction, name):
+  """Patient -> part, for the labelled patients of one group."""
+  count = len(patients)
+  test = max(1, round(_TEST * count))
+  validation = max(1, round(_VALIDATION * count))
+  if count - test - validation < 1:
+    raise ValueError(
+      f'{name}: {count} labelled patients are too few to split into training,'
+      ' validation and test: at least 3 are needed'
+    )
+  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  order = np.roll(rng.permutation(count), -fold * test)
+  train = count - test - validation
+  labeled = min(train, max(1, round(labeled_fraction * train)))
+  ends = np.cumsum([test, validation, labeled])
+  out = {}
+  for place, index in enumerate(order):
+    part = int(np.searchsorted(ends, place, side='right'))
+    parts = ('test', 'validation', 'labeled', 'unlabeled')
+    out[patients[index]] = parts[part]
+  return out
+
+
+def make(
+  cases: Sequence[PreparedCase],
+  *,
+  seed: int,
+  fold: int,
+  labeled_fraction: float,
+) -> Split:
+  """Splits 70/10/20 % by patient; part of the training patients is labelled.
+
+  Patients without any label only ever join the unlabelled training scans.
+
+  Args:
+    cases: of all modalities.
+    seed: of the permutation of patients.
+    fold: rotates it: folds 0 to 4 have disjoint test patients.
+    labeled_fraction: share of the training patients whose labels are used,
+      rounded, at least one.
+
+  Raises:
+    ValueError: too few patients, or a fraction outside (0, 1].
+  """
+  if not 0 < labeled_fraction <= 1:
+    raise ValueError(
+      f'labeled_fraction={labeled_fraction}: give a share above 0, up to 1'
+    )
+  split: Split = {}
+  for case in cases:
+    split.setdefault(case.modality, {part: [] for part in PARTS})
+  for group in _groups(cases):
+    members = [case for case in cases if case.modality in group]
+    patients = sorted({case.patient for case in members if case.labeled})
+    sides = _sides(patients, seed, fold, labeled_fraction, '+'.join(group))
+    for case in members:
+      part = sides.get(case.patient, 'unlabeled')
+      if part == 'labeled' and not case.labeled:
+        part = 'unlabeled'
+      if part in ('validation', 'test') and not case.labeled:
+        continue
+      split[case.modality][part].append(case.name)
+  for modality, parts in split.items():
+    for part in ('labeled', 'validation', 'test'):
+      if not parts[part]:
+        raise ValueError(
+          f'{modality} has no {part} scans in this split; try another'
+          ' --config.data.split_seed, or give --config.data.split=FILE'
+        )
+  return split
+
+
+def check(split: Split, cases: Sequence[PreparedCase]) -> None:
+  """Checks that no patient and no content is on two sides.
+
+  Raises:
+    ValueError: naming both cases.
+  """
+  by_name = {case.name: case for case in cases}
+  seen: dict[str, tuple[str, str]] = {}
+  for modality, parts in split.items():
+    for part, names in parts.items():
+      side = 'training' if part in ('labeled', 'unlabeled') else part
+      for name in names:
+        case = by_name[name]
+        if case.modality != modality:
+          raise ValueError(f'split: {name} is not a scan of {modality}')
+        keys = (f'patient {case.patient}', f'voxel content {case.content[:12]}')
+        for key in keys:
+          other_side, other = seen.setdefault(key, (side, name))
+          if other_side != side:
+            raise ValueError(
+              f'split: {key} is on two sides: {other} in {other_side}, {name}'
+              f' in {side}'
+            )
+
+
+def save(split: Split, path: str) -> None:
+  """Writes the split as JSON; the file is whole or not there."""
+  target = pathlib.Path(path)
+  partial = target.with_name(target.name + '.partial')
+  partial.write_text(json.dumps(split, indent=2) + '\n')
+  os.replace(partial, target)
+
+
+def load(path: str, cases: Sequence[PreparedCase]) -> Split:
+  """Reads a split and checks it against the cases.
+
+  Raises:
+    ValueError: the file is unreadable or does not fit, with what and why.
+  """
+  try:
+    split = json.loads(pathlib.Path(path).read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path}: not a readable split file ({error})') from error
+  modalities = {case.modality for case in cases}
+  names = {case.name for case in cases}
+  if not isinstance(split, dict) or not modalities <= split.keys():
+    raise ValueError(
+      f'{path}: must list the modalities {", ".join(sorted(modalities))}'
+    )
+  split = {m: parts for m, parts in split.items() if m in modalities}
+  for modality, parts in split.items():
+    if not isinstance(parts, dict) or set(parts) != set(PARTS):
+      raise ValueError(f'{path}: {modality} must list {", ".join(PARTS)}')
+    listed = [name for part in PARTS for name in parts[part]]
+    unknown = sorted(set(listed) - names)
+    if unknown:
+      raise ValueError(f'{path}: no such scans: {", ".join(unknown[:5])}')
+    if len(listed) != len(set(listed)):
+      raise ValueError(f'{path}: {modality} lists a scan twice')
+    for part in ('labeled', 'validation', 'test'):
+      if not parts[part]:
+        raise ValueError(f'{path}: {modality} has no {part} scans')
+  return split
