@@ -53,6 +53,8 @@ def check_batch(batch_size: int) -> None:
 def place(state: Any) -> Any:
   """Puts a state on every local device, without a leading replica axis."""
   mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+  # Copied: leaves may share a buffer, and a buffer is donated only once.
+  state = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), state)
   return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
