@@ -76,7 +76,7 @@ def load(
 def _phantom(config: ml_collections.ConfigDict) -> dict[str, str]:
   """Writes the phantom into the cache (once) and returns its folders."""
   settings = config.phantom
-  name = f'phantom-{config.task}-{settings.size}'
+  name = f'phantom{phantom.VERSION}-{config.task}-{settings.size}'
   name += f'-{settings.subjects}-{settings.seed}'
   folder = prepare.cache_folder(config.data.cache) / name
   return phantom.write(
