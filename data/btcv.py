@@ -1,7 +1,7 @@
 """BTCV "Beyond the Cranial Vault": abdominal CT with 13 labelled organs.
 
-  RawData/Training/img/img0001.nii.gz   RawData/Training/label/label0001.nii.gz
-  RawData/Testing/img/img0061.nii.gz    (no labels; some copies say Test)
+RawData/Training/img/img0001.nii.gz   RawData/Training/label/label0001.nii.gz
+RawData/Testing/img/img0061.nii.gz    (no labels; some copies say Test)
 """
 
 from collections.abc import Iterator, Sequence

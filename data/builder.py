@@ -82,9 +82,7 @@ class Slices(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager
-    return {
-      name: enumerate(records) for name, records in self._sources.items()
-    }
+    return {name: enumerate(records) for name, records in self._sources.items()}
 
   def _generate_examples(self):
     raise NotImplementedError  # _split_generators gives the examples.
@@ -102,7 +100,8 @@ def write(folder: str, slice_size: int, sources: dict[str, Source]) -> None:
     builder.download_and_prepare(
       file_format='array_record',
       download_config=tfds.download.DownloadConfig(
-        compute_stats=tfds.download.ComputeStatsMode.SKIP, try_download_gcs=False
+        compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        try_download_gcs=False,
       ),
     )
 

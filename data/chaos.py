@@ -1,10 +1,10 @@
 """CHAOS: abdominal MR, DICOM series with labels as grey-value PNG files.
 
-  [CHAOS_Train_Sets/]Train_Sets/MR/<id>/T2SPIR/DICOM_anon/*.dcm
-                                       /T2SPIR/Ground/*.png
-                                       /T1DUAL/DICOM_anon/{InPhase,OutPhase}/
-                                       /T1DUAL/Ground/*.png    (of both phases)
-  [CHAOS_Test_Sets/]Test_Sets/MR/<id>/...                      (no labels)
+[CHAOS_Train_Sets/]Train_Sets/MR/<id>/T2SPIR/DICOM_anon/*.dcm
+                                     /T2SPIR/Ground/*.png
+                                     /T1DUAL/DICOM_anon/{InPhase,OutPhase}/
+                                     /T1DUAL/Ground/*.png    (of both phases)
+[CHAOS_Test_Sets/]Test_Sets/MR/<id>/...                      (no labels)
 """
 
 from collections.abc import Iterator, Sequence

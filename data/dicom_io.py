@@ -62,9 +62,7 @@ def _normal(found: pydicom.Dataset, file: str) -> np.ndarray:
   return normal / length
 
 
-def _check_one_series(
-  slices: list[pydicom.Dataset], folder: str
-) -> None:
+def _check_one_series(slices: list[pydicom.Dataset], folder: str) -> None:
   series = {str(s.get('SeriesInstanceUID', '')) for s in slices}
   if len(series) > 1:
     raise ScanError(
@@ -129,9 +127,7 @@ def read_dicom(folder: str | os.PathLike) -> tuple[Volume, list[pathlib.Path]]:
   _check_one_series(slices, name)
   normal = _normal(slices[0], str(paths[0]))
   along = np.array(
-    [
-      normal @ np.array(s.ImagePositionPatient, np.float64) for s in slices
-    ]
+    [normal @ np.array(s.ImagePositionPatient, np.float64) for s in slices]
   )
   order = np.argsort(along, kind='stable')
   slices = [slices[i] for i in order]

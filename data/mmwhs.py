@@ -1,7 +1,7 @@
 """MM-WHS: cardiac CT and MR with seven labelled structures.
 
-  ct_train/ct_train_1001_image.nii.gz   ct_train/ct_train_1001_label.nii.gz
-  mr_train/...   ct_test/ct_test_2001_image.nii.gz   mr_test/...   (no labels)
+ct_train/ct_train_1001_image.nii.gz   ct_train/ct_train_1001_label.nii.gz
+mr_train/...   ct_test/ct_test_2001_image.nii.gz   mr_test/...   (no labels)
 """
 
 from collections.abc import Iterator, Sequence

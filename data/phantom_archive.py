@@ -173,7 +173,9 @@ def _chaos_numbers(index: int, count: int) -> list[int]:
   return numbers[::-1] if index % 2 else numbers
 
 
-def write_chaos_t2(root: pathlib.Path, index: int, image, label, affine) -> None:
+def write_chaos_t2(
+  root: pathlib.Path, index: int, image, label, affine
+) -> None:
   """The T2-SPIR series of a patient; arguments as in `write_btcv`."""
   patient = chaos_id(index)
   folder = root / 'Train_Sets' / 'MR' / str(patient) / 'T2SPIR'

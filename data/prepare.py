@@ -23,8 +23,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from data import builder
-from data import preprocess
+from data import builder, preprocess
 from data.task import TASKS, Case, Modality, Task
 from data.volume_io import ScanError
 

@@ -143,7 +143,9 @@ def _linear(stack, at, axis):
   shape[axis] = len(at)
   share = (at - low).astype(np.float32).reshape(shape)
   lower = np.take(stack, low, axis)
-  return lower + share * (np.take(stack, np.minimum(low + 1, size - 1), axis) - lower)
+  return lower + share * (
+    np.take(stack, np.minimum(low + 1, size - 1), axis) - lower
+  )
 
 
 def prepare_scan(
@@ -184,9 +186,7 @@ def prepare_scan(
   crop = tuple(slice(*part) for part in box)
   full_shape = image.shape
   image = to_unit(image[crop], modality.intensity)
-  native = (
-    np.zeros(image.shape, np.uint8) if label is None else label[crop]
-  )
+  native = np.zeros(image.shape, np.uint8) if label is None else label[crop]
   lengths = [n * mm for n, mm in zip(image.shape[1:], spacing[1:], strict=True)]
   mm = max(lengths) / slice_size
   geometry = {

@@ -152,11 +152,11 @@ ABDOMEN = Task(
   name='abdomen',
   classes=('background', 'liver', 'right kidney', 'left kidney', 'spleen'),
   modalities=(
-    Modality(
-      'ct', 'CT', 'btcv', '', _BTCV_CODES, Intensity((-125.0, 275.0))
-    ),
+    Modality('ct', 'CT', 'btcv', '', _BTCV_CODES, Intensity((-125.0, 275.0))),
     Modality('t2', 'T2', 'chaos', 'T2SPIR', _CHAOS_CODES, _MR),
-    Modality('t1in', 'T1 in-phase', 'chaos', 'T1DUAL/InPhase', _CHAOS_CODES, _MR),
+    Modality(
+      't1in', 'T1 in-phase', 'chaos', 'T1DUAL/InPhase', _CHAOS_CODES, _MR
+    ),
     Modality(
       't1out', 'T1 out-phase', 'chaos', 'T1DUAL/OutPhase', _CHAOS_CODES, _MR
     ),

@@ -160,7 +160,9 @@ def _check_affine(image, file: str) -> np.ndarray:
   spacing = np.linalg.norm(affine[:3, :3], axis=0)
   volume = abs(np.linalg.det(affine[:3, :3]))
   if (
-    not np.isfinite(affine).all() or volume < 1e-3 * np.prod(spacing) or not volume
+    not np.isfinite(affine).all()
+    or volume < 1e-3 * np.prod(spacing)
+    or not volume
   ):
     raise ScanError(
       file,
@@ -190,7 +192,9 @@ def close_affines(a: np.ndarray, b: np.ndarray, shape) -> bool:
   if not np.isfinite(b).all():
     return False
   size = np.linalg.norm(a[:3, :3], axis=0).min()
-  corners = np.array(np.meshgrid(*[(0, s - 1) for s in shape[:3]], indexing='ij'))
+  corners = np.array(
+    np.meshgrid(*[(0, s - 1) for s in shape[:3]], indexing='ij')
+  )
   corners = corners.reshape(3, -1)
   gap = (a - b)[:3, :3] @ corners + (a - b)[:3, 3:]
   return bool(np.linalg.norm(gap, axis=0).max() <= 0.5 * size)
@@ -260,9 +264,7 @@ def check_image(voxels: np.ndarray, file: str) -> None:
       file, f'{bad} voxels are NaN or infinite', 'export the scan again'
     )
   if voxels.min() == voxels.max():
-    raise ScanError(
-      file, f'constant: every voxel is {voxels.flat[0]}', _AGAIN
-    )
+    raise ScanError(file, f'constant: every voxel is {voxels.flat[0]}', _AGAIN)
 
 
 def _label_codes(voxels: np.ndarray, file: str) -> np.ndarray:

@@ -116,7 +116,9 @@ def bezier(image: jax.Array, points: jax.Array) -> jax.Array:
   x, y = jnp.sort(points, -1)
   t = jnp.linspace(0.0, 1.0, _CURVE_POINTS)
   b1, b2, b3 = 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3
-  return jnp.interp(image, b1 * x[0] + b2 * x[1] + b3, b1 * y[0] + b2 * y[1] + b3)
+  return jnp.interp(
+    image, b1 * x[0] + b2 * x[1] + b3, b1 * y[0] + b2 * y[1] + b3
+  )
 
 
 def _to_float(image):

@@ -49,9 +49,7 @@ class Checkpoints:
       dice: mean validation DSC, or None if this epoch was not validated.
     """
     metrics = None if dice is None else {'dice': dice}
-    self._manager.save(
-      step, args=ocp.args.StandardSave(state), metrics=metrics
-    )
+    self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
   def wait(self) -> None:
     """Waits until running saves are on disk."""
@@ -78,9 +76,7 @@ class Checkpoints:
       ValueError: if the checkpoint holds another structure or shape.
     """
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return self._manager.restore(
-      step, args=ocp.args.StandardRestore(abstract)
-    )
+    return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
 
 def exists(workdir: str | pathlib.Path) -> bool:

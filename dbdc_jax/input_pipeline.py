@@ -12,8 +12,7 @@ import grain.python as grain
 import ml_collections
 import numpy as np
 
-from data import phantom
-from data import prepare
+from data import phantom, prepare
 from data import split as splits
 from data.prepare import Prepared, PreparedCase
 from data.split import Split

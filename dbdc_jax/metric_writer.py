@@ -98,8 +98,11 @@ class MetricWriter:
     return self
 
   def __exit__(self, *error) -> None:
-    for part in (self._bar and self._bar.stop, self._events and self._events.close,
-                 self._file and self._file.close):
+    for part in (
+      self._bar and self._bar.stop,
+      self._events and self._events.close,
+      self._file and self._file.close,
+    ):
       if part:
         part()
 

@@ -158,9 +158,7 @@ def overlay(
     axes.set_title(name, fontsize=10)
     axes.set_axis_off()
   handles = [
-    Patch(
-      facecolor=COLOURS[i % len(COLOURS)], edgecolor='black', label=name
-    )
+    Patch(facecolor=COLOURS[i % len(COLOURS)], edgecolor='black', label=name)
     for i, name in enumerate(classes[1:])
   ]
   figure.legend(

@@ -26,9 +26,7 @@ def compute_dtype(name: str) -> jnp.dtype:
   if name == 'float32':
     return jnp.dtype(jnp.float32)
   if name not in ('auto', 'bfloat16'):
-    raise ValueError(
-      f'dtype={name!r}: choose auto, float32 or bfloat16'
-    )
+    raise ValueError(f'dtype={name!r}: choose auto, float32 or bfloat16')
   if name == 'auto' and jax.default_backend() == 'cpu':
     return jnp.dtype(jnp.float32)
   # Some devices refuse bfloat16 convolutions of some shapes: try one.

@@ -56,9 +56,13 @@ def _class_sums(embeddings, labels, keep, num_classes, axis_name):
   chosen = losses.one_hot(labels, num_classes) & keep[..., None]
   weights = chosen.astype(jnp.float32)
   sums = jnp.einsum('knc,knd->kcd', weights, embeddings)
-  return losses.total((sums, weights.sum(1)), axis_name) if axis_name else (
-    sums,
-    weights.sum(1),
+  return (
+    losses.total((sums, weights.sum(1)), axis_name)
+    if axis_name
+    else (
+      sums,
+      weights.sum(1),
+    )
   )
 
 
@@ -145,10 +149,7 @@ def assign(
   )
   # A Python loop: K is small, and each modality is a problem of its own.
   soft = jnp.stack(
-    [
-      one(scores[k], mask[k], present[k])
-      for k in range(scores.shape[0])
-    ]
+    [one(scores[k], mask[k], present[k]) for k in range(scores.shape[0])]
   )
   return jnp.argmax(soft, -1).astype(jnp.int32)
 

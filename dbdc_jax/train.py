@@ -22,18 +22,19 @@ import optax
 from data.prepare import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
-from dbdc_jax import banner
-from dbdc_jax import checkpoint
-from dbdc_jax import input_pipeline
-from dbdc_jax import losses
-from dbdc_jax import methods
-from dbdc_jax import optimizer
-from dbdc_jax import parallel
-from dbdc_jax import pictures
-from dbdc_jax import run_record
-from dbdc_jax import weighting
-from dbdc_jax.evaluation import inference
-from dbdc_jax.evaluation import scoring
+from dbdc_jax import (
+  banner,
+  checkpoint,
+  input_pipeline,
+  losses,
+  methods,
+  optimizer,
+  parallel,
+  pictures,
+  run_record,
+  weighting,
+)
+from dbdc_jax.evaluation import inference, scoring
 from dbdc_jax.metric_writer import MetricWriter, read_rows
 from dbdc_jax.precision import compute_dtype
 
@@ -128,9 +129,7 @@ def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:
   if config.dc.ramp == 'constant':
     return 1.0
   if config.dc.ramp != 'gaussian':
-    raise ValueError(
-      f'dc.ramp={config.dc.ramp!r}: choose gaussian or constant'
-    )
+    raise ValueError(f'dc.ramp={config.dc.ramp!r}: choose gaussian or constant')
   return math.exp(-5.0 * (1.0 - epoch / config.epochs) ** 2)
 
 
@@ -345,7 +344,9 @@ def _fit(run: _Run, state: TrainState, store, writer) -> float:
     for warning in _starved(row):
       writer.line(f'epoch {epoch}: {warning}')
     text = f'epoch {epoch}: loss {row["loss"]:.4f}, training DSC '
-    text += ', '.join(f'{m} {100 * d:.1f}' for m, d in row['train_dice'].items())
+    text += ', '.join(
+      f'{m} {100 * d:.1f}' for m, d in row['train_dice'].items()
+    )
     if validated is not None:
       text += f', validation DSC {100 * validated:.1f} %'
     writer.line(text)

@@ -86,7 +86,7 @@ def update(state: Weighting, dice: jax.Array) -> Weighting:
 
 
 def weights(state: Weighting) -> jax.Array:
-  """omega (eq 13): `[K]`, sums to K."""
+  """Omega (eq 13): `[K]`, sums to K."""
   speed = (state.unlearn + SMOOTHING) / (state.learn + SMOOTHING)
   factor = jnp.clip(speed**BETA, state.clip[0], state.clip[1])
   omega = factor * state.error

@@ -5,9 +5,7 @@ import pathlib
 
 # Before anything imports jax.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ.setdefault(
-  'XLA_FLAGS', '--xla_force_host_platform_device_count=4'
-)
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
 
 import hypothesis
 import jax

@@ -9,9 +9,7 @@ import numpy as np
 from data import preprocess
 from data.prepare import Prepared, PreparedCase
 from dbdc_jax import pictures
-from dbdc_jax.evaluation import metrics
-from dbdc_jax.evaluation import scoring
-from dbdc_jax.evaluation import sliding_window
+from dbdc_jax.evaluation import metrics, scoring, sliding_window
 
 
 def _window(config: ml_collections.ConfigDict) -> dict[str, int]:

@@ -164,9 +164,7 @@ def from_distances(
   forward, backward, _ = distances
   both = np.concatenate([forward, backward])
   return {
-    'hd95': float(
-      max(np.percentile(forward, 95), np.percentile(backward, 95))
-    ),
+    'hd95': float(max(np.percentile(forward, 95), np.percentile(backward, 95))),
     'assd': float(both.mean()),
     'nsd': float((both <= tolerance).mean()),
     'hd95_union': float(np.percentile(both, 95)),
@@ -181,26 +179,26 @@ def hd95(
   prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]
 ) -> float:
   """95 % Hausdorff distance of two boolean volumes, mm; see the module."""
-  return from_distances(
-    surface_distances(prediction, reference, spacing), 0.0
-  )['hd95']
+  return from_distances(surface_distances(prediction, reference, spacing), 0.0)[
+    'hd95'
+  ]
 
 
 def hd95_union_voxel(prediction: np.ndarray, reference: np.ndarray) -> float:
   """95th percentile of both directed distance sets together, in voxels."""
   spacing = (1.0,) * prediction.ndim
-  return from_distances(
-    surface_distances(prediction, reference, spacing), 0.0
-  )['hd95_union']
+  return from_distances(surface_distances(prediction, reference, spacing), 0.0)[
+    'hd95_union'
+  ]
 
 
 def assd(
   prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]
 ) -> float:
   """Average symmetric surface distance of two boolean volumes, mm."""
-  return from_distances(
-    surface_distances(prediction, reference, spacing), 0.0
-  )['assd']
+  return from_distances(surface_distances(prediction, reference, spacing), 0.0)[
+    'assd'
+  ]
 
 
 def nsd(

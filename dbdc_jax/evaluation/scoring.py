@@ -142,9 +142,7 @@ def summarize(
       entry[key] = _aggregate(mine, grid, names, classes)
     results['mean'][key] = {
       metric: _mean(
-        [
-          results['modalities'][m][key]['mean'][metric] for m in modalities
-        ]
+        [results['modalities'][m][key]['mean'][metric] for m in modalities]
       )
       for metric in names
     }
@@ -188,15 +186,21 @@ def table(results: dict[str, Any]) -> str:
   lines = []
   for metric, title in (('dice', 'DSC (%)'), ('hd95', 'HD95 (mm)')):
     head = ''.join(f'  {c[:12]:>12s}' for c in classes) + f'  {"mean":>12s}'
-    lines.append(f'test {title}'.ljust(11) + head[len(f'test {title}') - 11 :]
-                 if len(f'test {title}') > 11 else f'{"test " + title:<11s}' + head)
+    lines.append(
+      f'test {title}'.ljust(11) + head[len(f'test {title}') - 11 :]
+      if len(f'test {title}') > 11
+      else f'{"test " + title:<11s}' + head
+    )
     for modality, entry in results['modalities'].items():
       grid = entry['native_grid']
       values = [grid['classes'][c][metric] for c in classes]
       lines.append(_line(modality, [*values, grid['mean'][metric]]))
     mean = results['mean']['native_grid'][metric]
-    lines.append(f'mean over modalities: {mean:.2f}' if mean is not None
-                 else 'mean over modalities: -')
+    lines.append(
+      f'mean over modalities: {mean:.2f}'
+      if mean is not None
+      else 'mean over modalities: -'
+    )
   cases = ', '.join(
     f'{m} {e["test_cases"]}' for m, e in results['modalities'].items()
   )

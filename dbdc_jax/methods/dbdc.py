@@ -22,9 +22,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from data.task import TASKS
-from dbdc_jax import augment
-from dbdc_jax import losses
-from dbdc_jax import prototypes
+from dbdc_jax import augment, losses, prototypes
 from dbdc_jax.methods import base
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
@@ -224,7 +222,9 @@ def _labeled(nets, params, statistics, bank, batch, key, signals):
 def _drop_bottleneck(features, keys, rate):
   """Drops bottleneck elements, keeping the mean (inverted scaling)."""
   *skips, m = features
-  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, m.shape[1:]))(keys)
+  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, m.shape[1:]))(
+    keys
+  )
   return (*skips, jnp.where(keep, m / (1 - rate), jnp.zeros_like(m)))
 
 
@@ -324,9 +324,7 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
     axis_name=nets.axis_name,
   )
   chosen = losses.one_hot(labels, nets.num_classes) & takes_part[..., None]
-  offered = losses.total(
-    jnp.sum(chosen, 1).astype(jnp.float32), nets.axis_name
-  )
+  offered = losses.total(jnp.sum(chosen, 1).astype(jnp.float32), nets.axis_name)
   metrics = {
     'kept_pixels': jnp.where(bank.ready[:, None], counts, 0.0),
     'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from data.task import TASKS
-from dbdc_jax import augment
-from dbdc_jax import losses
+from dbdc_jax import augment, losses
 from dbdc_jax.methods import base
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.precision import compute_dtype
@@ -65,5 +64,3 @@ def build(
     return net.apply({'params': params, **memory}, images, modality, False)
 
   return base.Method(init, loss, predict, base.keep_memory, joint=False)
-
-

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def running_momentum(count: jax.Array, momentum: float) -> jax.Array:
-  """alpha = min(momentum, (1 + t) / (10 + t)) after t updates of a row.
+  """Alpha = min(momentum, (1 + t) / (10 + t)) after t updates of a row.
 
   A flat 0.99 would leave evaluation some 300 steps behind the network.
   """
@@ -77,9 +77,7 @@ class ModulationBank(nn.Module):
       seen = present[:, None]
       for running, batch in ((mean, batch_mean), (var, batch_var)):
         moved = alpha * running.value + (1 - alpha) * batch
-        running.value = lax.stop_gradient(
-          jnp.where(seen, moved, running.value)
-        )
+        running.value = lax.stop_gradient(jnp.where(seen, moved, running.value))
       count.value = count.value + present
     factor = scale * lax.rsqrt(batch_var + self.epsilon)
     shift = bias - batch_mean * factor
