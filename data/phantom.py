@@ -27,7 +27,7 @@ from data import phantom_shapes as shapes
 from data.phantom_anatomy import DIFFICULTY, Difficulty
 
 # Raised whenever the same settings would give other scans.
-_VERSION = 1
+VERSION = 1
 _DONE = 'phantom.json'
 LAYOUTS = {'heart': 'mmwhs', 'abdomen': 'btcv+chaos'}
 # Extent (right-left, back-front, feet-head) of a scan, mm.
@@ -230,7 +230,7 @@ def write(
     )
   out = pathlib.Path(out)
   settings = {
-    'version': _VERSION,
+    'version': VERSION,
     'task': task_name,
     'subjects': subjects,
     'seed': seed,
@@ -287,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
   add(
     '--layout',
     choices=list(LAYOUTS.values()),
-    help='mmwhs for the heart, btcv+chaos for the abdomen (follows from --task)',
+    help='mmwhs (heart) or btcv+chaos (abdomen); follows from --task',
   )
   add('--out', required=True, help='folder to make; must not exist yet')
   add(

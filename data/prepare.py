@@ -1,6 +1,6 @@
-"""Prepares scans once: checked, resampled, cached as ArrayRecord.
+r"""Prepares scans once: checked, resampled, cached as ArrayRecord.
 
-  python -m data.prepare --task abdomen --root btcv=DIR --root chaos=DIR \\
+  python -m data.prepare --task abdomen --root btcv=DIR --root chaos=DIR \
       --modalities ct,t2
 
 prints what it found, and a table of every scan that cannot be used.

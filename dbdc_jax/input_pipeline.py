@@ -4,7 +4,8 @@ A batch is a pure function of (seed, step): there is nothing to checkpoint. The
 sources of unlabelled slices never touch a label.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import itertools
 import pathlib
 from typing import Any
 
@@ -185,8 +186,8 @@ class Batches:
     # A modality without unlabelled scans fills its part of the batch with its
     # labelled images; `consistent` keeps them out of every loss.
     filled = [u or x for u, x in zip(unlabeled, labeled, strict=True)]
-    needed = _bytes(sum(labeled, []), 3)
-    needed += _bytes(sum(filled, []), 2) if use_unlabeled else 0
+    needed = _bytes(itertools.chain(*labeled), 3)
+    needed += _bytes(itertools.chain(*filled), 2) if use_unlabeled else 0
     self.in_memory = needed <= memory_limit_gib * 2**30
     keep = self.in_memory
     sources = {
@@ -250,7 +251,7 @@ def _seed(seed: int, kind: int, modality: int) -> int:
   return int(sequence.generate_state(1)[0]) % 2**31
 
 
-def _bytes(cases: Sequence[PreparedCase], per_pixel: int) -> int:
+def _bytes(cases: Iterable[PreparedCase], per_pixel: int) -> int:
   """Memory that the cases' slices take once decoded."""
   return sum(
     case.num_slices * case.geometry['slice_size'] ** 2 * per_pixel

@@ -1,9 +1,9 @@
-"""Trains and tests one network for many modalities.
+r"""Trains and tests one network for many modalities.
 
   python -m dbdc_jax.main --config configs/heart.py
       on the built-in phantom, sized for two CPU cores
 
-  python -m dbdc_jax.main --config configs/abdomen.py:scans=DIR \\
+  python -m dbdc_jax.main --config configs/abdomen.py:scans=DIR \
       --config.modalities=ct,t2 --workdir runs/abdomen
       on real scans, with the paper's settings
 

@@ -14,6 +14,8 @@ from dbdc_jax.evaluation import metrics
 
 NATIVE = ('dice', 'hd95', 'assd', 'nsd')
 PREPARED = ('dice', 'hd95_voxel', 'hd95_union_voxel')
+_CSV_HEADER = ('modality', 'case', 'patient', 'class', 'grid')
+_CSV_HEADER += ('metric', 'unit', 'value', 'empty')
 AGGREGATION = (
   'per class the mean over the cases of a modality that have a value; then the'
   ' mean over classes; then the mean over modalities'
@@ -158,10 +160,7 @@ def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:
   partial = folder / 'results.csv.partial'
   with partial.open('w', newline='') as file:
     writer = csv.writer(file)
-    writer.writerow(
-      ['modality', 'case', 'patient', 'class', 'grid', 'metric', 'unit']
-      + ['value', 'empty']
-    )
+    writer.writerow(_CSV_HEADER)
     for case in results['cases']:
       for grid, names in (('native', NATIVE), ('prepared', PREPARED)):
         for name, row in case[grid].items():
@@ -169,15 +168,17 @@ def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:
             unit = metrics.DEFINITIONS[metric]['unit']
             value = '' if row[metric] is None else f'{row[metric]:.4f}'
             writer.writerow(
-              [case['modality'], case['case'], case['patient'], name]
-              + [grid, metric, unit, value, row['empty']]
+              [
+                *(case[key] for key in ('modality', 'case', 'patient')),
+                *(name, grid, metric, unit, value, row['empty']),
+              ]
             )
   partial.replace(folder / 'results.csv')
 
 
 def _line(label: str, values: Sequence[float | None]) -> str:
-  shown = ['   -   ' if v is None else f'{v:7.2f}' for v in values]
-  return f'{label:<12.12s} ' + '  '.join(f'{s:>12s}' for s in shown)
+  shown = ['-' if v is None else f'{v:.2f}' for v in values]
+  return f'{label:<16s}' + ''.join(f'{s:>20s}' for s in shown)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -185,22 +186,15 @@ def table(results: dict[str, Any]) -> str:
   classes = results['classes'][1:]
   lines = []
   for metric, title in (('dice', 'DSC (%)'), ('hd95', 'HD95 (mm)')):
-    head = ''.join(f'  {c[:12]:>12s}' for c in classes) + f'  {"mean":>12s}'
-    lines.append(
-      f'test {title}'.ljust(11) + head[len(f'test {title}') - 11 :]
-      if len(f'test {title}') > 11
-      else f'{"test " + title:<11s}' + head
-    )
+    head = ''.join(f'{name[:18]:>20s}' for name in [*classes, 'mean'])
+    lines.append(f'{"test " + title:<16s}' + head)
     for modality, entry in results['modalities'].items():
       grid = entry['native_grid']
       values = [grid['classes'][c][metric] for c in classes]
       lines.append(_line(modality, [*values, grid['mean'][metric]]))
     mean = results['mean']['native_grid'][metric]
-    lines.append(
-      f'mean over modalities: {mean:.2f}'
-      if mean is not None
-      else 'mean over modalities: -'
-    )
+    blank = [None] * len(classes)
+    lines.append(_line('mean', [*blank, mean]).replace(' -', '  '))
   cases = ', '.join(
     f'{m} {e["test_cases"]}' for m, e in results['modalities'].items()
   )

@@ -51,28 +51,16 @@ def _forward(predict, params, memory, images, modality, patch, stride, hard):
   return jnp.argmax(total, -1).astype(jnp.uint8) if hard else total
 
 
-def probabilities(*args, **kwargs) -> np.ndarray:
+def probabilities(*args: Any, **kwargs: Any) -> np.ndarray:
   """Class probabilities of a scan's slices: `[S, H, W, C]` float32.
 
-  Takes the arguments of `labels`.
+  Arguments of `_scan`.
   """
   return _scan(*args, hard=False, **kwargs)
 
 
-def labels(*args, **kwargs) -> np.ndarray:
-  """Classes of a scan's slices: `[S, H, W]` uint8.
-
-  Args:
-    predict: a method's `predict`; keep the same object between calls, it is
-      what the compiled function is remembered by.
-    params: the method's parameters.
-    memory: the method's memory.
-    images: `[S, H, W]` uint16 prepared slices.
-    modality: the modality's id.
-    patch: side of a window, in pixels.
-    stride: step between windows, in pixels.
-    batch: slices per call; the last call is filled up with zeros.
-  """
+def labels(*args: Any, **kwargs: Any) -> np.ndarray:
+  """Classes of a scan's slices: `[S, H, W]` uint8; arguments of `_scan`."""
   return _scan(*args, hard=True, **kwargs)
 
 
@@ -88,7 +76,20 @@ def _scan(
   batch: int,
   hard: bool,
 ) -> np.ndarray:
-  """Runs `_forward` over a scan, `batch` slices at a time."""
+  """Runs `_forward` over a scan, `batch` slices at a time.
+
+  Args:
+    predict: a method's `predict`; keep the same object between calls, it is
+      what the compiled function is remembered by.
+    params: the method's parameters.
+    memory: the method's memory.
+    images: `[S, H, W]` uint16 prepared slices.
+    modality: the modality's id.
+    patch: side of a window, in pixels.
+    stride: step between windows, in pixels.
+    batch: slices per call; the last call is filled up with zeros.
+    hard: classes instead of probabilities.
+  """
   patch = min(patch, *images.shape[1:])
   ids = np.full(batch, modality, np.int32)
   out = []

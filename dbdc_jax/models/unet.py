@@ -66,6 +66,7 @@ class ConvNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, modality, train):
+    """`[N, H, W, c]` to `[N, H, W, features]`."""
     x = nn.Conv(
       self.features,
       (3, 3),
@@ -104,6 +105,7 @@ class UNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
+    """Makes the layers of the module's table."""
     w = self.width
 
     def layer(features):

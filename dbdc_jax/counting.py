@@ -1,0 +1,123 @@
+"""Parameters and multiply-accumulates, counted from the networks themselves.
+
+The rule behind the paper's FLOPs column: a convolution costs Cin * k * k * Cout
+per output pixel, a normalisation 4 and a bilinear interpolation 11 per value,
+everything else nothing. Shapes come from tracing the network: nothing is
+computed.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dbdc_jax.models.modulation import ModulationBank
+from dbdc_jax.models.projector import Projector
+from dbdc_jax.models.unet import UNet
+
+_NORM, _BILINEAR = 4, 11
+
+
+def _size(x: jax.Array) -> int:
+  return math.prod(x.shape)
+
+
+def _layer(module: nn.Module, x: jax.Array, out: jax.Array) -> int:
+  """Multiply-accumulates of one layer from its input and output."""
+  if isinstance(module, nn.Conv):
+    return _size(out) * x.shape[-1] * math.prod(module.kernel_size)
+  if isinstance(module, nn.Dense):
+    return _size(out) * x.shape[-1]
+  if isinstance(module, ModulationBank):
+    return _NORM * _size(x)
+  return 0
+
+
+def _first_layer(taps, naive: bool) -> int:
+  """The projector's first layer with the interpolation of its taps."""
+  x6 = taps[-1]
+  pixels = math.prod(x6.shape[1:3])
+  width = sum(x.shape[-1] for x in taps)
+  if naive:
+    return pixels * width * width + _tap_cost(taps)
+  layer = sum(_size(x) * width for x in taps)
+  return layer + _BILINEAR * pixels * width * (len(taps) - 1)
+
+
+def _tap_cost(taps) -> int:
+  """Interpolating the lower taps to full resolution."""
+  pixels = math.prod(taps[-1].shape[1:3])
+  return _BILINEAR * pixels * sum(x.shape[-1] for x in taps[:-1])
+
+
+def macs(
+  unet: UNet,
+  patch: int,
+  projector: Projector | None = None,
+  *,
+  paper: bool = False,
+) -> int:
+  """Multiply-accumulates of one pass over one square patch.
+
+  Args:
+    unet: the network.
+    patch: side in pixels.
+    projector: counted too if given.
+    paper: the paper's form: the projector's taps are interpolated always
+      (also without a projector, if the network has DBDC's head), and its
+      first layer acts on their concatenation.
+  """
+  total = 0
+
+  def count(next_function, args, kwargs, context):
+    nonlocal total
+    out = next_function(*args, **kwargs)
+    if context.method_name == '__call__':
+      total += _layer(context.module, args[0], out)
+    return out
+
+  def trace(key):
+    x, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+    variables = unet.init(key, x, modality, False)
+    with nn.intercept_methods(count):
+      apply = lambda *a, method: unet.apply(
+        variables, *a, modality, False, method=method
+      )
+      features = apply(x, method='encode')
+      taps = apply(features, method='decode')
+      apply(taps[-1], method='head')
+    if projector is not None:
+      weights = projector.init(key, taps)
+      with nn.intercept_methods(count):
+        projector.apply(weights, taps)
+    return features, taps
+
+  features, taps = jax.eval_shape(trace, jax.random.key(0))
+  # The decoder doubles m, x4 and x5.
+  upsampled = (features[-1], taps[0], taps[1])
+  total += sum(4 * _BILINEAR * _size(x) for x in upsampled)
+  if projector is not None:
+    total += _first_layer(taps, naive=paper)
+  elif paper and unet.extra_head:
+    total += _tap_cost(taps)
+  return total
+
+
+def parameters(unet: UNet, projector: Projector | None = None) -> int:
+  """Trainable parameters; with a projector also its logits' LayerNorm."""
+
+  def init(key):
+    x, modality = jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, jnp.int32)
+    params = [unet.init(key, x, modality, False)['params']]
+    if projector is not None:
+      w = unet.width
+      shapes = ((4, 8 * w), (8, 4 * w), (16, 2 * w))
+      taps = tuple(jnp.zeros((1, s, s, c)) for s, c in shapes)
+      params.append(projector.init(key, taps)['params'])
+    return params
+
+  found = jax.eval_shape(init, jax.random.key(0))
+  total = sum(_size(x) for x in jax.tree.leaves(found))
+  # Scale and bias of the prototype logits' LayerNorm over the classes.
+  return total + (2 * unet.num_classes if projector is not None else 0)

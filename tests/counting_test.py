@@ -1,0 +1,56 @@
+import pytest
+
+from dbdc_jax import benchmark
+from dbdc_jax import counting
+from dbdc_jax.models.projector import Projector
+from dbdc_jax.models.unet import UNet
+
+
+@pytest.mark.parametrize(
+  ('classes', 'plain', 'bank', 'both'),
+  [
+    (
+      8,
+      4_875_752,
+      {1: 4_912_808, 2: 4_917_672, 4: 4_927_400},
+      {1: 5_343_992, 2: 5_348_856, 4: 5_358_584},
+    ),
+    (
+      5,
+      4_874_885,
+      {1: 4_911_941, 2: 4_916_805, 4: 4_926_533},
+      {1: 5_343_119, 2: 5_347_983, 4: 5_357_711},
+    ),
+  ],
+)
+def test_parameters_are_the_papers(classes, plain, bank, both):
+  assert counting.parameters(UNet(classes, 1)) == plain
+  for modalities in (1, 2, 4):
+    net = UNet(classes, modalities, extra_head=True)
+    assert counting.parameters(net) == bank[modalities]
+    assert counting.parameters(net, Projector()) == both[modalities]
+
+
+@pytest.mark.parametrize(
+  ('classes', 'patch', 'paper', 'here'),
+  [
+    (8, 96, (5.670, 6.051, 10.014), (5.670, 6.012, 8.679)),
+    (5, 128, (10.066, 10.743, 17.789), (10.066, 10.674, 15.415)),
+  ],
+)
+def test_multiply_accumulates_are_the_papers(classes, patch, paper, here):
+  plain = UNet(classes, 1)
+  net = UNet(classes, 2, extra_head=True)
+  for form, expected in ((True, paper), (False, here)):
+    found = (
+      counting.macs(plain, patch, paper=form),
+      counting.macs(net, patch, paper=form),
+      counting.macs(net, patch, Projector(), paper=form),
+    )
+    assert [round(v / 1e9, 3) for v in found] == list(expected)
+
+
+def test_command_prints_every_network(capsys):
+  assert benchmark.main(['--count', '--width', '8']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 1 + 2 * 7
