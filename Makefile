@@ -1,34 +1,61 @@
-# Two commands for a newcomer: `make run` and `make test`. Both set up .venv.
+# Every target sets up what it needs: a virtual environment in .venv with the
+# pinned packages of requirements.txt, installed once.
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# Written last, so that an interrupted installation is taken up again.
+STAMP := $(VENV)/.installed
+SOURCES := configs data dbdc_jax tests
+# Added to the command of `run` or `test`, e.g. ARGS=--config.epochs=2
+ARGS ?=
 
-.PHONY: help run test lint format
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run test lint format clean
 
-help:
-	@echo 'make run     train and test DBDC on the built-in heart phantom'
-	@echo 'make test    run all tests'
-	@echo 'make lint    check style;  make format  mend it'
+help:  ## Show this list
+	@echo 'Targets (each installs what it needs, the first time):'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) \
+	  | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
+	@echo 'Variables: PYTHON=python3.12 (3.11 or newer), ARGS="more arguments"'
 
-# Written last, so that an interrupted installation is done again.
-$(READY): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo 'Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $(READY)
+install: $(STAMP)  ## Make .venv and install requirements.txt into it
 
-run: $(READY)
-	$(BIN)/python -m dbdc_jax.main --config configs/heart.py --workdir runs/heart
+run: $(STAMP)  ## Train and test DBDC on the built-in heart phantom
+	$(BIN)/python -m dbdc_jax.main --config configs/heart.py \
+	  --workdir runs/heart $(ARGS)
 
-test: $(READY)
-	$(BIN)/python -m pytest -q --durations=10
+test: $(STAMP)  ## Run the tests (real scans: DBDC_SCANS=DIR make test)
+	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
 
-lint: $(READY)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+lint: $(STAMP)  ## Check formatting and style
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
 
-format: $(READY)
-	$(BIN)/ruff format .
-	$(BIN)/ruff check --fix .
+format: $(STAMP)  ## Format the code and mend what can be mended
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+clean:  ## Remove .venv and the caches in this folder; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+
+$(STAMP): requirements.txt
+	@command -v '$(PYTHON)' >/dev/null || { \
+	  echo 'error: $(PYTHON) was not found: install Python 3.11 or newer, or' \
+	    'name one: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$('$(PYTHON)' --version 2>&1): Python 3.11" \
+	    'or newer is needed, name one: make PYTHON=/path/to/python3.11 ...' \
+	    >&2; exit 1; }
+	@rm -f $@
+	@# A venv that was cut short, or whose Python is gone, is made afresh.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  echo 'making $(VENV)'; \
+	  '$(PYTHON)' -m venv --clear $(VENV) || { \
+	    echo 'error: $(PYTHON) cannot make virtual environments (Debian and' \
+	      'Ubuntu: install python3-venv)' >&2; exit 1; }; }
+	@echo 'installing requirements.txt into $(VENV), some minutes the first time'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt
+	@touch $@

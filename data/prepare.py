@@ -24,12 +24,12 @@ from rich import console as rich_console
 from rich import progress as rich_progress
 
 from data import builder, preprocess
+from data.prepared import META, Prepared, PreparedCase, summary
 from data.task import TASKS, Case, Modality, Task
 from data.volume_io import ScanError
 
 # Part of the cache's key: raise it when prepared data would change.
 VERSION = 1
-_META = 'prepared.json'
 
 
 class BadScans(Exception):  # noqa: N818  Reads better where it is caught.
@@ -54,91 +54,6 @@ def table(errors: Sequence[ScanError]) -> str:
   rows = [('file', 'reason', 'remedy')]
   rows += [(e.file, e.reason, e.remedy) for e in errors]
   return '\n'.join('  ' + ' | '.join(row) for row in rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class PreparedCase:
-  """What is known of a prepared scan; its slices are in `Prepared`.
-
-  Attributes:
-    name: unique within the task.
-    patient: equal for all scans of a person.
-    modality: name of the modality.
-    labeled: whether it has a label.
-    num_slices: S.
-    offset: its first record in the modality's records.
-    geometry: see `preprocess`.
-    spacing: (slice, row, column) of the native grid, mm.
-    mm_per_pixel: of the prepared slices.
-    voxels_per_class: on the prepared grid; for reports only.
-    content: hash of the prepared voxels, not of the label.
-  """
-
-  name: str
-  patient: str
-  modality: str
-  labeled: bool
-  num_slices: int
-  offset: int
-  geometry: dict[str, Any]
-  spacing: tuple[float, float, float]
-  mm_per_pixel: float
-  voxels_per_class: list[int]
-  content: str
-
-
-class Prepared:
-  """Prepared scans of some modalities.
-
-  Attributes:
-    folder: where they are.
-    cases: by modality, then name.
-    fingerprint: what the data is, for the run's record.
-    skipped: bad scans left out: dicts of file, reason, remedy.
-  """
-
-  def __init__(self, folder: pathlib.Path):
-    self.folder = folder
-    meta = json.loads((folder / _META).read_text())
-    self.cases = tuple(
-      PreparedCase(**{**c, 'spacing': tuple(c['spacing'])})
-      for c in meta['cases']
-    )
-    self.fingerprint: dict[str, Any] = meta['fingerprint']
-    self.skipped: list[dict[str, str]] = meta['skipped']
-    self._sources: dict[str, Any] = {}
-
-  def _record(self, case: PreparedCase, index: int) -> dict[str, Any]:
-    source = self._sources.get(case.modality)
-    if source is None:
-      source = builder.read(str(self.folder), case.modality)
-      self._sources[case.modality] = source
-    return source[case.offset + index]
-
-  def _all(self, case: PreparedCase, name: str) -> np.ndarray:
-    return np.stack(
-      [self._record(case, i)[name] for i in range(case.num_slices)]
-    )
-
-  def image(self, case: PreparedCase, index: int) -> np.ndarray:
-    """One slice, `[size, size]` uint16."""
-    return self._record(case, index)['image']
-
-  def label(self, case: PreparedCase, index: int) -> np.ndarray:
-    """One slice's label, `[size, size]` uint8."""
-    return self._record(case, index)['label']
-
-  def images(self, case: PreparedCase) -> np.ndarray:
-    """All slices, `[S, size, size]` uint16."""
-    return self._all(case, 'image')
-
-  def labels(self, case: PreparedCase) -> np.ndarray:
-    """All slices' labels, `[S, size, size]` uint8."""
-    return self._all(case, 'label')
-
-  def native_labels(self, case: PreparedCase) -> np.ndarray:
-    """Labels on the native grid inside the region of interest, `[S, h, w]`."""
-    return self._all(case, 'native_label')
 
 
 def cache_folder(cache: str = '') -> pathlib.Path:
@@ -333,7 +248,7 @@ def prepare(
   }
   parent = cache_folder(cache)
   folder = parent / f'{task.name}-{_key(task, cases, settings)}'
-  if (folder / _META).exists():
+  if (folder / META).exists():
     prepared = Prepared(folder)
     if not quiet:
       print(f'using prepared data in {folder}')
@@ -359,7 +274,7 @@ def prepare(
         for e in writer.errors
       ],
     }
-    (temporary / _META).write_text(json.dumps(meta) + '\n')
+    (temporary / META).write_text(json.dumps(meta) + '\n')
     if folder.exists():  # Somebody else was faster.
       shutil.rmtree(temporary)
     else:
@@ -390,31 +305,6 @@ def _check_left(modalities, writer):
   for modality in modalities:
     if modality.name not in left:
       raise BadScans(writer.errors)
-
-
-def summary(prepared: Prepared) -> str:
-  """The fingerprint as lines for people."""
-  lines = [f'prepared data in {prepared.folder}']
-  for name, facts in prepared.fingerprint.items():
-    if name == 'hash':
-      lines.append(f'  data hash {facts[:16]}')
-      continue
-    spacing = ' x '.join(f'{mm:.2f}' for mm in facts['median_spacing_mm'])
-    spread = ', '.join(
-      f'{q} %: {v:.2f}' for q, v in facts['intensity_percentiles'].items()
-    )
-    voxels = ', '.join(
-      f'{c} {n:,}' for c, n in facts['voxels_per_class'].items()
-    )
-    lines += [
-      f'  {name}: {facts["cases"]} scans, {facts["labeled"]} with labels,'
-      f' {facts["slices"]} slices, median spacing {spacing} mm, prepared at'
-      f' {facts["mm_per_pixel"]:.2f} mm per pixel',
-      f'    intensities {spread}',
-      f'    voxels {voxels}',
-    ]
-  lines += [f'  skipped {b["file"]}: {b["reason"]}' for b in prepared.skipped]
-  return '\n'.join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

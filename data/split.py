@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from data.prepare import PreparedCase
+from data.prepared import PreparedCase
 
 Split = dict[str, dict[str, list[str]]]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from data.prepare import Prepared
+from data.prepared import Prepared
 from data.split import Split
 from data.task import TASKS
 

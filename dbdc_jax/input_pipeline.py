@@ -15,7 +15,7 @@ import numpy as np
 
 from data import phantom, prepare
 from data import split as splits
-from data.prepare import Prepared, PreparedCase
+from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
 
@@ -177,6 +177,12 @@ class Batches:
   ):
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
+    # The same length for a method that leaves the unlabelled scans alone.
+    slices = [
+      sum(case.num_slices for case in (u or x))
+      for u, x in zip(unlabeled, labeled, strict=True)
+    ]
+    self.steps_per_epoch = -(-max(slices) // batch_size)
     self.consistent = np.array([bool(cases) for cases in unlabeled])
     self.batch_size = batch_size
     use_unlabeled = use_unlabeled and bool(self.consistent.any())
@@ -201,11 +207,6 @@ class Batches:
         SliceSource(prepared, cases, with_labels=False, keep=keep)
         for cases in filled
       ]
-    slices = [
-      sum(case.num_slices for case in (u or x))
-      for u, x in zip(unlabeled, labeled, strict=True)
-    ]
-    self.steps_per_epoch = -(-max(slices) // batch_size)
     self._datasets = {
       kind: [
         grain.MapDataset.source(source)

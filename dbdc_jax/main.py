@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
   from data.prepare import BadScans
   from data.volume_io import ScanError
   from dbdc_jax import train
+  from dbdc_jax.epoch_metrics import NonFiniteLossError
 
   config = _CONFIG.value
   try:
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
       raise
     print(f'\nerror: {error}', file=sys.stderr)
     return 1
-  except train.NonFiniteLossError as error:
+  except NonFiniteLossError as error:
     print(f'\nerror: {error}', file=sys.stderr)
     return 1
   where = pathlib.Path(_workdir(config)).absolute()

@@ -8,10 +8,9 @@ modality (`joint=False`) goes through the same loop once per modality.
 from collections.abc import Callable, Sequence
 import copy
 import dataclasses
-import math
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,13 @@ import ml_collections
 import numpy as np
 import optax
 
-from data.prepare import Prepared, PreparedCase
+from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
 from dbdc_jax import (
   banner,
   checkpoint,
+  epoch_metrics,
   input_pipeline,
   losses,
   methods,
@@ -37,100 +37,7 @@ from dbdc_jax import (
 from dbdc_jax.evaluation import inference, scoring
 from dbdc_jax.metric_writer import MetricWriter, read_rows
 from dbdc_jax.precision import compute_dtype
-
-# A config field that only the loop of a joint=False method sets: no.
-_METRICS_WITH_COUNTS = ('kept_pixels', 'offered_pixels')
-
-
-class TrainState(NamedTuple):
-  """Everything that a checkpoint holds."""
-
-  step: jax.Array  # finished steps
-  params: Any
-  memory: Any
-  opt_state: Any
-  dice_counts: jax.Array  # [2, K, C], pooled over the running epoch
-  weighting: Any  # MAW's state
-
-
-class NonFiniteLossError(Exception):
-  """The loss stopped being a number."""
-
-
-def make_step(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  seed: int,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """The train step `(state, batch, signals) -> (state, metrics)`.
-
-  Args:
-    method: built with `axis_name=parallel.AXIS`.
-    tx: the optimizer.
-    seed: of all random draws; a step's key depends on it and the step alone.
-
-  Returns:
-    One pmapped function; `batch` is `parallel.shard`ed, the state donated.
-  """
-
-  def step(state, batch, signals):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (loss, (memory, metrics)), gradients = jax.value_and_grad(
-      method.loss, has_aux=True
-    )(state.params, state.memory, batch, key, signals)
-    gradients = parallel.mean_gradients(gradients)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    counts = metrics.pop('dice_counts')
-    metrics |= {'loss': loss, 'gradient_norm': optax.global_norm(gradients)}
-    new = TrainState(
-      step=state.step + 1,
-      params=params,
-      memory=method.update(params, memory),
-      opt_state=opt_state,
-      dice_counts=state.dice_counts + counts,
-      weighting=state.weighting,
-    )
-    return new, metrics
-
-  return parallel.pmap_step(step)
-
-
-def init_state(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-  num_modalities: int,
-) -> TrainState:
-  """The state before the first step, placed on the devices."""
-  params, memory = jax.jit(method.init)(jax.random.key(config.seed))
-  clip = None
-  if config.weighting.clip:
-    low, high = map(float, config.weighting.clip.split(','))
-    clip = (low, high)
-  return parallel.place(
-    TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      memory=memory,
-      opt_state=tx.init(params),
-      dice_counts=jnp.zeros((2, num_modalities, num_classes)),
-      weighting=weighting.init(num_modalities, clip=clip),
-    )
-  )
-
-
-def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:
-  """lambda(t), the weight of the unlabelled losses in epoch t >= 1.
-
-  exp(-5 (1 - t / t_max)^2), or 1 with `dc.ramp='constant'`.
-  """
-  if config.dc.ramp == 'constant':
-    return 1.0
-  if config.dc.ramp != 'gaussian':
-    raise ValueError(f'dc.ramp={config.dc.ramp!r}: choose gaussian or constant')
-  return math.exp(-5.0 * (1.0 - epoch / config.epochs) ** 2)
+from dbdc_jax.step import TrainState, init_state, make_step, ramp
 
 
 @dataclasses.dataclass
@@ -206,77 +113,33 @@ def _signals(run: _Run, epoch: int, state: TrainState) -> methods.Signals:
   )
 
 
-def _check_finite(run: _Run, step: int, metrics: dict[str, Any]) -> None:
-  """Raises NonFiniteLossError that names the first bad term and modality."""
-  if np.isfinite(metrics['loss']) and np.isfinite(metrics['gradient_norm']):
-    return
-  # Supervision comes first in a step: its terms are the likelier cause.
-  order = sorted(metrics, key=lambda name: (not name.startswith('sup'), name))
-  for name in order:
-    value = np.asarray(metrics[name])
-    if value.ndim == 1 and not np.isfinite(value).all():
-      bad = run.modalities[int(np.argmin(np.isfinite(value)))]
-      raise NonFiniteLossError(
-        f'step {step}: {name} of modality {bad} is not finite. The last good'
-        f' checkpoint in {run.workdir / "checkpoints"} is kept. A smaller'
-        ' --config.optimizer.learning_rate, or --config.dtype=float32, may'
-        ' help.'
-      )
-  raise NonFiniteLossError(
-    f'step {step}: the gradient is not finite although every loss term is. The'
-    f' last good checkpoint in {run.workdir / "checkpoints"} is kept.'
-  )
-
-
 def _run_epoch(run, step_fn, state, epoch, writer):
   """Trains an epoch; returns the state and the epoch's mean metrics."""
   signals = _signals(run, epoch, state)
   first = int(state.step)
   last = epoch * run.batches.steps_per_epoch
   collected: list[dict[str, Any]] = []
+  kept_at = str(run.workdir / 'checkpoints')
   pending = None
   for offset, batch in enumerate(run.batches.iterate(first, last)):
     state, metrics = step_fn(state, parallel.shard(batch), signals)
     # Reading the step before keeps the device busy with this one.
     if pending is not None:
       collected.append(jax.device_get(pending))
-      _check_finite(run, first + offset, collected[-1])
+      epoch_metrics.check_finite(
+        collected[-1], first + offset, run.modalities, kept_at
+      )
     pending = metrics
     writer.progress(first + offset + 1, f'epoch {epoch}/{run.config.epochs}')
   collected.append(jax.device_get(pending))
-  _check_finite(run, last, collected[-1])
-  weights = np.asarray(signals.weights)
-  return state, _epoch_metrics(run, collected, weights, epoch)
-
-
-def _epoch_metrics(run, collected, weights, epoch):
-  """Means over the steps, by name and modality (and class)."""
-  means = {
-    name: np.mean([m[name] for m in collected], 0) for name in collected[0]
-  }
-  row: dict[str, Any] = {}
-  if 'offered_pixels' in means:
-    offered = means.pop('offered_pixels')
-    kept = means.pop('kept_pixels')
-    share = kept / np.maximum(offered, 1e-9)
-    for k, modality in enumerate(run.modalities):
-      row[f'kept/{modality}'] = {
-        c: float(share[k, i])
-        for i, c in enumerate(run.classes)
-        if run.present[k, i] and offered[k, i]
-      }
-    cosine = means.pop('prototype_cosine')
-    row['prototype_cosine'] = dict(
-      zip(run.classes, map(float, cosine), strict=True)
-    )
-  for name, value in means.items():
-    if value.ndim:
-      row[name] = dict(zip(run.modalities, map(float, value), strict=True))
-    else:
-      row[name] = float(value)
-  row['weight'] = dict(zip(run.modalities, map(float, weights), strict=True))
-  row['ramp'] = ramp(run.config, epoch)
-  return row
+  epoch_metrics.check_finite(collected[-1], last, run.modalities, kept_at)
+  row = epoch_metrics.epoch_row(
+    collected, run.modalities, run.classes, run.present
+  )
+  weights = map(float, np.asarray(signals.weights))
+  row['weight'] = dict(zip(run.modalities, weights, strict=True))
+  row['ramp'] = float(signals.ramp)
+  return state, row
 
 
 def _end_of_epoch(run, state):
@@ -287,18 +150,6 @@ def _end_of_epoch(run, state):
     weighting=weighting.update(state.weighting, dice),
   )
   return parallel.place(state), np.asarray(dice)
-
-
-def _starved(row: dict[str, Any]) -> list[str]:
-  """Warnings on classes whose prototype got no pixel for an epoch."""
-  return [
-    f'no pixel of {name} was kept for its prototype in {key.split("/")[1]}'
-    ' this epoch'
-    for key, shares in row.items()
-    if key.startswith('kept/')
-    for name, share in shares.items()
-    if share == 0
-  ]
 
 
 def _fit(run: _Run, state: TrainState, store, writer) -> float:
@@ -341,7 +192,7 @@ def _fit(run: _Run, state: TrainState, store, writer) -> float:
     step = int(state.step)
     store.save(step, state, validated)
     writer.write(step, epoch, 'epoch', row)
-    for warning in _starved(row):
+    for warning in epoch_metrics.starved(row):
       writer.line(f'epoch {epoch}: {warning}')
     text = f'epoch {epoch}: loss {row["loss"]:.4f}, training DSC '
     text += ', '.join(

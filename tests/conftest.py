@@ -3,25 +3,34 @@
 import os
 import pathlib
 
-# Before anything imports jax.
-os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
-
-import hypothesis
-import jax
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def _set_up_jax() -> None:
+  """Devices and compilation cache; before anything imports jax.
+
+  By environment variables, so that the processes a test starts have them too.
+  """
+  count = '--xla_force_host_platform_device_count'
+  flags = os.environ.get('XLA_FLAGS', '')
+  if count not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {count}=4'.strip()
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  # Steps of the same shapes are compiled once, also between calls of pytest.
+  cache = str(ROOT / '.pytest_cache' / 'jax')
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
+
+
+_set_up_jax()
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile(
   'tests', derandomize=True, deadline=None, max_examples=25
 )
 hypothesis.settings.load_profile('tests')
-# Steps of the same shapes are compiled once, also between calls of pytest.
-jax.config.update(
-  'jax_compilation_cache_dir', str(ROOT / '.pytest_cache' / 'jax')
-)
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
 
 
 @pytest.fixture(scope='session')
@@ -30,5 +39,5 @@ def scans() -> pathlib.Path:
   given = os.environ.get('DBDC_SCANS')
   folder = pathlib.Path(given) if given else ROOT.parent / 'shared' / 'scans'
   if not folder.is_dir():
-    pytest.skip('no real scans: set DBDC_SCANS to their folder')
+    pytest.skip(f'no real scans at {folder}: set DBDC_SCANS to their folder')
   return folder

@@ -1,7 +1,6 @@
 import pytest
 
-from dbdc_jax import benchmark
-from dbdc_jax import counting
+from dbdc_jax import benchmark, counting
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
 

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from data import preprocess
-from data.prepare import Prepared, PreparedCase
+from data.prepared import Prepared, PreparedCase
 from dbdc_jax import pictures
 from dbdc_jax.evaluation import metrics, scoring, sliding_window
 

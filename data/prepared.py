@@ -1,0 +1,123 @@
+"""Prepared scans, read back from the cache."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from data import builder
+
+# Everything about the scans but their voxels; written last.
+META = 'prepared.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCase:
+  """What is known of a prepared scan; its slices are in `Prepared`.
+
+  Attributes:
+    name: unique within the task.
+    patient: equal for all scans of a person.
+    modality: name of the modality.
+    labeled: whether it has a label.
+    num_slices: S.
+    offset: its first record in the modality's records.
+    geometry: see `preprocess`.
+    spacing: (slice, row, column) of the native grid, mm.
+    mm_per_pixel: of the prepared slices.
+    voxels_per_class: on the prepared grid; for reports only.
+    content: hash of the prepared voxels, not of the label.
+  """
+
+  name: str
+  patient: str
+  modality: str
+  labeled: bool
+  num_slices: int
+  offset: int
+  geometry: dict[str, Any]
+  spacing: tuple[float, float, float]
+  mm_per_pixel: float
+  voxels_per_class: list[int]
+  content: str
+
+
+class Prepared:
+  """Prepared scans of some modalities.
+
+  Attributes:
+    folder: where they are.
+    cases: by modality, then name.
+    fingerprint: what the data is, for the run's record.
+    skipped: bad scans left out: dicts of file, reason, remedy.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    meta = json.loads((folder / META).read_text())
+    self.cases = tuple(
+      PreparedCase(**{**c, 'spacing': tuple(c['spacing'])})
+      for c in meta['cases']
+    )
+    self.fingerprint: dict[str, Any] = meta['fingerprint']
+    self.skipped: list[dict[str, str]] = meta['skipped']
+    self._sources: dict[str, Any] = {}
+
+  def _record(self, case: PreparedCase, index: int) -> dict[str, Any]:
+    source = self._sources.get(case.modality)
+    if source is None:
+      source = builder.read(str(self.folder), case.modality)
+      self._sources[case.modality] = source
+    return source[case.offset + index]
+
+  def _all(self, case: PreparedCase, name: str) -> np.ndarray:
+    return np.stack(
+      [self._record(case, i)[name] for i in range(case.num_slices)]
+    )
+
+  def image(self, case: PreparedCase, index: int) -> np.ndarray:
+    """One slice, `[size, size]` uint16."""
+    return self._record(case, index)['image']
+
+  def label(self, case: PreparedCase, index: int) -> np.ndarray:
+    """One slice's label, `[size, size]` uint8."""
+    return self._record(case, index)['label']
+
+  def images(self, case: PreparedCase) -> np.ndarray:
+    """All slices, `[S, size, size]` uint16."""
+    return self._all(case, 'image')
+
+  def labels(self, case: PreparedCase) -> np.ndarray:
+    """All slices' labels, `[S, size, size]` uint8."""
+    return self._all(case, 'label')
+
+  def native_labels(self, case: PreparedCase) -> np.ndarray:
+    """Labels on the native grid inside the region of interest, `[S, h, w]`."""
+    return self._all(case, 'native_label')
+
+
+def summary(prepared: Prepared) -> str:
+  """The fingerprint as lines for people."""
+  lines = [f'prepared data in {prepared.folder}']
+  for name, facts in prepared.fingerprint.items():
+    if name == 'hash':
+      lines.append(f'  data hash {facts[:16]}')
+      continue
+    spacing = ' x '.join(f'{mm:.2f}' for mm in facts['median_spacing_mm'])
+    spread = ', '.join(
+      f'{q} %: {v:.2f}' for q, v in facts['intensity_percentiles'].items()
+    )
+    voxels = ', '.join(
+      f'{c} {n:,}' for c, n in facts['voxels_per_class'].items()
+    )
+    lines += [
+      f'  {name}: {facts["cases"]} scans, {facts["labeled"]} with labels,'
+      f' {facts["slices"]} slices, median spacing {spacing} mm, prepared at'
+      f' {facts["mm_per_pixel"]:.2f} mm per pixel',
+      f'    intensities {spread}',
+      f'    voxels {voxels}',
+    ]
+  lines += [f'  skipped {b["file"]}: {b["reason"]}' for b in prepared.skipped]
+  return '\n'.join(lines)

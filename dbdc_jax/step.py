@@ -1,0 +1,99 @@
+"""The train state and the one pmapped train step."""
+
+from collections.abc import Callable
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from dbdc_jax import methods, parallel, weighting
+
+
+class TrainState(NamedTuple):
+  """Everything that a checkpoint holds."""
+
+  step: jax.Array  # finished steps
+  params: Any
+  memory: Any
+  opt_state: Any
+  dice_counts: jax.Array  # [2, K, C], pooled over the running epoch
+  weighting: Any  # MAW's state
+
+
+def make_step(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  seed: int,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """The train step `(state, batch, signals) -> (state, metrics)`.
+
+  Args:
+    method: built with `axis_name=parallel.AXIS`.
+    tx: the optimizer.
+    seed: of all random draws; a step's key depends on it and the step alone.
+
+  Returns:
+    One pmapped function; `batch` is `parallel.shard`ed, the state donated.
+  """
+
+  def step(state, batch, signals):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (loss, (memory, metrics)), gradients = jax.value_and_grad(
+      method.loss, has_aux=True
+    )(state.params, state.memory, batch, key, signals)
+    gradients = parallel.mean_gradients(gradients)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    counts = metrics.pop('dice_counts')
+    metrics |= {'loss': loss, 'gradient_norm': optax.global_norm(gradients)}
+    new = TrainState(
+      step=state.step + 1,
+      params=params,
+      memory=method.update(params, memory),
+      opt_state=opt_state,
+      dice_counts=state.dice_counts + counts,
+      weighting=state.weighting,
+    )
+    return new, metrics
+
+  return parallel.pmap_step(step)
+
+
+def init_state(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  num_modalities: int,
+) -> TrainState:
+  """The state before the first step, placed on the devices."""
+  params, memory = jax.jit(method.init)(jax.random.key(config.seed))
+  clip = None
+  if config.weighting.clip:
+    low, high = map(float, config.weighting.clip.split(','))
+    clip = (low, high)
+  return parallel.place(
+    TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      memory=memory,
+      opt_state=tx.init(params),
+      dice_counts=jnp.zeros((2, num_modalities, num_classes)),
+      weighting=weighting.init(num_modalities, clip=clip),
+    )
+  )
+
+
+def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:
+  """lambda(t), the weight of the unlabelled losses in epoch t >= 1.
+
+  exp(-5 (1 - t / t_max)^2), or 1 with `dc.ramp='constant'`.
+  """
+  if config.dc.ramp == 'constant':
+    return 1.0
+  if config.dc.ramp != 'gaussian':
+    raise ValueError(f'dc.ramp={config.dc.ramp!r}: choose gaussian or constant')
+  return math.exp(-5.0 * (1.0 - epoch / config.epochs) ** 2)
