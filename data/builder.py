@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import io
 import logging
 import os
 from typing import Any
@@ -26,7 +27,10 @@ def quiet() -> Iterator[None]:
   level = absl.level
   absl.setLevel(logging.ERROR)
   try:
-    with warnings.catch_warnings():
+    with (
+      warnings.catch_warnings(),
+      contextlib.redirect_stdout(io.StringIO()),
+    ):
       warnings.simplefilter('ignore')
       yield
   finally:

@@ -146,10 +146,10 @@ def _check_length(length: int, announced: int, file: str) -> None:
     )
 
 
-def _check_affine(image, file: str) -> np.ndarray:
-  """The image's affine, checked."""
+def _check_affine(image, raw, file: str) -> np.ndarray:
+  """The image's affine, checked; `raw` is the header as it is on disk."""
   header = image.header
-  pixdim = np.asarray(header['pixdim'], np.float64)
+  pixdim = np.asarray(raw['pixdim'], np.float64)
   if not np.all(np.isfinite(pixdim[1:4])) or np.any(pixdim[1:4] <= 0):
     raise ScanError(
       file,
@@ -234,9 +234,9 @@ def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
     raise ScanError(
       file, f'{len(shape)}-dimensional, {shape}', 'give one 3-D volume a file'
     )
-  affine = _check_affine(image, file)
-  # The loaded image's header no longer holds them: ask the bytes.
+  # The loaded image's header has been repaired silently: ask the bytes.
   raw = type(image.header)(data[: int(image.header['sizeof_hdr'])], check=False)
+  affine = _check_affine(image, raw, file)
   slope, inter = (float(raw[k]) for k in ('scl_slope', 'scl_inter'))
   if not np.isfinite([slope, inter]).all():
     raise ScanError(

@@ -48,7 +48,7 @@ def make_step(
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     counts = metrics.pop('dice_counts')
-    metrics |= {'loss': loss, 'gradient_norm': optax.global_norm(gradients)}
+    metrics |= {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
     new = TrainState(
       step=state.step + 1,
       params=params,

@@ -1,0 +1,246 @@
+"""Whole runs: phantom to scores, resumed, repeated, without peeking."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import abdomen, heart
+from data import phantom
+from data.volume_io import read_nifti, write_nifti
+from dbdc_jax import checkpoint, train
+from dbdc_jax.metric_writer import read_rows
+
+
+def _tiny(config, cache):
+  """Sizes that a test can afford; four slices divide over four devices."""
+  config.data.cache = str(cache)
+  config.data.slice_size = 32
+  config.phantom.size = 'tiny'
+  config.phantom.subjects = 5
+  config.model.width = 2
+  config.model.embedding_dim = 8
+  config.augment.patch_size = 16
+  config.batch_size = 4
+  config.epochs = 3
+  config.dc.warmup_epochs = 1
+  config.evaluation.overlays = 1
+  return config
+
+
+def _heart(cache, argument=None):
+  return _tiny(heart.get_config(argument), cache)
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='session')
+def trained(cache, tmp_path_factory):
+  """One DBDC run on the tiny heart phantom: workdir and results."""
+  workdir = tmp_path_factory.mktemp('run') / 'heart'
+  epochs = []
+  results = train.train_and_evaluate(_heart(cache), workdir, epochs.append)
+  return workdir, results, epochs
+
+
+def _state(workdir):
+  with checkpoint.Checkpoints(workdir) as store:
+    manager = store._manager
+    return manager.restore(manager.latest_step())
+
+
+def _same(a, b):
+  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+  return len(a) == len(b) and all(
+    np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)
+  )
+
+
+def test_run_writes_every_output(trained):
+  workdir, results, epochs = trained
+  for name in (
+    'results.json',
+    'results.csv',
+    'metrics.jsonl',
+    'progress.png',
+    'split.json',
+    'config.json',
+    'run.json',
+  ):
+    assert (workdir / name).stat().st_size > 0
+  assert len(list((workdir / 'overlays').glob('*.png'))) == 2
+  assert any((workdir / 'tensorboard').iterdir())
+  assert not list(workdir.rglob('*partial*'))
+  assert json.loads((workdir / 'results.json').read_text()) == results
+  assert [row['epoch'] for row in epochs] == [1, 2, 3]
+  assert set(results['modalities']) == {'ct', 'mr'}
+  for entry in results['modalities'].values():
+    for values in entry['native_grid']['classes'].values():
+      assert values['dice'] is None or 0 <= values['dice'] <= 100
+
+
+def test_rows_hold_every_term_weight_and_kept_share(trained):
+  rows = read_rows(trained[0])
+  assert [row['step'] for row in rows] == sorted({r['step'] for r in rows})
+  for name in ('sup_ce', 'sup_dice', 'sup_pseg', 'sup_mc', 'sup_pc', 'sup_pd'):
+    assert np.isfinite(rows[-1][f'{name}/ct'])
+  assert rows[0]['ipc_ce/mr'] == 0 < rows[-1]['ipc_ce/mr']
+  assert rows[0]['fpc_ce/mr'] == 0 < rows[-1]['fpc_ce/mr']
+  assert np.isclose(rows[-1]['weight/ct'] + rows[-1]['weight/mr'], 2)
+  assert 0 <= rows[-1]['kept/ct/background'] <= 1
+  assert rows[-1]['validation_dice_mean'] > 0
+
+
+def test_eval_only_gives_the_same_scores(trained, cache):
+  workdir, results, _ = trained
+  config = _heart(cache)
+  config.eval_only = True
+  again = train.train_and_evaluate(config, workdir)
+  assert again['modalities'] == results['modalities']
+  assert again['cases'] == results['cases']
+
+
+def test_resumed_run_equals_the_uninterrupted_one(trained, cache, tmp_path):
+  class Stopped(Exception):  # noqa: N818
+    pass
+
+  def stop(row):
+    if row['epoch'] == 2:
+      raise Stopped
+
+  workdir = tmp_path / 'resumed'
+  with pytest.raises(Stopped):
+    train.train_and_evaluate(_heart(cache), workdir, stop)
+  train.train_and_evaluate(_heart(cache), workdir)
+  assert _same(_state(workdir), _state(trained[0]))
+  clocks = ('time', 'images_per_second')
+  drop = lambda rows: [
+    {k: v for k, v in row.items() if k not in clocks} for row in rows
+  ]
+  assert drop(read_rows(workdir)) == drop(read_rows(trained[0]))
+
+
+def test_other_settings_are_refused_with_the_difference(trained, cache):
+  config = _heart(cache)
+  config.mpcl.delta = 0.5
+  with pytest.raises(ValueError, match=r'mpcl.delta: 0.1 -> 0.5'):
+    train.train_and_evaluate(config, trained[0])
+
+
+def test_init_from_takes_over_weights_and_memory(trained, cache, tmp_path):
+  config = _heart(cache)
+  config.init_from = str(trained[0])
+  config.optimizer.learning_rate = 0.0
+  config.epochs = 1
+  train.train_and_evaluate(config, tmp_path / 'more')
+  best = json.loads((trained[0] / 'results.json').read_text())
+  step = best['run']['networks']['ct,mr']['best_step']
+  with checkpoint.Checkpoints(trained[0]) as store:
+    start = store._manager.restore(step)
+  assert _same(_state(tmp_path / 'more')['params'], start['params'])
+  config.model.width = 4
+  with pytest.raises(ValueError, match='differs from this config'):
+    train.train_and_evaluate(config, tmp_path / 'wider')
+
+
+def test_supervised_trains_one_network_per_modality(cache, tmp_path):
+  config = _heart(cache, 'method=supervised')
+  config.epochs = 1
+  results = train.train_and_evaluate(config, tmp_path)
+  assert set(results['run']['networks']) == {'ct', 'mr'}
+  assert {case['modality'] for case in results['cases']} == {'ct', 'mr'}
+  for modality in ('ct', 'mr'):
+    assert (tmp_path / modality / 'checkpoints').is_dir()
+
+
+def test_upper_bound_and_one_modality_run_without_unlabelled_scans(
+  cache, tmp_path, capsys
+):
+  config = _heart(cache)
+  config.modalities, config.labeled_fraction = 'mr', 1.0
+  config.epochs = 1
+  results = train.train_and_evaluate(config, tmp_path)
+  assert set(results['modalities']) == {'mr'}
+  out = capsys.readouterr().out
+  assert 'dual consistency in mr: no unlabelled scans' in out
+  assert 'there is one modality' in out
+
+
+def _scramble(root, names, rng):
+  """Other classes for the foreground of some heart labels."""
+  codes = np.array([500, 600, 420, 550, 205, 820, 850], np.int16)
+  for name in names:
+    kind = name.split('_')[0]
+    path = root / f'{kind}_train' / f'{name}_label.nii.gz'
+    label = read_nifti(path, label=True)
+    voxels = label.voxels.astype(np.int16)
+    inside = voxels > 0
+    voxels[inside] = rng.choice(codes, inside.sum())
+    write_nifti(path, voxels, label.affine)
+
+
+def test_labels_that_count_as_unlabelled_never_reach_training(
+  trained, cache, tmp_path
+):
+  """No peeking: scrambling them changes no bit of the weights."""
+  (source,) = pathlib.Path(cache).glob('phantom*heart*')
+  split = json.loads((trained[0] / 'split.json').read_text())
+  hidden = [n for parts in split.values() for n in parts['unlabeled']]
+  assert hidden
+  shutil.copytree(source, tmp_path / 'scans')
+  root = tmp_path / 'scans' / 'mmwhs'
+  _scramble(root, hidden, np.random.default_rng(0))
+  config = _heart(cache)
+  config.data.mmwhs = str(root)
+  train.train_and_evaluate(config, tmp_path / 'blind')
+  assert _same(_state(tmp_path / 'blind'), _state(trained[0]))
+
+
+def test_abdomen_subset_of_modalities_and_bad_names(cache, tmp_path):
+  config = _tiny(abdomen.get_config(None), cache)
+  config.modalities = 'ct,t2'
+  config.epochs = 1
+  results = train.train_and_evaluate(config, tmp_path)
+  assert set(results['modalities']) == {'ct', 't2'}
+  for names, reason in (('ct,pet', 'unknown'), ('ct,ct', 'repeated')):
+    config.modalities = names
+    with pytest.raises(ValueError, match=reason):
+      train.train_and_evaluate(config, tmp_path / 'never')
+
+
+def test_real_scans_go_in_and_scores_come_out(scans, cache, tmp_path):
+  """Three patients of each archive, by links into a folder of our own."""
+  btcv = tmp_path / 'scans' / 'btcv' / 'RawData' / 'Training'
+  source = scans / 'btcv' / 'RawData' / 'Training'
+  for kind in ('img', 'label'):
+    (btcv / kind).mkdir(parents=True)
+    for path in sorted((source / kind).iterdir())[:3]:
+      (btcv / kind / path.name).symlink_to(path)
+  patients = tmp_path / 'scans' / 'chaos' / 'Train_Sets' / 'MR'
+  patients.mkdir(parents=True)
+  found = sorted((scans / 'chaos' / 'Train_Sets' / 'MR').iterdir())
+  for path in found[:3]:
+    (patients / path.name).symlink_to(path)
+  argument = f'scans={tmp_path / "scans"}'
+  config = _tiny(abdomen.get_config(argument), cache)
+  config.modalities = 'ct,t2'
+  config.epochs = 1
+  results = train.train_and_evaluate(config, tmp_path / 'run')
+  assert results['modalities']['ct']['test_cases'] == 1
+  assert (tmp_path / 'run' / 'progress.png').exists()
+
+
+def test_phantom_is_the_same_in_two_writings(cache, tmp_path):
+  phantom.write('heart', tmp_path / 'a', subjects=1, size='tiny', quiet=True)
+  phantom.write('heart', tmp_path / 'b', subjects=1, size='tiny', quiet=True)
+  files = sorted((tmp_path / 'a').rglob('*.nii.gz'))
+  assert len(files) == 4
+  for path in files:
+    other = tmp_path / 'b' / path.relative_to(tmp_path / 'a')
+    assert path.read_bytes() == other.read_bytes()
