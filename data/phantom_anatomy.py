@@ -30,13 +30,13 @@ class Difficulty(NamedTuple):
     texture: likewise, of the blotches within tissues.
   """
 
-  rotation: float = 12.0
-  size: float = 0.08
-  move: float = 3.0
+  rotation: float = 16.0
+  size: float = 0.11
+  move: float = 4.0
   deform: float = 4.0
   contrast: float = 1.0
-  gamma: float = 0.25
-  bias: float = 0.25
+  gamma: float = 0.2
+  bias: float = 0.16
   noise: float = 1.0
   texture: float = 1.0
 

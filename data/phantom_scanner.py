@@ -46,7 +46,7 @@ _AIR = Tissue(-1000, 15, -1000, 10, 15)
 TISSUES: dict[str, Tissue] = {
   #                 heart_ct heart_mr   ct    t2    t1   fat
   'skin': Tissue(20, 400, 20, 250, 350),
-  'fat': Tissue(-95, 620, -100, 170, 900, 0.93),
+  'fat': Tissue(-95, 430, -100, 170, 900, 0.93),
   'muscle': Tissue(55, 270, 60, 170, 380, 0.03),
   'bone': Tissue(520, 110, 430, 60, 110),
   'marrow': Tissue(210, 330, 190, 190, 480, 0.42),
@@ -72,7 +72,7 @@ TISSUES: dict[str, Tissue] = {
 }
 # One unit of noise and one unit of contrast variation, scanner units.
 _NOISE = {'heart_ct': 32, 'heart_mr': 45, 'ct': 20, 't2': 38, 't1': 38}
-_CONTRAST = {'heart_ct': 42, 'heart_mr': 75, 'ct': 16, 't2': 75, 't1': 65}
+_CONTRAST = {'heart_ct': 60, 'heart_mr': 75, 'ct': 16, 't2': 75, 't1': 65}
 # Their values differ little between people.
 _STEADY = frozenset({'air', 'lung', 'fat', 'bone', 'skin'})
 
