@@ -30,9 +30,9 @@ class Difficulty(NamedTuple):
     texture: likewise, of the blotches within tissues.
   """
 
-  rotation: float = 16.0
-  size: float = 0.11
-  move: float = 4.0
+  rotation: float = 13.0
+  size: float = 0.085
+  move: float = 3.2
   deform: float = 4.0
   contrast: float = 1.0
   gamma: float = 0.2

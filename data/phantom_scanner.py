@@ -72,7 +72,7 @@ TISSUES: dict[str, Tissue] = {
 }
 # One unit of noise and one unit of contrast variation, scanner units.
 _NOISE = {'heart_ct': 32, 'heart_mr': 45, 'ct': 20, 't2': 38, 't1': 38}
-_CONTRAST = {'heart_ct': 60, 'heart_mr': 75, 'ct': 16, 't2': 75, 't1': 65}
+_CONTRAST = {'heart_ct': 52, 'heart_mr': 75, 'ct': 16, 't2': 75, 't1': 65}
 # Their values differ little between people.
 _STEADY = frozenset({'air', 'lung', 'fat', 'bone', 'skin'})
 

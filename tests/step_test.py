@@ -1,0 +1,254 @@
+"""The train step: its losses, its gradients, its devices, its compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import abdomen
+from dbdc_jax import epoch_metrics, methods, parallel, step
+
+K, B, SIZE, C = 2, 4, 24, 5
+WIDTH = 3
+
+
+@pytest.fixture(scope='module')
+def config():
+  config = abdomen.get_config(None)
+  config.modalities = 'ct,t2'
+  config.model.width = WIDTH
+  config.model.embedding_dim = 8
+  config.augment.patch_size = 16
+  config.mpcl.stride = 2
+  config.batch_size = B
+  return config
+
+
+@pytest.fixture(scope='module')
+def batch():
+  rng = np.random.default_rng(0)
+  index = np.arange(K * B, dtype=np.int32).reshape(K, B)
+  draw = lambda: rng.integers(0, 65536, (K, B, SIZE, SIZE)).astype(np.uint16)
+  label = rng.integers(0, C, (K, B, SIZE, SIZE)).astype(np.uint8)
+  label[:, 0] = 0  # Classes are spread unevenly over devices.
+  return {
+    'labeled': {'image': draw(), 'label': label, 'index': index},
+    'unlabeled': {'image': draw(), 'index': index},
+  }
+
+
+def _signals(active=True):
+  return methods.Signals(
+    weights=jnp.array([1.3, 0.7]),
+    ramp=jnp.float32(0.5),
+    active=jnp.asarray(active),
+    present=jnp.ones((K, C), bool),
+    consistent=jnp.ones(K, bool),
+  )
+
+
+@pytest.fixture(scope='module')
+def start(config):
+  """Parameters and memory with a bank that is ready."""
+  params, memory = methods.build(config).init(jax.random.key(0))
+  bank = memory['prototypes']
+  vectors = np.random.default_rng(1).normal(size=bank.bank.shape)
+  vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+  memory['prototypes'] = bank._replace(
+    bank=jnp.asarray(vectors, jnp.float32), ready=jnp.ones(K, bool)
+  )
+  return params, memory
+
+
+@pytest.fixture(scope='module')
+def one_device(config, batch):
+  """`(params, memory, batch, signals) -> ((loss, aux), gradients)`."""
+  method = methods.build(config)
+  key = jax.random.key(3)
+  return jax.jit(
+    lambda p, m, b, s: jax.value_and_grad(method.loss, has_aux=True)(
+      p, m, b, key, s
+    )
+  )
+
+
+def _gap(a, b):
+  """Largest difference of two gradients, relative to the whole norm."""
+  gaps = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), a, b)
+  return max(jax.tree.leaves(gaps)) / float(optax.tree.norm(a))
+
+
+def test_four_devices_equal_one(config, batch, start, one_device):
+  params, memory = start
+  (loss, (new, metrics)), gradients = one_device(
+    params, memory, batch, _signals()
+  )
+  method = methods.build(config, parallel.AXIS)
+
+  def local(b):
+    (value, aux), g = jax.value_and_grad(method.loss, has_aux=True)(
+      params, memory, b, jax.random.key(3), _signals()
+    )
+    return (value, aux), parallel.mean_gradients(g)
+
+  many = jax.pmap(local, axis_name=parallel.AXIS, out_axes=None)
+  (loss4, (new4, metrics4)), gradients4 = many(parallel.shard(batch))
+  np.testing.assert_allclose(loss4, loss, rtol=1e-5)
+  assert _gap(gradients, gradients4) < 1e-5
+  for a, b in ((new, new4), (metrics, metrics4)):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a, b)
+
+
+def test_terms_add_up_to_the_loss(batch, start, one_device):
+  (loss, (_, metrics)), _ = one_device(*start, batch, _signals())
+  total = 0.0
+  for name, value in metrics.items():
+    if name.split('_')[0] in ('sup', 'ipc', 'fpc'):
+      share = 1.0 if name.startswith('sup') else 0.5
+      total += share * np.sum(np.array([1.3, 0.7]) * np.asarray(value))
+  np.testing.assert_allclose(loss, total, rtol=1e-5)
+  for name in ('sup_ce', 'sup_mc', 'ipc_ce', 'ipc_pc', 'fpc_ce', 'fpc_pd'):
+    assert (np.asarray(metrics[name]) != 0).all()
+
+
+def test_warmup_lets_nothing_of_the_unlabelled_through(
+  config, batch, start, one_device
+):
+  params, memory = start
+  off = _signals(active=False)
+  (loss, (_, metrics)), gradients = one_device(params, memory, batch, off)
+  assert not np.asarray(metrics['ipc_ce']).any()
+  alone = {'labeled': batch['labeled']}
+  method = methods.build(config)
+  (expected, _), labeled = jax.value_and_grad(method.loss, has_aux=True)(
+    params, memory, alone, jax.random.key(3), off
+  )
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  assert _gap(labeled, gradients) < 1e-5
+
+
+def test_warmup_stops_even_a_nan(batch, start, one_device):
+  """A NaN on the unlabelled path reaches neither loss nor gradient."""
+  params, memory = start
+
+  def loss(p):
+    gated = gate(p, jnp.asarray(False))
+    bad = jnp.sum(gated['w'] * jnp.nan)
+    return jnp.sum(p['w'] ** 2) + jnp.where(False, bad, 0.0)
+
+  from dbdc_jax.methods.dbdc import gate
+
+  value, gradient = jax.value_and_grad(loss)({'w': jnp.ones(3)})
+  assert value == 3
+  np.testing.assert_array_equal(gradient['w'], [2, 2, 2])
+  assert params and memory
+
+
+def test_running_statistics_take_three_updates_a_step(batch, start, one_device):
+  (_, (memory, _)), _ = one_device(*start, batch, _signals())
+  counts = {
+    float(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(memory['modulation'])
+    if path[-1].key == 'count'
+    for leaf in np.asarray(leaf)
+  }
+  assert counts == {3.0}
+
+
+def test_bank_of_before_the_step_makes_the_loss(batch, start, one_device):
+  params, memory = start
+  (_, (new, metrics)), _ = one_device(params, memory, batch, _signals())
+  moved = np.asarray(new['prototypes'].bank - memory['prototypes'].bank)
+  assert np.abs(moved).max() > 0
+  norms = jnp.linalg.norm(new['prototypes'].bank, axis=-1)
+  np.testing.assert_allclose(norms, 1, atol=1e-3)
+  assert (metrics['kept_pixels'] <= metrics['offered_pixels']).all()
+
+
+def test_prediction_compiles_no_projector(config, batch, start, one_device):
+  params, memory = start
+  method = methods.build(config)
+  images, ids = jnp.zeros((2, 16, 16, 1)), jnp.array([0, 1])
+  predict = jax.jit(method.predict).lower(params, memory, images, ids)
+  channels = f'x{14 * WIDTH}xf32'
+  assert channels not in predict.as_text()
+  train = one_device.lower(params, memory, batch, _signals())
+  assert channels in train.as_text()
+
+
+def test_step_is_compiled_once_and_lowers_for_every_platform(config, batch):
+  traced = 0
+  method = methods.build(config, parallel.AXIS)
+
+  def counted(*args):
+    nonlocal traced
+    traced += 1
+    return method.loss(*args)
+
+  tx = optax.adam(1e-3)
+  step_fn = step.make_step(method._replace(loss=counted), tx, seed=0)
+  state = step.init_state(method, tx, config, C, K)
+  sharded = parallel.shard(batch)
+  exported = jax.export.export(
+    jax.jit(step_fn), platforms=('cpu', 'cuda', 'tpu')
+  )(state, sharded, _signals())
+  assert set(exported.platforms) == {'cpu', 'cuda', 'tpu'}
+  traced = 0
+  losses = []
+  for active in (False, True, True):
+    signals = parallel.place(_signals(active))
+    state, metrics = step_fn(state, sharded, signals)
+    losses.append(float(metrics['loss']))
+  assert traced <= 1
+  assert int(state.step) == 3
+  assert np.isfinite(losses).all()
+
+
+def test_bfloat16_keeps_parameters_and_losses_in_float32(config, batch, start):
+  config = config.copy_and_resolve_references()
+  config.dtype = 'bfloat16'
+  params, memory = start
+  shapes = jax.eval_shape(
+    jax.value_and_grad(methods.build(config).loss, has_aux=True),
+    params,
+    memory,
+    batch,
+    jax.random.key(0),
+    _signals(),
+  )
+  for leaf in jax.tree.leaves(shapes):
+    assert leaf.dtype != jnp.bfloat16
+
+
+def test_ramp():
+  config = abdomen.get_config('scans=/data')
+  found = [step.ramp(config, t) for t in (1, 25, 50, 75, 100)]
+  expected = [0.0074, 0.0601, 0.2865, 0.7316, 1.0]
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+  config.dc.ramp = 'constant'
+  assert step.ramp(config, 1) == 1
+  config.dc.ramp = 'linear'
+  with pytest.raises(ValueError, match='choose gaussian or constant'):
+    step.ramp(config, 1)
+
+
+def test_non_finite_loss_names_term_modality_and_step():
+  metrics = {
+    'loss': np.float32(np.nan),
+    'gradient_norm': np.float32(1),
+    'sup_ce': np.array([1.0, np.nan]),
+    'ipc_ce': np.array([np.nan, np.nan]),
+  }
+  with pytest.raises(
+    epoch_metrics.NonFiniteLossError, match='step 7: sup_ce of modality t2'
+  ):
+    epoch_metrics.check_finite(metrics, 7, ('ct', 't2'), 'checkpoints')
+  fine = {'loss': np.float32(1), 'gradient_norm': np.float32(1)}
+  epoch_metrics.check_finite(fine, 7, ('ct', 't2'), 'checkpoints')
+
+
+def test_batches_that_do_not_divide_name_the_nearest_that_does():
+  parallel.check_batch(8)
+  with pytest.raises(ValueError, match='batch_size=8'):
+    parallel.check_batch(7)
