@@ -21,6 +21,7 @@ def base() -> ml_collections.ConfigDict:
   config.seed = 0
   # Share of the training patients whose labels are used; 1 = upper bound.
   config.labeled_fraction = 0.2
+  # Passes over the largest modality's unlabelled slices.
   config.epochs = 100
   # Labelled and as many unlabelled slices per modality and step.
   config.batch_size = 8
