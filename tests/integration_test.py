@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from configs import abdomen, heart
-from data import phantom
 from data.volume_io import read_nifti, write_nifti
 from dbdc_jax import checkpoint, train
 from dbdc_jax.metric_writer import read_rows
@@ -234,13 +233,3 @@ def test_real_scans_go_in_and_scores_come_out(scans, cache, tmp_path):
   results = train.train_and_evaluate(config, tmp_path / 'run')
   assert results['modalities']['ct']['test_cases'] == 1
   assert (tmp_path / 'run' / 'progress.png').exists()
-
-
-def test_phantom_is_the_same_in_two_writings(cache, tmp_path):
-  phantom.write('heart', tmp_path / 'a', subjects=1, size='tiny', quiet=True)
-  phantom.write('heart', tmp_path / 'b', subjects=1, size='tiny', quiet=True)
-  files = sorted((tmp_path / 'a').rglob('*.nii.gz'))
-  assert len(files) == 4
-  for path in files:
-    other = tmp_path / 'b' / path.relative_to(tmp_path / 'a')
-    assert path.read_bytes() == other.read_bytes()
