@@ -32,7 +32,11 @@ class Checkpoints:
       ),
       cleanup_tmp_directories=True,
     )
-    self._manager = ocp.CheckpointManager(self._folder, options=options)
+    self._manager = ocp.CheckpointManager(
+      self._folder,
+      options=options,
+      item_handlers=ocp.StandardCheckpointHandler(),
+    )
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -73,10 +77,33 @@ class Checkpoints:
         restore into.
 
     Raises:
-      ValueError: if the checkpoint holds another structure or shape.
+      ValueError: the checkpoint holds other arrays or shapes; says which.
     """
+    # Asked before reading: a read that fails half-way leaves others behind.
+    found = _shapes(self._manager.metadata(step).item_metadata.tree)
+    wanted = _shapes(like)
+    differing = sorted(
+      name
+      for name in found.keys() | wanted.keys()
+      if found.get(name) != wanted.get(name)
+    )
+    if differing:
+      name = differing[0]
+      raise ValueError(
+        f'{self._folder / str(step)}: {len(differing)} arrays differ, the first'
+        f' is {name}: {found.get(name, "missing")} in the checkpoint,'
+        f' {wanted.get(name, "missing")} in this config'
+      )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Shape of every array of a tree by its name, e.g. 'params/unet/...'."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def exists(workdir: str | pathlib.Path) -> bool:

@@ -18,6 +18,9 @@ from rich import progress as rich_progress
 from tensorboardX import SummaryWriter
 
 _NAME = 'metrics.jsonl'
+# Steps after the first one until a run without a progress bar says how long it
+# will take.
+_ESTIMATE_AFTER = 10
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -93,8 +96,8 @@ class MetricWriter:
       )
       self._bar.start()
       self._job = self._bar.add_task('training', total=self._total)
-    self._began = time.monotonic()
-    self._first_step = 0
+    # (step, time) once the first step is done: compiling is not counted.
+    self._clock: tuple[int, float] | None = None
     return self
 
   def __exit__(self, *error) -> None:
@@ -110,7 +113,6 @@ class MetricWriter:
     """Drops rows behind `step`: they will be written again."""
     if not self._lead:
       return
-    self._first_step = step
     rows = [row for row in read_rows(self._folder) if row['step'] <= step]
     path = self._folder / _NAME
     partial = path.with_name(_NAME + '.partial')
@@ -144,9 +146,16 @@ class MetricWriter:
           self._events.add_scalar(f'{kind}/{name}', value, step)
 
   def progress(self, step: int, text: str) -> None:
-    """Moves the progress bar (on a terminal)."""
+    """Moves the progress bar; off a terminal, says once how long it takes."""
+    if self._quiet:
+      return
+    if self._clock is None:
+      self._clock = (step, time.monotonic())
     if self._bar:
       self._bar.update(self._job, completed=step, description=text)
+    elif step - self._clock[0] == _ESTIMATE_AFTER:
+      each = (time.monotonic() - self._clock[1]) / _ESTIMATE_AFTER
+      self.line(f'{each:.2g} s a step', step)
 
   def line(self, text: str, step: int | None = None) -> None:
     """Prints a line above the bar.
@@ -160,8 +169,8 @@ class MetricWriter:
     if self._bar:
       self._bar.console.print(text, highlight=False, markup=False)
       return
-    if step and step > self._first_step and self._total:
-      spent = time.monotonic() - self._began
-      left = spent / (step - self._first_step) * (self._total - step)
+    if step and self._clock and step > self._clock[0]:
+      spent = time.monotonic() - self._clock[1]
+      left = spent / (step - self._clock[0]) * max(self._total - step, 0)
       text += f' ({left / 60:.1f} min left)'
     print(text, file=sys.stderr, flush=True)

@@ -71,10 +71,13 @@ def check_resumable(
   """Checks that a workdir's run was started with the same settings.
 
   Raises:
-    ValueError: naming each field that differs.
+    ValueError: naming each field that differs, or that there is nothing to
+      test.
   """
   path = workdir / 'config.json'
   if not path.exists():
+    if config.eval_only:
+      raise ValueError(f'eval_only: no run in {workdir}; train there first')
     return
   old = json.loads(path.read_text())
   lines = difference(old, config.to_dict())

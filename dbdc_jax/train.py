@@ -67,7 +67,7 @@ class _Run:
 def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
   task = TASKS[config.task]
   modalities = tuple(m.name for m in task.select(config.modalities))
-  parallel.check_batch(config.batch_size)
+  method = methods.build(config, parallel.AXIS)
   batches = input_pipeline.Batches(
     prepared,
     split,
@@ -75,8 +75,7 @@ def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
     batch_size=config.batch_size,
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
-    use_unlabeled=config.method != 'supervised'
-    and (config.dc.ipc or config.dc.fpc),
+    use_unlabeled=method.unlabeled,
   )
   total_steps = batches.steps_per_epoch * config.epochs
   present = input_pipeline.present_classes(
@@ -89,7 +88,7 @@ def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
     split=split,
     modalities=modalities,
     classes=task.classes,
-    method=methods.build(config, parallel.AXIS),
+    method=method,
     batches=batches,
     present=present,
     tx=optimizer.build(config, total_steps),
@@ -200,7 +199,7 @@ def _fit(run: _Run, state: TrainState, store, writer) -> float:
     )
     if validated is not None:
       text += f', validation DSC {100 * validated:.1f} %'
-    writer.line(text)
+    writer.line(text, step)
     if run.on_epoch:
       run.on_epoch({'epoch': epoch, **row})
   store.wait()
@@ -333,6 +332,11 @@ def train_and_evaluate(
     NonFiniteLossError: the loss stopped being a number.
   """
   folder = pathlib.Path(workdir).absolute()
+  # Everything that can be refused is refused before anything is written.
+  task = TASKS[config.task]
+  names = tuple(m.name for m in task.select(config.modalities))
+  joint = methods.build(config).joint
+  parallel.check_batch(config.batch_size)
   run_record.check_resumable(folder, config)
   folder.mkdir(parents=True, exist_ok=True)
   prepared, split = input_pipeline.load(config, folder)
@@ -343,9 +347,6 @@ def train_and_evaluate(
     fingerprint=prepared.fingerprint,
     skipped=prepared.skipped,
   )
-  task = TASKS[config.task]
-  names = tuple(m.name for m in task.select(config.modalities))
-  joint = methods.build(config).joint
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   cases, facts = [], {}
   for part in parts:

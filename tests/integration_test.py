@@ -5,12 +5,15 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from PIL import Image
 import pytest
 
 from configs import abdomen, heart
 from data.volume_io import read_nifti, write_nifti
-from dbdc_jax import checkpoint, train
+from dbdc_jax import checkpoint, epoch_metrics, optimizer, train
 from dbdc_jax.metric_writer import read_rows
 
 
@@ -201,16 +204,74 @@ def test_labels_that_count_as_unlabelled_never_reach_training(
   assert _same(_state(tmp_path / 'blind'), _state(trained[0]))
 
 
-def test_abdomen_subset_of_modalities_and_bad_names(cache, tmp_path):
+def _abdomen(cache):
   config = _tiny(abdomen.get_config(None), cache)
   config.modalities = 'ct,t2'
-  config.epochs = 1
-  results = train.train_and_evaluate(config, tmp_path)
-  assert set(results['modalities']) == {'ct', 't2'}
-  for names, reason in (('ct,pet', 'unknown'), ('ct,ct', 'repeated')):
-    config.modalities = names
-    with pytest.raises(ValueError, match=reason):
-      train.train_and_evaluate(config, tmp_path / 'never')
+  config.epochs, config.dc.warmup_epochs = 1, 0
+  return config
+
+
+def _shuffle_abdomen_labels(root, split, rng):
+  """Permutes the voxels of every label that counts as unlabelled."""
+  for name in split['ct']['unlabeled']:
+    path = root / 'btcv/RawData/Training/label' / f'label{name[3:]}.nii.gz'
+    label = read_nifti(path, label=True)
+    voxels = rng.permutation(label.voxels.ravel()).reshape(label.voxels.shape)
+    write_nifti(path, voxels.astype(np.uint8), label.affine)
+  for name in split['t2']['unlabeled']:
+    patient = name.split('_')[0]
+    ground = root / 'chaos/Train_Sets/MR' / patient / 'T2SPIR/Ground'
+    for path in sorted(ground.glob('*.png')):
+      grey = np.asarray(Image.open(path))
+      Image.fromarray(rng.permutation(grey.ravel()).reshape(grey.shape)).save(
+        path
+      )
+
+
+def test_the_abdomens_hidden_labels_may_be_anything_at_all(cache, tmp_path):
+  """Without a region of interest nothing of them is looked at."""
+  train.train_and_evaluate(_abdomen(cache), tmp_path / 'run')
+  split = json.loads((tmp_path / 'run' / 'split.json').read_text())
+  assert split['ct']['unlabeled'] and split['t2']['unlabeled']
+  (source,) = pathlib.Path(cache).glob('phantom*abdomen*')
+  shutil.copytree(source, tmp_path / 'scans')
+  _shuffle_abdomen_labels(tmp_path / 'scans', split, np.random.default_rng(0))
+  config = _abdomen(cache)
+  config.data.btcv = str(tmp_path / 'scans' / 'btcv')
+  config.data.chaos = str(tmp_path / 'scans' / 'chaos')
+  train.train_and_evaluate(config, tmp_path / 'blind')
+  fingerprints = [
+    json.loads((tmp_path / name / 'run.json').read_text())['data']['hash']
+    for name in ('run', 'blind')
+  ]
+  assert fingerprints[0] == fingerprints[1]
+  assert _same(_state(tmp_path / 'blind'), _state(tmp_path / 'run'))
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+  trained, cache, tmp_path, monkeypatch
+):
+  """The second epoch's learning rate is infinite."""
+  workdir = tmp_path / 'run'
+  build = optimizer.build
+
+  def explode(config, total_steps):
+    first = total_steps // config.epochs
+    rate = lambda step: jnp.where(step < first, 1e-3, jnp.inf)
+    return optax.chain(
+      build(config, total_steps), optax.scale_by_schedule(rate)
+    )
+
+  monkeypatch.setattr(optimizer, 'build', explode)
+  with pytest.raises(
+    epoch_metrics.NonFiniteLossError, match=r'sup_\w+ of modality (ct|mr)'
+  ) as caught:
+    train.train_and_evaluate(_heart(cache), workdir)
+  (row,) = read_rows(workdir)
+  assert f'step {row["step"] + 2}:' in str(caught.value)
+  state = _state(workdir)
+  assert state['step'] == row['step']
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state['params']))
 
 
 def test_real_scans_go_in_and_scores_come_out(scans, cache, tmp_path):

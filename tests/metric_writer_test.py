@@ -57,7 +57,13 @@ def test_only_the_lead_writes(tmp_path):
 
 
 def test_lines_off_a_terminal_tell_the_time_left(tmp_path, capsys):
-  with MetricWriter(tmp_path, total_steps=10) as writer:
+  with MetricWriter(tmp_path, total_steps=50) as writer:
     writer.resume(0)
     writer.line('epoch 1', step=5)
+    assert 'left' not in capsys.readouterr().err  # Nothing to go by yet.
+    for step in range(1, 20):
+      writer.progress(step, 'epoch 1')
+    (estimate,) = capsys.readouterr().err.splitlines()
+    assert 's a step (' in estimate and 'min left' in estimate
+    writer.line('epoch 1', step=19)
   assert 'min left' in capsys.readouterr().err

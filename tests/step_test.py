@@ -1,5 +1,6 @@
 """The train step: its losses, its gradients, its devices, its compilation."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from configs import abdomen
 from dbdc_jax import epoch_metrics, methods, parallel, step
+from dbdc_jax.models.unet import UNet
 
 K, B, SIZE, C = 2, 4, 24, 5
 WIDTH = 3
@@ -252,3 +254,35 @@ def test_batches_that_do_not_divide_name_the_nearest_that_does():
   parallel.check_batch(8)
   with pytest.raises(ValueError, match='batch_size=8'):
     parallel.check_batch(7)
+
+
+def test_one_step_encodes_three_times_and_decodes_four(config, batch, start):
+  """Labelled, weak, strong; the dropout pass has the weak encoder's features.
+
+  All modalities go through each pass together.
+  """
+  passes = []
+
+  def spy(call, args, kwargs, context):
+    name = context.method_name
+    if isinstance(context.module, UNet) and name in (
+      'encode',
+      'decode',
+      'head',
+    ):
+      passes.append((name, jax.tree.leaves(args)[0].shape[0]))
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(spy):
+    jax.eval_shape(
+      methods.build(config).loss,
+      *start,
+      batch,
+      jax.random.key(0),
+      _signals(),
+    )
+  everyone = K * B
+  assert passes.count(('encode', everyone)) == 3
+  assert passes.count(('decode', everyone)) == 4
+  assert passes.count(('head', everyone)) == 4
+  assert len(passes) == 11

@@ -43,6 +43,7 @@ class Method(NamedTuple):
     update: `(params, memory) -> memory`, after the optimizer's step.
     joint: True if one network takes all modalities; False trains one network
       per modality.
+    unlabeled: whether `loss` reads `batch['unlabeled']`.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -50,6 +51,7 @@ class Method(NamedTuple):
   predict: Callable[..., jax.Array]
   update: Callable[..., Any]
   joint: bool
+  unlabeled: bool
 
 
 def keep_memory(params: Any, memory: Any) -> Any:

@@ -110,6 +110,7 @@ def build(
     predict=predict,
     update=base.keep_memory,
     joint=True,
+    unlabeled=config.dc.ipc or config.dc.fpc,
   )
 
 

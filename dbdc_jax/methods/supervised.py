@@ -23,7 +23,7 @@ def build(
   num_modalities = len(task.select(config.modalities))
   if num_modalities != 1:
     # The loop trains one such network per modality (joint=False).
-    return base.Method(None, None, None, None, joint=False)
+    return base.Method(None, None, None, None, joint=False, unlabeled=False)
   net = UNet(
     num_classes=len(task.classes),
     num_modalities=1,
@@ -63,4 +63,6 @@ def build(
   def predict(params, memory, images, modality):
     return net.apply({'params': params, **memory}, images, modality, False)
 
-  return base.Method(init, loss, predict, base.keep_memory, joint=False)
+  return base.Method(
+    init, loss, predict, base.keep_memory, joint=False, unlabeled=False
+  )

@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+
+from data import phantom, prepare
+from data import split as splits
+from data.task import HEART
+from dbdc_jax import input_pipeline
+
+NAMES = ('ct', 'mr')
+
+
+@pytest.fixture(scope='module')
+def heart(tmp_path_factory):
+  """A prepared tiny phantom and its split."""
+  folder = tmp_path_factory.mktemp('pipeline')
+  roots = phantom.write(
+    'heart', folder / 'scans', subjects=5, size='tiny', quiet=True
+  )
+  prepared = prepare.prepare(
+    HEART,
+    HEART.modalities,
+    roots,
+    slice_size=32,
+    roi='label',
+    cache=str(folder / 'cache'),
+    quiet=True,
+  )
+  split = splits.make(prepared.cases, seed=0, fold=0, labeled_fraction=0.4)
+  return prepared, split
+
+
+def _batches(heart, **kwargs):
+  settings = {
+    'batch_size': 4,
+    'seed': 0,
+    'memory_limit_gib': 1.0,
+    'use_unlabeled': True,
+  }
+  return input_pipeline.Batches(*heart, NAMES, **(settings | kwargs))
+
+
+def _equal(a, b):
+  return all(
+    np.array_equal(a[kind][name], b[kind][name])
+    for kind in a
+    for name in a[kind]
+  )
+
+
+def _keys(batch):
+  """The slices of a batch's labelled and unlabelled images, as bytes."""
+  return {
+    (kind, k): [image.tobytes() for image in batch[kind]['image'][k]]
+    for kind in batch
+    for k in range(len(NAMES))
+  }
+
+
+def test_a_batch_depends_on_seed_and_step_alone(heart):
+  batches = _batches(heart)
+  later = [batches.batch(step) for step in (7, 3)]
+  again = _batches(heart)
+  assert _equal(again.batch(3), later[1]) and _equal(again.batch(7), later[0])
+  assert not _equal(again.batch(3), again.batch(4))
+  assert not _equal(_batches(heart, seed=1).batch(3), later[1])
+
+
+def test_iterating_from_any_step_gives_the_same_batches(heart):
+  batches = _batches(heart)
+  loaded = list(batches.iterate(2, 5))
+  assert len(loaded) == 3
+  for step, batch in zip(range(2, 5), loaded, strict=True):
+    assert _equal(batch, batches.batch(step))
+  assert not list(batches.iterate(5, 5))
+
+
+def test_streamed_slices_equal_those_in_memory(heart):
+  kept, streamed = _batches(heart), _batches(heart, memory_limit_gib=0.0)
+  assert kept.in_memory and not streamed.in_memory
+  for step in range(3):
+    assert _equal(kept.batch(step), streamed.batch(step))
+
+
+def test_shapes_types_and_global_indices(heart):
+  batch = _batches(heart).batch(0)
+  assert batch['labeled']['image'].shape == (2, 4, 32, 32)
+  assert batch['labeled']['image'].dtype == np.uint16
+  assert batch['labeled']['label'].dtype == np.uint8
+  assert 'label' not in batch['unlabeled']
+  for part in batch.values():
+    np.testing.assert_array_equal(part['index'], np.arange(8).reshape(2, 4))
+
+
+def test_an_epoch_is_the_largest_unlabelled_set_and_repeats_the_others(heart):
+  prepared, split = heart
+  batches = _batches(heart)
+  slices = {
+    (m, part): [
+      image.tobytes() for case in cases for image in prepared.images(case)
+    ]
+    for part in ('labeled', 'unlabeled')
+    for m, cases in zip(
+      NAMES, input_pipeline.select(prepared, split, NAMES, part), strict=True
+    )
+  }
+  largest = max(len(slices[m, 'unlabeled']) for m in NAMES)
+  assert batches.steps_per_epoch == -(-largest // 4)
+  seen = {(kind, k): [] for kind in ('labeled', 'unlabeled') for k in (0, 1)}
+  for step in range(batches.steps_per_epoch):
+    for key, images in _keys(batches.batch(step)).items():
+      seen[key] += images
+  for (kind, k), images in seen.items():
+    # Every slice is seen, and none of another modality or part.
+    assert set(images) == set(slices[NAMES[k], kind])
+
+
+def test_without_unlabelled_scans_there_is_nothing_to_be_consistent_on(heart):
+  prepared, _ = heart
+  split = splits.make(prepared.cases, seed=0, fold=0, labeled_fraction=1.0)
+  batches = _batches((prepared, split))
+  assert not batches.consistent.any() and 'unlabeled' not in batches.batch(0)
+  # One modality has some, the other has not: its images fill the batch.
+  mixed = {m: {p: list(c) for p, c in split[m].items()} for m in NAMES}
+  mixed['mr']['unlabeled'] = [mixed['mr']['labeled'].pop()]
+  batches = _batches((prepared, mixed))
+  np.testing.assert_array_equal(batches.consistent, [False, True])
+  assert batches.batch(0)['unlabeled']['image'].shape == (2, 4, 32, 32)
+  # A method that leaves them alone has epochs of the same length.
+  plain = _batches((prepared, mixed), use_unlabeled=False)
+  assert plain.steps_per_epoch == batches.steps_per_epoch
+  assert 'unlabeled' not in plain.batch(0)
+
+
+def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):
+  prepared, split = heart
+  asked = []
+
+  def spy(original):
+    def ask(self, case, *index):
+      asked.append(case.name)
+      return original(self, case, *index)
+
+    return ask
+
+  for name in ('label', 'labels', 'native_labels'):
+    monkeypatch.setattr(
+      prepare.Prepared, name, spy(getattr(prepare.Prepared, name))
+    )
+  for limit in (1.0, 0.0):
+    _batches(heart, memory_limit_gib=limit).batch(0)
+  input_pipeline.present_classes(prepared, split, NAMES, len(HEART.classes))
+  hidden = {n for parts in split.values() for n in parts['unlabeled']}
+  assert asked and not hidden & set(asked)
+
+
+def test_present_classes_are_those_of_the_labelled_scans(heart, monkeypatch):
+  prepared, split = heart
+  only = {0, 1, 5}
+  labels = prepare.Prepared.labels
+  monkeypatch.setattr(
+    prepare.Prepared,
+    'labels',
+    lambda self, case: np.where(
+      np.isin(labels(self, case), list(only)), labels(self, case), 0
+    ),
+  )
+  found = input_pipeline.present_classes(prepared, split, NAMES, 8)
+  expected = np.isin(np.arange(8), list(only))
+  np.testing.assert_array_equal(found, [expected, expected])

@@ -1,0 +1,90 @@
+"""The command as it is typed, in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = {
+  'data.slice_size': 32,
+  'phantom.size': 'tiny',
+  'phantom.subjects': 3,
+  'model.width': 2,
+  'model.embedding_dim': 8,
+  'augment.patch_size': 16,
+  'batch_size': 4,
+  'epochs': 1,
+  'evaluation.overlays': 1,
+}
+
+
+def _run(*arguments, **fields):
+  flags = [f'--config.{name}={value}' for name, value in fields.items()]
+  return subprocess.run(
+    [sys.executable, '-m', 'dbdc_jax.main', *arguments, *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_a_subset_of_modalities_is_trained_and_tested(tmp_path):
+  done = _run(
+    '--config',
+    'configs/abdomen.py',
+    '--config.modalities=ct,t2',
+    '--workdir',
+    str(tmp_path / 'run'),
+    **TINY,
+    **{'data.cache': tmp_path / 'cache'},
+  )
+  assert done.returncode == 0, done.stderr
+  for part in ('4 structures', 'phantom', 'CT', 'T2', 'devices: 4 x cpu'):
+    assert part in done.stdout
+  assert 'T1' not in done.stdout
+  assert 'min left' in done.stderr
+  assert str(tmp_path / 'run') in done.stdout.splitlines()[-1]
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert list(results['modalities']) == ['ct', 't2']
+
+
+def test_bad_names_and_fields_say_what_there_is(tmp_path):
+  config = ('--config', 'configs/abdomen.py', '--workdir', str(tmp_path / 'r'))
+  for names, part in (('ct,pet', 'unknown modality'), ('ct,ct', 'repeated')):
+    done = _run(*config, modalities=names)
+    assert done.returncode == 1
+    assert part in done.stderr and 'Traceback' not in done.stderr
+  done = _run(*config, **{'mpcl.detla': 1})
+  assert done.returncode != 0 and 'detla' in done.stderr
+  assert not (tmp_path / 'r').exists()
+
+
+def test_without_a_config_the_help_is_shown():
+  done = _run()
+  assert done.returncode == 2
+  assert 'configs/heart.py' in done.stderr
+
+
+def test_bad_scans_are_one_table_and_an_exit_code(tmp_path):
+  folder = tmp_path / 'scans' / 'ct_train'
+  folder.mkdir(parents=True)
+  for number in (1001, 1002):
+    name = f'ct_train_{number}_image.nii.gz'
+    (folder / name).write_bytes(b'no scan')
+    (folder / name.replace('image', 'label')).write_bytes(b'')
+  done = _run(
+    '--config',
+    f'configs/heart.py:scans={tmp_path / "scans"}',
+    '--workdir',
+    str(tmp_path / 'run'),
+    modalities='ct',
+    **{'data.cache': tmp_path / 'cache'},
+  )
+  assert done.returncode == 1
+  assert 'file | reason | remedy' in done.stderr
+  assert '1001' in done.stderr and '1002' in done.stderr
+  assert 'Traceback' not in done.stderr
+  assert not [f for f in os.listdir(tmp_path / 'cache') if 'partial' in f]
