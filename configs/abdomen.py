@@ -20,8 +20,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   config.data.slice_size = 256
   config.data.roi = 'none'
   config.augment.patch_size = 128
-  sources = {'btcv': 'btcv', 'chaos': 'chaos'}
-  if common.arguments(config, argument, sources):
+  if common.arguments(config, argument):
     config.expectation = 'the paper reports 87.61 % mean test DSC for DBDC'
   else:
     common.quick(config)

@@ -7,6 +7,8 @@ are overridden by `--config.field=value`, which always wins.
 
 import ml_collections
 
+from data.task import TASKS
+
 
 def base() -> ml_collections.ConfigDict:
   """The paper's settings, without a task."""
@@ -48,10 +50,10 @@ def base() -> ml_collections.ConfigDict:
 
 def _data() -> ml_collections.ConfigDict:
   data = ml_collections.ConfigDict()
-  # Folder of each archive; all empty means: the built-in phantom.
-  data.mmwhs = ''
-  data.btcv = ''
-  data.chaos = ''
+  # Folder of each archive (mmwhs, btcv, chaos); all empty means: the built-in
+  # phantom.
+  for source in sources():
+    data[source] = ''
   # Side of the square prepared slices, in pixels; the scan's longer side.
   data.slice_size = 0
   # 'label' crops to the label's bounding box (scans without a label stay
@@ -67,9 +69,11 @@ def _data() -> ml_collections.ConfigDict:
   data.split_seed = 0
   # ... rotated by this fold (0 to 4 give five disjoint test sets) ...
   data.fold = 0
-  # ... or read from a split.json of another run.
+  # ... or read from a split.json of another run, which also says who is
+  # labelled (labeled_fraction is not used then).
   data.split = ''
-  # Decoded training slices are kept in memory up to this size, streamed past.
+  # Decoded training slices are kept in memory up to this size; the rest is
+  # decoded again each time.
   data.memory_limit_gib = 8.0
   return data
 
@@ -181,17 +185,24 @@ def _phantom() -> ml_collections.ConfigDict:
   return phantom
 
 
-def arguments(
-  config: ml_collections.ConfigDict,
-  argument: str | None,
-  sources: dict[str, str],
-) -> bool:
+def sources(*names: str) -> tuple[str, ...]:
+  """The archives of the named tasks (of all), in order."""
+  found = (
+    modality.source
+    for name in names or TASKS
+    for modality in TASKS[name].modalities
+  )
+  return tuple(dict.fromkeys(found))
+
+
+def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
   """Applies what stands behind the config's name: `:key=value,key=value`.
 
   Args:
-    config: changed in place.
+    config: changed in place; its task says which archives there are. A task
+      of one archive takes `scans=DIR` for it, one of several expects a
+      subfolder for each.
     argument: the text behind the colon, or None.
-    sources: archive -> its subfolder of `scans=DIR` ('' = DIR itself).
 
   Returns:
     Whether folders of real scans were given.
@@ -199,7 +210,8 @@ def arguments(
   Raises:
     ValueError: for an unknown or a repeated key, or a pair without '='.
   """
-  allowed = ('scans', 'method', *sources)
+  archives = sources(config.task)
+  allowed = ('scans', 'method', *archives)
   given: dict[str, str] = {}
   for pair in filter(None, (argument or '').split(',')):
     key, equals, value = pair.partition('=')
@@ -211,10 +223,11 @@ def arguments(
       )
     given[key] = value
   config.method = given.get('method', config.method)
-  for source, subfolder in sources.items():
+  for source in archives:
     folder = given.get(source, '')
     if not folder and 'scans' in given:
-      folder = '/'.join(filter(None, (given['scans'].rstrip('/'), subfolder)))
+      folder = given['scans'].rstrip('/')
+      folder += f'/{source}' if len(archives) > 1 else ''
     config.data[source] = folder
   return bool(given.keys() - {'method'})
 
@@ -232,7 +245,7 @@ def quick(config: ml_collections.ConfigDict) -> None:
   config.augment.flips = False
   config.data.slice_size = 64
   config.batch_size = 4
-  config.epochs = 40
+  config.epochs = 16
   config.mpcl.stride = 2
   config.dc.ramp = 'constant'
   config.optimizer.learning_rate = 2e-3

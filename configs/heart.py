@@ -22,7 +22,7 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   # The paper's text says 128; its multiply-accumulates say 96.
   config.augment.patch_size = 96
   config.augment.flips = True
-  if common.arguments(config, argument, {'mmwhs': ''}):
+  if common.arguments(config, argument):
     config.expectation = 'the paper reports 84.56 % mean test DSC for DBDC'
   else:
     common.quick(config)

@@ -27,7 +27,7 @@ from data import phantom_shapes as shapes
 from data.phantom_anatomy import DIFFICULTY, Difficulty
 
 # Raised whenever the same settings would give other scans.
-VERSION = 1
+VERSION = 2
 _DONE = 'phantom.json'
 LAYOUTS = {'heart': 'mmwhs', 'abdomen': 'btcv+chaos'}
 # Extent (right-left, back-front, feet-head) of a scan, mm.

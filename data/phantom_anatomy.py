@@ -30,25 +30,33 @@ class Difficulty(NamedTuple):
     texture: likewise, of the blotches within tissues.
   """
 
-  rotation: float = 13.0
+  rotation: float = 14.0
   size: float = 0.085
-  move: float = 3.2
-  deform: float = 4.0
-  contrast: float = 1.0
-  gamma: float = 0.2
-  bias: float = 0.16
-  noise: float = 1.0
-  texture: float = 1.0
+  move: float = 3.0
+  deform: float = 3.0
+  contrast: float = 1.5
+  gamma: float = 0.3
+  bias: float = 0.24
+  noise: float = 0.5
+  texture: float = 0.5
 
 
 DIFFICULTY = Difficulty()
+
+
+def spread(rng: np.random.Generator) -> float:
+  """A draw of variance 1 without tails: few subjects do not cover its range.
+
+  Tails would make single subjects impossible instead of all of them different.
+  """
+  return float(rng.uniform(-np.sqrt(3), np.sqrt(3)))
 
 
 class _Body:
   """Draws parts with their own place and size, in the subject's pose."""
 
   def __init__(self, points, rng: np.random.Generator, d: Difficulty):
-    turn = shapes.rotation(rng.normal(size=3), d.rotation * rng.normal())
+    turn = shapes.rotation(rng.normal(size=3), d.rotation * spread(rng))
     posed = shapes.apply(turn / np.exp(d.size * rng.normal()), points)
     self.points = shapes.warp(posed, rng, d.deform)
     self._rng, self._d = rng, d

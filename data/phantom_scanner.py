@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from data import phantom_shapes as shapes
-from data.phantom_anatomy import Difficulty
+from data.phantom_anatomy import Difficulty, spread
 from data.phantom_shapes import Part
 
 
@@ -109,7 +109,7 @@ def _subject_values(
   """One subject's intensity of every tissue."""
   out = {}
   for name, tissue in TISSUES.items():
-    own = _CONTRAST[column] * difficulty.contrast * rng.normal()
+    own = _CONTRAST[column] * difficulty.contrast * spread(rng)
     if name in _STEADY:
       own *= 0.3
     mean = getattr(tissue, column)
@@ -212,6 +212,6 @@ def mr(
     signals = [maps[0] + maps[1], np.abs(maps[0] - maps[1])]
   field = _bias(points, rng, difficulty.bias)
   gain = float(np.exp(rng.normal() * 0.25)) * 0.9
-  gamma = float(np.exp(np.clip(rng.normal(), -2, 2) * difficulty.gamma))
+  gamma = float(np.exp(spread(rng) * difficulty.gamma))
   sigma *= difficulty.noise
   return tuple(_receive(s, field, gain, gamma, sigma, rng) for s in signals)

@@ -89,13 +89,22 @@ def find_cases(
     include_unlabeled: also the archives' own test scans.
 
   Raises:
-    ScanError: an archive is not where it should be.
+    ScanError: an archive is not where it should be, or a scan is there twice.
   """
   found = []
   for source in dict.fromkeys(m.source for m in modalities):
     reader = importlib.import_module(f'data.{source}')
     mine = [m for m in modalities if m.source == source]
     found += reader.cases(roots[source], mine, include_unlabeled)
+  seen: dict[tuple[str, str], Case] = {}
+  for case in found:
+    other = seen.setdefault((case.modality, case.name), case)
+    if other is not case:
+      raise ScanError(
+        case.files[0],
+        f'the same scan as {other.files[0]}',
+        'remove one of them',
+      )
   order = {m.name: k for k, m in enumerate(modalities)}
   return sorted(found, key=lambda case: order[case.modality])
 
@@ -251,7 +260,7 @@ def prepare(
   if (folder / META).exists():
     prepared = Prepared(folder)
     if not quiet:
-      print(f'using prepared data in {folder}')
+      print(summary(prepared))
     return prepared
   parent.mkdir(parents=True, exist_ok=True)
   temporary = parent / f'.partial-{folder.name}-{uuid.uuid4().hex[:8]}'
@@ -262,7 +271,7 @@ def prepare(
         task, modalities, cases, roi, slice_size, lambda: bar.advance(job)
       )
       sources = {m.name: writer.records(m.name) for m in modalities}
-      _write_or_collect(writer, temporary, slice_size, sources)
+      _write_or_collect(writer, temporary, slice_size, sources, skip_bad)
     if writer.errors and not skip_bad:
       raise BadScans(writer.errors)
     _check_left(modalities, writer)
@@ -287,7 +296,7 @@ def prepare(
   return prepared
 
 
-def _write_or_collect(writer, temporary, slice_size, sources):
+def _write_or_collect(writer, temporary, slice_size, sources, skip_bad):
   """Writes the records; a modality without any good scan stops the writing."""
   try:
     builder.write(str(temporary), slice_size, sources)
@@ -298,6 +307,9 @@ def _write_or_collect(writer, temporary, slice_size, sources):
     for records in sources.values():
       for _ in records:
         pass
+    empty = sources.keys() - {case.modality for case in writer.meta}
+    if skip_bad and not empty:
+      raise  # Bad scans were no reason to stop: this is another error.
 
 
 def _check_left(modalities, writer):

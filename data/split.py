@@ -18,7 +18,8 @@ from data.prepared import PreparedCase
 Split = dict[str, dict[str, list[str]]]
 
 PARTS = ('labeled', 'unlabeled', 'validation', 'test')
-_TEST, _VALIDATION = 0.2, 0.1
+_FOLDS = 5  # 20 % of the patients are the test set of each.
+_VALIDATION = 0.1
 
 
 def _groups(cases: Sequence[PreparedCase]) -> list[list[str]]:
@@ -37,15 +38,16 @@ def _groups(cases: Sequence[PreparedCase]) -> list[list[str]]:
 def _sides(patients, seed, fold, labeled_fraction, name):
   """Patient -> part, for the labelled patients of one group."""
   count = len(patients)
-  test = max(1, round(_TEST * count))
+  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+  folds = np.array_split(rng.permutation(count), _FOLDS)
+  order = np.concatenate(folds[fold:] + folds[:fold])
+  test = len(folds[fold])
   validation = max(1, round(_VALIDATION * count))
   if count - test - validation < 1:
     raise ValueError(
       f'{name}: {count} labelled patients are too few to split into training,'
       ' validation and test: at least 3 are needed'
     )
-  rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-  order = np.roll(rng.permutation(count), -fold * test)
   train = count - test - validation
   labeled = min(train, max(1, round(labeled_fraction * train)))
   ends = np.cumsum([test, validation, labeled])
@@ -76,8 +78,10 @@ def make(
       rounded, at least one.
 
   Raises:
-    ValueError: too few patients, or a fraction outside (0, 1].
+    ValueError: too few patients, a fraction outside (0, 1], or no such fold.
   """
+  if not 0 <= fold < _FOLDS:
+    raise ValueError(f'data.fold={fold}: choose 0 to {_FOLDS - 1}')
   if not 0 < labeled_fraction <= 1:
     raise ValueError(
       f'labeled_fraction={labeled_fraction}: give a share above 0, up to 1'
@@ -160,6 +164,10 @@ def load(path: str, cases: Sequence[PreparedCase]) -> Split:
     if not isinstance(parts, dict) or set(parts) != set(PARTS):
       raise ValueError(f'{path}: {modality} must list {", ".join(PARTS)}')
     listed = [name for part in PARTS for name in parts[part]]
+    bare = {case.name for case in cases if not case.labeled}
+    for part in ('labeled', 'validation', 'test'):
+      for name in bare & set(parts[part]):
+        raise ValueError(f'{path}: {name} has no label, but is in {part}')
     unknown = sorted(set(listed) - names)
     if unknown:
       raise ValueError(f'{path}: no such scans: {", ".join(unknown[:5])}')

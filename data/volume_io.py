@@ -16,9 +16,6 @@ import zlib
 import nibabel as nib
 import numpy as np
 
-# Directions and positions may differ by this much between the two affines of
-# a header, or between image and label, relative to a voxel's size.
-AFFINE_TOLERANCE = 0.1
 _HEADERS = {348: 352, 540: 544}  # sizeof_hdr -> first possible voxel byte
 # Only to bound decompression before the header is known.
 _MAX_HEADER = 1 << 20
@@ -186,8 +183,8 @@ def _check_affine(image, raw, file: str) -> np.ndarray:
 def close_affines(a: np.ndarray, b: np.ndarray, shape) -> bool:
   """Whether two affines put every voxel in nearly the same place.
 
-  The tolerance is a tenth of a voxel per axis step, or half a voxel at the
-  corners, whichever is larger: headers are stored in single precision.
+  The tolerance is half of the smallest voxel side at each of the volume's
+  corners: headers are stored in single precision.
   """
   if not np.isfinite(b).all():
     return False

@@ -39,7 +39,7 @@ def check_finite(
         f'step {step}: {name} of modality {bad} is not finite. The last good'
         f' checkpoint in {checkpoints} is kept. A smaller'
         ' --config.optimizer.learning_rate, or --config.dtype=float32, may'
-        ' help.'
+        ' help, in another --workdir.'
       )
   raise NonFiniteLossError(
     f'step {step}: the gradient is not finite although every loss term is. The'

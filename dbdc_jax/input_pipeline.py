@@ -4,8 +4,7 @@ A batch is a pure function of (seed, step): there is nothing to checkpoint. The
 sources of unlabelled slices never touch a label.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-import itertools
+from collections.abc import Iterator, Sequence
 import pathlib
 from typing import Any
 
@@ -23,17 +22,22 @@ _LABELED, _UNLABELED = 0, 1
 
 
 def load(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, resume: bool
 ) -> tuple[Prepared, Split]:
   """Prepares the run's scans and decides (or reads) who is where.
 
-  Without folders of real scans the phantom is written first. The split comes
-  from `data.split`, else from the workdir's own `split.json`, else it is made
-  and saved there.
+  Without folders of real scans the phantom is written first. A run that is
+  resumed keeps its `split.json`; else the split comes from `data.split`, or is
+  made, and is saved there.
+
+  Args:
+    config: the run's config.
+    workdir: the run's folder.
+    resume: whether the workdir holds a checkpoint.
 
   Raises:
     prepare.BadScans: scans that cannot be used.
-    ValueError: a split that does not fit the scans.
+    ValueError: a split that does not fit the scans or the run.
   """
   task = TASKS[config.task]
   modalities = task.select(config.modalities)
@@ -41,6 +45,12 @@ def load(
   missing = [source for source, root in roots.items() if not root]
   if len(missing) == len(roots):
     roots = _phantom(config)
+    unknown = [source for source in missing if source not in roots]
+    if unknown:
+      raise ValueError(
+        f'the phantom has no {", ".join(unknown)}: give scans=DIR, or choose'
+        ' other --config.modalities'
+      )
   elif missing:
     raise ValueError(
       f'no folder for {", ".join(missing)}: give scans=DIR, or'
@@ -58,10 +68,18 @@ def load(
     include_unlabeled=config.data.extra_unlabeled,
   )
   saved = workdir / 'split.json'
-  given = config.data.split or (str(saved) if saved.exists() else '')
-  if given:
-    split = splits.load(given, prepared.cases)
-  else:
+  split = None
+  if config.data.split:
+    split = splits.load(config.data.split, prepared.cases)
+  if resume:
+    kept = splits.load(str(saved), prepared.cases)
+    if split is not None and split != kept:
+      raise ValueError(
+        f'{config.data.split} differs from {saved}, which this run was started'
+        ' with: choose another --workdir'
+      )
+    split = kept
+  if split is None:
     split = splits.make(
       prepared.cases,
       seed=config.data.split_seed,
@@ -117,8 +135,8 @@ def present_classes(
 class SliceSource:
   """Random access to the slices of some cases of one modality.
 
-  Slices are decoded once and kept while the memory budget lasts; beyond it
-  they are decoded each time they are asked for.
+  The slices of the cases in `kept` are decoded once; the others' each time
+  they are asked for.
   """
 
   def __init__(
@@ -127,28 +145,26 @@ class SliceSource:
     cases: Sequence[PreparedCase],
     *,
     with_labels: bool,
-    keep: bool,
+    kept: Sequence[PreparedCase],
   ):
     self._prepared = prepared
     self._with_labels = with_labels
     self._where = [(c, i) for c in cases for i in range(c.num_slices)]
-    self._images = self._labels = None
-    if keep and self._where:
-      self._images = np.concatenate([prepared.images(c) for c in cases])
-      if with_labels:
-        self._labels = np.concatenate([prepared.labels(c) for c in cases])
+    self._images = {c.name: prepared.images(c) for c in kept}
+    self._labels = {}
+    if with_labels:
+      self._labels = {c.name: prepared.labels(c) for c in kept}
 
   def __len__(self) -> int:
     return len(self._where)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    index = int(index) % len(self._where)
-    if self._images is not None:
-      record = {'image': self._images[index]}
+    case, position = self._where[int(index) % len(self._where)]
+    if case.name in self._images:
+      record = {'image': self._images[case.name][position]}
       if self._with_labels:
-        record['label'] = self._labels[index]
+        record['label'] = self._labels[case.name][position]
       return record
-    case, position = self._where[index]
     record = {'image': self._prepared.image(case, position)}
     if self._with_labels:
       record['label'] = self._prepared.label(case, position)
@@ -162,6 +178,7 @@ class Batches:
     consistent: `[K]` bool, modalities that have unlabelled scans.
     steps_per_epoch: ceil(largest modality's unlabelled (without any:
       labelled) slices / batch size); shorter sets repeat.
+    in_memory: cases whose slices are decoded once, per kind and modality.
   """
 
   def __init__(
@@ -192,21 +209,17 @@ class Batches:
     # A modality without unlabelled scans fills its part of the batch with its
     # labelled images; `consistent` keeps them out of every loss.
     filled = [u or x for u, x in zip(unlabeled, labeled, strict=True)]
-    needed = _bytes(itertools.chain(*labeled), 3)
-    needed += _bytes(itertools.chain(*filled), 2) if use_unlabeled else 0
-    self.in_memory = needed <= memory_limit_gib * 2**30
-    keep = self.in_memory
-    sources = {
-      _LABELED: [
-        SliceSource(prepared, cases, with_labels=True, keep=keep)
-        for cases in labeled
-      ]
-    }
+    groups = {_LABELED: labeled}
     if use_unlabeled:
-      sources[_UNLABELED] = [
-        SliceSource(prepared, cases, with_labels=False, keep=keep)
-        for cases in filled
+      groups[_UNLABELED] = filled
+    self.in_memory = _within_memory(groups, memory_limit_gib * 2**30)
+    sources = {
+      kind: [
+        SliceSource(prepared, cases, with_labels=kind == _LABELED, kept=kept)
+        for cases, kept in zip(group, self.in_memory[kind], strict=True)
       ]
+      for kind, group in groups.items()
+    }
     self._datasets = {
       kind: [
         grain.MapDataset.source(source)
@@ -252,9 +265,21 @@ def _seed(seed: int, kind: int, modality: int) -> int:
   return int(sequence.generate_state(1)[0]) % 2**31
 
 
-def _bytes(cases: Iterable[PreparedCase], per_pixel: int) -> int:
-  """Memory that the cases' slices take once decoded."""
-  return sum(
-    case.num_slices * case.geometry['slice_size'] ** 2 * per_pixel
-    for case in cases
-  )
+def _within_memory(
+  groups: dict[int, list[list[PreparedCase]]], limit: float
+) -> dict[int, list[list[PreparedCase]]]:
+  """The cases that fit into `limit` bytes once decoded, grouped alike.
+
+  Labelled cases come first: their slices are repeated most often.
+  """
+  kept = {kind: [[] for _ in group] for kind, group in groups.items()}
+  for kind, group in groups.items():
+    per_pixel = 3 if kind == _LABELED else 2  # Image and label, or image.
+    for chosen, cases in zip(kept[kind], group, strict=True):
+      for case in cases:
+        side = case.geometry['slice_size']
+        limit -= case.num_slices * side**2 * per_pixel
+        if limit < 0:
+          return kept
+        chosen.append(case)
+  return kept

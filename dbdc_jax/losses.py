@@ -6,6 +6,8 @@ counts are added up over the devices *before* dividing (`total`): a mean of
 local means would be wrong wherever classes are spread unevenly.
 """
 
+from typing import Any
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -15,8 +17,8 @@ DICE_EPSILON = 1e-5
 NEGATIVE = -1e9
 
 
-def total(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """Adds `x` up over the devices of `axis_name` (None: one device)."""
+def total(x: Any, axis_name: str | None) -> Any:
+  """Adds the arrays of `x` up over the devices (`axis_name` None: one)."""
   return x if axis_name is None else lax.psum(x, axis_name)
 
 

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
   config = _CONFIG.value
   try:
     train.train_and_evaluate(config, _workdir(config))
-  except (BadScans, ScanError, ValueError) as error:
+  except (BadScans, ScanError, ValueError, FileExistsError) as error:
     if os.environ.get('DBDC_TRACEBACK'):
       raise
     print(f'\nerror: {error}', file=sys.stderr)

@@ -55,15 +55,10 @@ def _class_sums(embeddings, labels, keep, num_classes, axis_name):
   """Sums `[K, C, D]` and counts `[K, C]` of the kept pixels per class."""
   chosen = losses.one_hot(labels, num_classes) & keep[..., None]
   weights = chosen.astype(jnp.float32)
+  # Selected first: 0 * NaN of a pixel that is left out would spread.
+  embeddings = jnp.where(keep[..., None], embeddings, 0.0)
   sums = jnp.einsum('knc,knd->kcd', weights, embeddings)
-  return (
-    losses.total((sums, weights.sum(1)), axis_name)
-    if axis_name
-    else (
-      sums,
-      weights.sum(1),
-    )
-  )
+  return losses.total((sums, weights.sum(1)), axis_name)
 
 
 def start(

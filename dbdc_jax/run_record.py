@@ -65,6 +65,32 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   return lines
 
 
+def started(workdir: pathlib.Path) -> bool:
+  """Whether a workdir holds a checkpoint, its own or a modality's."""
+  own = workdir.glob('checkpoints/[0-9]*')
+  return any(own) or any(workdir.glob('*/checkpoints/[0-9]*'))
+
+
+def check_data(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
+  """Checks that a workdir's run was started with the same data.
+
+  Args:
+    workdir: of a run that is resumed.
+    fingerprint: of the prepared data.
+
+  Raises:
+    ValueError: naming what differs.
+  """
+  old = json.loads((workdir / 'run.json').read_text())['data']
+  lines = difference(old, fingerprint)
+  if lines:
+    raise ValueError(
+      f'{workdir} holds a run on other data:\n  '
+      + '\n  '.join(lines)
+      + '\nChoose another --workdir, or bring that data back.'
+    )
+
+
 def check_resumable(
   workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> None:
@@ -74,11 +100,11 @@ def check_resumable(
     ValueError: naming each field that differs, or that there is nothing to
       test.
   """
-  path = workdir / 'config.json'
-  if not path.exists():
+  if not started(workdir):
     if config.eval_only:
       raise ValueError(f'eval_only: no run in {workdir}; train there first')
     return
+  path = workdir / 'config.json'
   old = json.loads(path.read_text())
   lines = difference(old, config.to_dict())
   if config.epochs < old['epochs']:

@@ -151,11 +151,10 @@ def _end_of_epoch(run, state):
   return parallel.place(state), np.asarray(dice)
 
 
-def _fit(run: _Run, state: TrainState, store, writer) -> float:
-  """Trains to the last epoch; returns seconds spent."""
+def _fit(run: _Run, state: TrainState, store, writer) -> None:
+  """Trains to the last epoch."""
   config = run.config
   step_fn = make_step(run.method, run.tx, config.seed)
-  began = time.monotonic()
   done = int(state.step) // run.batches.steps_per_epoch
   for epoch in range(done + 1, config.epochs + 1):
     started = time.monotonic()
@@ -188,6 +187,7 @@ def _fit(run: _Run, state: TrainState, store, writer) -> float:
       validated = float(np.mean(scores))
       row['validation_dice'] = by_modality(scores)
       row['validation_dice_mean'] = validated
+    row['seconds'] = time.monotonic() - started
     step = int(state.step)
     store.save(step, state, validated)
     writer.write(step, epoch, 'epoch', row)
@@ -203,12 +203,13 @@ def _fit(run: _Run, state: TrainState, store, writer) -> float:
     if run.on_epoch:
       run.on_epoch({'epoch': epoch, **row})
   store.wait()
-  return time.monotonic() - began
 
 
 def _start_from(run: _Run, state: TrainState) -> TrainState:
   """The parameters and memory of another run's best checkpoint."""
   other = pathlib.Path(run.config.init_from)
+  if not run.method.joint:
+    other /= run.modalities[0]
   if not checkpoint.exists(other):
     raise ValueError(
       f'init_from={other}: no checkpoints there; give the workdir of a'
@@ -241,7 +242,6 @@ def _train_one(run: _Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   )
   count = sum(x.size for x in jax.tree.leaves(state.params))
   print(_banner(run, count), flush=True)
-  seconds = 0.0
   with checkpoint.Checkpoints(workdir) as store:
     latest = store.latest_step()
     if latest is not None:
@@ -259,7 +259,7 @@ def _train_one(run: _Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         writer.resume(int(state.step))
         if int(state.step):
           writer.line(f'resuming after step {int(state.step)}')
-        seconds = _fit(run, state, store, writer)
+        _fit(run, state, store, writer)
     best = store.best_step()
     # The donated state is gone: restore into fresh arrays.
     like = init_state(
@@ -286,7 +286,7 @@ def _train_one(run: _Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   facts = {
     'parameters': count,
     'best_step': best,
-    'train_seconds': seconds,
+    'train_seconds': sum(row['seconds'] for row in rows),
     'steps': run.total_steps,
   }
   return cases, facts
@@ -339,7 +339,10 @@ def train_and_evaluate(
   parallel.check_batch(config.batch_size)
   run_record.check_resumable(folder, config)
   folder.mkdir(parents=True, exist_ok=True)
-  prepared, split = input_pipeline.load(config, folder)
+  resume = run_record.started(folder)
+  prepared, split = input_pipeline.load(config, folder, resume)
+  if resume:
+    run_record.check_data(folder, prepared.fingerprint)
   run_record.save(
     folder,
     config,
@@ -361,7 +364,9 @@ def train_and_evaluate(
     'task': config.task,
     'seed': config.seed,
     'split_seed': config.data.split_seed,
-    'labeled_fraction': config.labeled_fraction,
+    # A split that was given says itself who is labelled.
+    'labeled_fraction': None if config.data.split else config.labeled_fraction,
+    'labeled_scans': {name: len(split[name]['labeled']) for name in names},
     'epochs': config.epochs,
     'devices': parallel.describe(),
     'networks': facts,

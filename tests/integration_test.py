@@ -13,7 +13,7 @@ import pytest
 
 from configs import abdomen, heart
 from data.volume_io import read_nifti, write_nifti
-from dbdc_jax import checkpoint, epoch_metrics, optimizer, train
+from dbdc_jax import checkpoint, epoch_metrics, optimizer, run_record, train
 from dbdc_jax.metric_writer import read_rows
 
 
@@ -121,7 +121,7 @@ def test_resumed_run_equals_the_uninterrupted_one(trained, cache, tmp_path):
     train.train_and_evaluate(_heart(cache), workdir, stop)
   train.train_and_evaluate(_heart(cache), workdir)
   assert _same(_state(workdir), _state(trained[0]))
-  clocks = ('time', 'images_per_second')
+  clocks = ('time', 'images_per_second', 'seconds')
   drop = lambda rows: [
     {k: v for k, v in row.items() if k not in clocks} for row in rows
   ]
@@ -133,6 +133,43 @@ def test_other_settings_are_refused_with_the_difference(trained, cache):
   config.mpcl.delta = 0.5
   with pytest.raises(ValueError, match=r'mpcl.delta: 0.1 -> 0.5'):
     train.train_and_evaluate(config, trained[0])
+
+
+def test_other_scans_or_another_split_are_refused(trained, cache, tmp_path):
+  config = _heart(cache)
+  config.phantom.seed = 5
+  with pytest.raises(ValueError, match=r'phantom.seed: 0 -> 5'):
+    train.train_and_evaluate(config, trained[0])
+  # The same folder with other scans in it.
+  (source,) = pathlib.Path(cache).glob('phantom*heart*')
+  record = json.loads((trained[0] / 'run.json').read_text())
+  assert source.exists() and record['data']['ct']['cases'] == 5
+  changed = record['data'] | {'ct': record['data']['ct'] | {'cases': 4}}
+  with pytest.raises(ValueError, match=r'ct.cases: 5 -> 4'):
+    run_record.check_data(trained[0], changed)
+  # Patients of another split were trained on.
+  split = json.loads((trained[0] / 'split.json').read_text())
+  split['ct']['test'], split['ct']['validation'] = (
+    split['ct']['validation'],
+    split['ct']['test'],
+  )
+  (tmp_path / 'split.json').write_text(json.dumps(split))
+  config = _heart(cache)
+  config.eval_only, config.data.split = True, str(tmp_path / 'split.json')
+  with pytest.raises(ValueError, match='differs from'):
+    train.train_and_evaluate(config, trained[0])
+
+
+def test_a_run_that_never_began_does_not_block_its_workdir(cache, tmp_path):
+  config = _heart(cache)
+  config.weighting.clip = 'half'
+  with pytest.raises(ValueError, match='half'):
+    train.train_and_evaluate(config, tmp_path)
+  run_record.check_resumable(tmp_path, _heart(cache))
+  config = _heart(cache)
+  config.eval_only = True
+  with pytest.raises(ValueError, match='no run in'):
+    train.train_and_evaluate(config, tmp_path)
 
 
 def test_init_from_takes_over_weights_and_memory(trained, cache, tmp_path):
@@ -154,11 +191,18 @@ def test_init_from_takes_over_weights_and_memory(trained, cache, tmp_path):
 def test_supervised_trains_one_network_per_modality(cache, tmp_path):
   config = _heart(cache, 'method=supervised')
   config.epochs = 1
-  results = train.train_and_evaluate(config, tmp_path)
+  results = train.train_and_evaluate(config, tmp_path / 'lb')
   assert set(results['run']['networks']) == {'ct', 'mr'}
   assert {case['modality'] for case in results['cases']} == {'ct', 'mr'}
   for modality in ('ct', 'mr'):
-    assert (tmp_path / modality / 'checkpoints').is_dir()
+    assert (tmp_path / 'lb' / modality / 'checkpoints').is_dir()
+  # Each network starts from its own modality's weights.
+  config.init_from = str(tmp_path / 'lb')
+  config.optimizer.learning_rate = 0.0
+  train.train_and_evaluate(config, tmp_path / 'more')
+  for modality in ('ct', 'mr'):
+    before, after = (_state(tmp_path / r / modality) for r in ('lb', 'more'))
+    assert _same(before['params'], after['params'])
 
 
 def test_upper_bound_and_one_modality_run_without_unlabelled_scans(

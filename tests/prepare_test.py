@@ -99,6 +99,29 @@ def test_bad_scans_can_be_left_out_and_are_recorded(archive, tmp_path):
   assert again.skipped == prepared.skipped
 
 
+def test_another_error_is_not_taken_for_a_bad_scan(
+  archive, tmp_path, monkeypatch
+):
+  archive[0].add('img2')
+
+  def write(folder, slice_size, sources):
+    for records in sources.values():
+      list(records)
+    raise OSError('no space left')
+
+  monkeypatch.setattr(prepare.builder, 'write', write)
+  with pytest.raises(OSError, match='no space left'):
+    _prepare(tmp_path, skip_bad=True)
+  assert not list((tmp_path / 'cache').iterdir())
+
+
+def test_a_scan_that_is_there_twice_is_refused(archive, tmp_path, monkeypatch):
+  cases = btcv.cases
+  monkeypatch.setattr(btcv, 'cases', lambda *a: [*cases(*a), *cases(*a)])
+  with pytest.raises(prepare.BadScans, match='the same scan as'):
+    _prepare(tmp_path)
+
+
 def test_all_bad_is_an_error_even_when_skipping(archive, tmp_path):
   archive[0].update(f'img{i}' for i in range(4))
   with pytest.raises(prepare.BadScans, match='4 scans'):

@@ -55,8 +55,11 @@ def test_a_patient_is_on_one_side_in_every_modality():
 
 
 def test_folds_have_disjoint_test_patients():
-  tests = [set(_make(fold=fold)['ct']['test']) for fold in range(5)]
-  assert len(set.union(*tests)) == 20
+  for modality, count in (('ct', 20), ('t2', 14)):
+    tests = [_make(fold=fold)[modality]['test'] for fold in range(5)]
+    assert len(set().union(*tests)) == sum(map(len, tests)) == count
+  with pytest.raises(ValueError, match='choose 0 to 4'):
+    _make(fold=5)
 
 
 def test_seed_decides_and_order_of_cases_does_not():

@@ -71,7 +71,15 @@ gate.defvjp(
 def build(
   config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> base.Method:
-  """Builds the method; see `base.Method`."""
+  """Builds the method; see `base.Method`.
+
+  Raises:
+    ValueError: an unknown `mpcl.assignment`.
+  """
+  if config.mpcl.assignment not in ('sinkhorn', 'label'):
+    raise ValueError(
+      f'mpcl.assignment={config.mpcl.assignment!r}: choose sinkhorn or label'
+    )
   task = TASKS[config.task]
   num_classes = len(task.classes)
   num_modalities = len(task.select(config.modalities))
