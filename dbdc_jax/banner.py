@@ -105,7 +105,8 @@ def text(
     f'devices: {devices}, {dtype}',
     f'length: {config.epochs} epochs, {steps:,} steps of {config.batch_size}'
     ' slices per modality and set'
-    + (f'; {config.expectation}' if config.expectation else ''),
+    + (f'; {config.expectation}' if config.expectation else '')
+    + '; the first steps tell how long it takes here',
     f'workdir: {workdir}',
   ]
   lines += [f'off: {line}' for line in off]

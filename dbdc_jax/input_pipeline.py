@@ -132,6 +132,25 @@ def present_classes(
   return present
 
 
+def steps_per_epoch(
+  prepared: Prepared, split: Split, modalities: Sequence[str], batch_size: int
+) -> int:
+  """Steps until the largest modality's unlabelled slices were all seen.
+
+  A modality without unlabelled scans counts its labelled ones; shorter sets
+  repeat. The same for every method, so that all train equally long.
+  """
+  parts = (
+    select(prepared, split, modalities, part)
+    for part in ('unlabeled', 'labeled')
+  )
+  slices = [
+    sum(case.num_slices for case in (unlabeled or labeled))
+    for unlabeled, labeled in zip(*parts, strict=True)
+  ]
+  return -(-max(slices) // batch_size)
+
+
 class SliceSource:
   """Random access to the slices of some cases of one modality.
 
@@ -176,8 +195,6 @@ class Batches:
 
   Attributes:
     consistent: `[K]` bool, modalities that have unlabelled scans.
-    steps_per_epoch: ceil(largest modality's unlabelled (without any:
-      labelled) slices / batch size); shorter sets repeat.
     in_memory: cases whose slices are decoded once, per kind and modality.
   """
 
@@ -194,12 +211,6 @@ class Batches:
   ):
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
-    # The same length for a method that leaves the unlabelled scans alone.
-    slices = [
-      sum(case.num_slices for case in (u or x))
-      for u, x in zip(unlabeled, labeled, strict=True)
-    ]
-    self.steps_per_epoch = -(-max(slices) // batch_size)
     self.consistent = np.array([bool(cases) for cases in unlabeled])
     self.batch_size = batch_size
     use_unlabeled = use_unlabeled and bool(self.consistent.any())

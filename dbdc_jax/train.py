@@ -54,6 +54,7 @@ class _Run:
   batches: input_pipeline.Batches
   present: np.ndarray  # [K, C] bool
   tx: optax.GradientTransformation
+  steps_per_epoch: int
   total_steps: int
   on_epoch: Callable[[dict[str, Any]], None] | None
 
@@ -64,7 +65,9 @@ class _Run:
     )
 
 
-def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
+def _set_up(
+  config, workdir, prepared, split, steps_per_epoch, on_epoch
+) -> _Run:
   task = TASKS[config.task]
   modalities = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config, parallel.AXIS)
@@ -77,7 +80,7 @@ def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,
   )
-  total_steps = batches.steps_per_epoch * config.epochs
+  total_steps = steps_per_epoch * config.epochs
   present = input_pipeline.present_classes(
     prepared, split, modalities, len(task.classes)
   )
@@ -92,6 +95,7 @@ def _set_up(config, workdir, prepared, split, on_epoch) -> _Run:
     batches=batches,
     present=present,
     tx=optimizer.build(config, total_steps),
+    steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     on_epoch=on_epoch,
   )
@@ -116,7 +120,7 @@ def _run_epoch(run, step_fn, state, epoch, writer):
   """Trains an epoch; returns the state and the epoch's mean metrics."""
   signals = _signals(run, epoch, state)
   first = int(state.step)
-  last = epoch * run.batches.steps_per_epoch
+  last = epoch * run.steps_per_epoch
   collected: list[dict[str, Any]] = []
   kept_at = str(run.workdir / 'checkpoints')
   pending = None
@@ -155,12 +159,12 @@ def _fit(run: _Run, state: TrainState, store, writer) -> None:
   """Trains to the last epoch."""
   config = run.config
   step_fn = make_step(run.method, run.tx, config.seed)
-  done = int(state.step) // run.batches.steps_per_epoch
+  done = int(state.step) // run.steps_per_epoch
   for epoch in range(done + 1, config.epochs + 1):
     started = time.monotonic()
     state, row = _run_epoch(run, step_fn, state, epoch, writer)
     seconds = time.monotonic() - started
-    slices = run.batches.steps_per_epoch * config.batch_size
+    slices = run.steps_per_epoch * config.batch_size
     slices *= len(run.modalities) * (2 if run.batches.consistent.any() else 1)
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(
@@ -351,12 +355,16 @@ def train_and_evaluate(
     skipped=prepared.skipped,
   )
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
+  # Over all modalities, also where each has a network of its own.
+  steps = input_pipeline.steps_per_epoch(
+    prepared, split, names, config.batch_size
+  )
   cases, facts = [], {}
   for part in parts:
     part_config = copy.deepcopy(config)
     part_config.modalities = ','.join(part)
     part_folder = folder if joint else folder / part[0]
-    run = _set_up(part_config, part_folder, prepared, split, on_epoch)
+    run = _set_up(part_config, part_folder, prepared, split, steps, on_epoch)
     scores, facts[','.join(part)] = _train_one(run)
     cases += scores
   info = {
