@@ -32,9 +32,9 @@ def switched_off(
       lines.append(
         f'{", ".join(missing)}: never in the training labels of {name}'
       )
-  if config.method == 'supervised':
-    if config.labeled_fraction < 1:
-      lines.append('unlabelled scans: supervised does not use them')
+  if config.method != 'dbdc':
+    if config.labeled_fraction < 1 and not np.any(consistent):
+      lines.append(f'unlabelled scans: {config.method} does not use them')
     return lines
   for term in ('pseg', 'mc', 'pc', 'pd'):
     if not config.mpcl[term]:
@@ -84,7 +84,6 @@ def text(
   task = TASKS[config.task]
   chosen = task.select(config.modalities)
   slices = {case.name: case.num_slices for case in prepared.cases}
-  networks = len(chosen) if config.method == 'supervised' else 1
   lines = [
     f'{config.method} on {task.name}: {len(task.classes) - 1} structures'
     f' ({", ".join(task.classes[1:])})',
@@ -98,9 +97,8 @@ def text(
       count = sum(slices[name] for name in cases)
       parts.append(f'{len(cases)} {part} scans ({count} slices)')
     lines.append(f'  {modality.title:12s} ' + ', '.join(parts))
-  each = f'{networks} networks of ' if networks > 1 else 'one network of '
   lines += [
-    f'network: {each}{parameters:,} parameters, width {config.model.width},'
+    f'network: {parameters:,} parameters, width {config.model.width},'
     f' {config.augment.patch_size} x {config.augment.patch_size} patches',
     f'devices: {devices}, {dtype}',
     f'length: {config.epochs} epochs, {steps:,} steps of {config.batch_size}'
