@@ -57,7 +57,7 @@ def test_two_steps_of_every_method_on_every_task(name, task):
     params = jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradients)
     return params, method.update(params, memory), (loss, metrics, gradients)
 
-  params, memory = method.init(jax.random.key(0))
+  params, memory = jax.jit(method.init)(jax.random.key(0))
   shapes = jax.tree.map(jnp.shape, (params, memory))
   for index in range(2):
     params, memory, (loss, metrics, gradients) = step(
@@ -68,7 +68,7 @@ def test_two_steps_of_every_method_on_every_task(name, task):
   assert jax.tree.map(jnp.shape, (params, memory)) == shapes
   images = jnp.zeros((3, SIZE, SIZE, 1))
   ids = jnp.arange(3, dtype=jnp.int32) % modalities
-  logits = method.predict(params, memory, images, ids)
+  logits = jax.jit(method.predict)(params, memory, images, ids)
   assert logits.shape == (3, SIZE, SIZE, classes)
 
 

@@ -53,7 +53,7 @@ def _signals(active=True):
 @pytest.fixture(scope='module')
 def start(config):
   """Parameters and memory with a bank that is ready."""
-  params, memory = methods.build(config).init(jax.random.key(0))
+  params, memory = jax.jit(methods.build(config).init)(jax.random.key(0))
   bank = memory['prototypes']
   vectors = np.random.default_rng(1).normal(size=bank.bank.shape)
   vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -123,7 +123,9 @@ def test_warmup_lets_nothing_of_the_unlabelled_through(
   assert not np.asarray(metrics['ipc_ce']).any()
   alone = {'labeled': batch['labeled']}
   method = methods.build(config)
-  (expected, _), labeled = jax.value_and_grad(method.loss, has_aux=True)(
+  # Under jit: operation by operation would be compiled one by one.
+  labeled_only = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+  (expected, _), labeled = labeled_only(
     params, memory, alone, jax.random.key(3), off
   )
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
