@@ -11,15 +11,10 @@ def _set_up_jax() -> None:
 
   By environment variables, so that the processes a test starts have them too.
   """
+  count = '--xla_force_host_platform_device_count'
   flags = os.environ.get('XLA_FLAGS', '')
-  for flag, value in (
-    ('--xla_force_host_platform_device_count', 4),
-    # The networks are tiny: compiling is what takes time, not running.
-    ('--xla_backend_optimization_level', 0),
-  ):
-    if flag not in flags:
-      flags = f'{flags} {flag}={value}'.strip()
-  os.environ['XLA_FLAGS'] = flags
+  if count not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {count}=4'.strip()
   os.environ['JAX_PLATFORMS'] = 'cpu'
   # Steps of the same shapes are compiled once, also between calls of pytest.
   cache = str(ROOT / '.pytest_cache' / 'jax')
