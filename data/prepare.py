@@ -274,7 +274,7 @@ def prepare(
       _write_or_collect(writer, temporary, slice_size, sources, skip_bad)
     if writer.errors and not skip_bad:
       raise BadScans(writer.errors)
-    _check_left(modalities, writer)
+    _check_left(sources, writer)
     meta = {
       'cases': [dataclasses.asdict(case) for case in writer.meta],
       'fingerprint': writer.fingerprint(),
@@ -307,16 +307,15 @@ def _write_or_collect(writer, temporary, slice_size, sources, skip_bad):
     for records in sources.values():
       for _ in records:
         pass
-    empty = sources.keys() - {case.modality for case in writer.meta}
-    if skip_bad and not empty:
+    if skip_bad:
+      _check_left(sources, writer)
       raise  # Bad scans were no reason to stop: this is another error.
 
 
-def _check_left(modalities, writer):
-  left = {case.modality for case in writer.meta}
-  for modality in modalities:
-    if modality.name not in left:
-      raise BadScans(writer.errors)
+def _check_left(names, writer):
+  """Every modality must have a good scan left."""
+  if set(names) - {case.modality for case in writer.meta}:
+    raise BadScans(writer.errors)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -155,6 +155,7 @@ def load(path: str, cases: Sequence[PreparedCase]) -> Split:
     raise ValueError(f'{path}: not a readable split file ({error})') from error
   modalities = {case.modality for case in cases}
   names = {case.name for case in cases}
+  bare = {case.name for case in cases if not case.labeled}
   if not isinstance(split, dict) or not modalities <= split.keys():
     raise ValueError(
       f'{path}: must list the modalities {", ".join(sorted(modalities))}'
@@ -164,7 +165,6 @@ def load(path: str, cases: Sequence[PreparedCase]) -> Split:
     if not isinstance(parts, dict) or set(parts) != set(PARTS):
       raise ValueError(f'{path}: {modality} must list {", ".join(PARTS)}')
     listed = [name for part in PARTS for name in parts[part]]
-    bare = {case.name for case in cases if not case.labeled}
     for part in ('labeled', 'validation', 'test'):
       for name in bare & set(parts[part]):
         raise ValueError(f'{path}: {name} has no label, but is in {part}')
