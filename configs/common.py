@@ -29,6 +29,9 @@ def base() -> ml_collections.ConfigDict:
   config.batch_size = 8
   # 'auto' (bfloat16 on GPU and TPU, float32 on CPU), 'float32', 'bfloat16'.
   config.dtype = 'auto'
+  # The same bits each time on a GPU too, which makes it slower; CPUs give them
+  # anyway with the same number of threads (set NPROC).
+  config.deterministic = False
   # Only test the finished run of the workdir again.
   config.eval_only = False
   # Workdir of a finished run whose best weights and memory to start from.

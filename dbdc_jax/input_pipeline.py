@@ -21,23 +21,12 @@ from data.task import TASKS
 _LABELED, _UNLABELED = 0, 1
 
 
-def load(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, resume: bool
-) -> tuple[Prepared, Split]:
-  """Prepares the run's scans and decides (or reads) who is where.
-
-  Without folders of real scans the phantom is written first. A run that is
-  resumed keeps its `split.json`; else the split comes from `data.split`, or is
-  made, and is saved there.
-
-  Args:
-    config: the run's config.
-    workdir: the run's folder.
-    resume: whether the workdir holds a checkpoint.
+def load(config: ml_collections.ConfigDict) -> Prepared:
+  """Prepares the run's scans; without folders of scans, the phantom's.
 
   Raises:
     prepare.BadScans: scans that cannot be used.
-    ValueError: a split that does not fit the scans or the run.
+    ValueError: folders that are missing.
   """
   task = TASKS[config.task]
   modalities = task.select(config.modalities)
@@ -57,7 +46,7 @@ def load(
       f' {missing[0]}=DIR behind the config, or choose other'
       ' --config.modalities'
     )
-  prepared = prepare.prepare(
+  return prepare.prepare(
     task,
     modalities,
     roots,
@@ -67,6 +56,28 @@ def load(
     skip_bad=config.data.skip_bad,
     include_unlabeled=config.data.extra_unlabeled,
   )
+
+
+def choose_split(
+  config: ml_collections.ConfigDict,
+  prepared: Prepared,
+  workdir: pathlib.Path,
+  resume: bool,
+) -> Split:
+  """Decides (or reads) who is where, and saves it as `split.json`.
+
+  A run that is resumed keeps its split; else it comes from `data.split`, or is
+  made.
+
+  Args:
+    config: the run's config.
+    prepared: the prepared data.
+    workdir: the run's folder.
+    resume: whether the workdir holds a checkpoint.
+
+  Raises:
+    ValueError: a split that does not fit the scans or the run.
+  """
   saved = workdir / 'split.json'
   split = None
   if config.data.split:
@@ -88,7 +99,7 @@ def load(
     )
   splits.check(split, prepared.cases)
   splits.save(split, str(saved))
-  return prepared, split
+  return split
 
 
 def _phantom(config: ml_collections.ConfigDict) -> dict[str, str]:
@@ -191,7 +202,17 @@ class SliceSource:
 
 
 class Batches:
-  """The batches of a run.
+  """The batches of a run, or one process's samples of them.
+
+  Args of the constructor:
+    prepared: the prepared data.
+    split: who is where.
+    modalities: names, in bank order.
+    batch_size: samples of each modality in the global batch.
+    samples: those of them that are loaded here.
+    seed: of the order of the slices.
+    memory_limit_gib: slices beyond it are decoded each time.
+    use_unlabeled: whether unlabelled slices are wanted.
 
   Attributes:
     consistent: `[K]` bool, modalities that have unlabelled scans.
@@ -205,6 +226,7 @@ class Batches:
     modalities: Sequence[str],
     *,
     batch_size: int,
+    samples: range,
     seed: int,
     memory_limit_gib: float,
     use_unlabeled: bool,
@@ -212,7 +234,7 @@ class Batches:
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
     self.consistent = np.array([bool(cases) for cases in unlabeled])
-    self.batch_size = batch_size
+    self._batch_size, self._samples = batch_size, samples
     use_unlabeled = use_unlabeled and bool(self.consistent.any())
     if not use_unlabeled:
       self.consistent[:] = False
@@ -237,27 +259,32 @@ class Batches:
         .seed(_seed(seed, kind, k))
         .shuffle()
         .repeat()
-        .batch(batch_size)
         for k, source in enumerate(group)
       ]
       for kind, group in sources.items()
     }
 
   def batch(self, step: int) -> dict[str, Any]:
-    """The batch of a step: dict of dicts of `[K, B, ...]` arrays.
+    """The batch of a step: dict of dicts of `[K, samples, ...]` arrays.
 
     `batch['labeled']` has `image` uint16, `label` uint8 and `index` int32 (the
     sample's index in the global batch, which keys its random draws);
     `batch['unlabeled']`, if there is any, has no label.
     """
     names = {_LABELED: 'labeled', _UNLABELED: 'unlabeled'}
+    size, mine = self._batch_size, np.array(self._samples)
     out = {}
     for kind, datasets in self._datasets.items():
-      parts = [dataset[step] for dataset in datasets]
-      stacked = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
-      count = len(parts) * self.batch_size
-      index = np.arange(count, dtype=np.int32)
-      stacked['index'] = index.reshape(len(parts), self.batch_size)
+      records = [
+        [dataset[step * size + i] for i in self._samples]
+        for dataset in datasets
+      ]
+      stacked = {
+        name: np.stack([[r[name] for r in group] for group in records])
+        for name in records[0][0]
+      }
+      first = size * np.arange(len(datasets))[:, None]
+      stacked['index'] = (first + mine).astype(np.int32)
       out[names[kind]] = stacked
     return out
 

@@ -7,17 +7,30 @@ r"""Trains and tests one network for many modalities.
       --config.modalities=ct,t2 --workdir runs/abdomen
       on real scans, with the paper's settings
 
+  python -m dbdc_jax.main --config runs/abdomen/config.json
+      with the settings of another run
+
 Any field of the config can be set: --config.epochs=20,
 --config.labeled_fraction=1, --config.optimizer.learning_rate=0.001 (see
 configs/common.py, which explains each one). The same command again resumes;
---config.eval_only=true tests a finished workdir again.
+--config.eval_only=true tests a finished workdir again. A config file is Python
+and runs code; a config.json is read as data.
+
+All local devices are used. Several processes (one per host) share a run with
+--coordinator, the same command on each; see the README.
+
+SIGTERM or Ctrl-C ends a run in order: the last complete epoch's checkpoint
+stands. Exit codes: 0 done, 1 an error that is explained, 2 a wrong command
+line, 143 or 130 told to stop.
 
 The workdir receives results.json, results.csv, metrics.jsonl, progress.png,
 overlays/, split.json, config.json, run.json, TensorBoard logs and checkpoints.
 """
 
+import errno
 import os
 import pathlib
+import shutil
 import sys
 
 from absl import app, flags, logging
@@ -27,7 +40,8 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
   'Config file with optional arguments: configs/heart.py or configs/abdomen.py'
-  '[:scans=DIR,method=NAME]. Set fields with --config.FIELD=VALUE.',
+  "[:scans=DIR,method=NAME]; or a run's config.json. Set fields with"
+  ' --config.FIELD=VALUE.',
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
@@ -35,10 +49,98 @@ _WORKDIR = flags.DEFINE_string(
   None,
   'Folder of the run. Default: runs/TASK_METHOD.',
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  '',
+  'Several processes share the run: HOST:PORT of process 0, with'
+  " --num_processes and --process_id; or 'auto': Slurm, Open MPI, Kubernetes or"
+  ' the TPU pod says who is who.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes there are.', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which process this is; 0 leads.', lower_bound=0
+)
 
 
 def _workdir(config) -> str:
   return _WORKDIR.value or f'runs/{config.task}_{config.method}'
+
+
+def _saved_configs(argv: list[str]) -> list[str]:
+  """Lets `--config run/config.json` mean `configs/saved.py:run/config.json`."""
+  root = pathlib.Path(__file__).parents[1]
+  out = list(argv)
+  for i, text in enumerate(argv):
+    flag, equals, value = text.partition('=')
+    if flag not in ('--config', '-config'):
+      continue
+    at = i if equals else i + 1
+    value = value if equals else ''.join(argv[at : at + 1])
+    if value.endswith('.json'):
+      value = f'{root / "configs" / "saved.py"}:{value}'
+      out[at] = f'{flag}={value}' if equals else value
+  return out
+
+
+def _fail(error: BaseException) -> int:
+  """Says what went wrong; returns the exit code."""
+  if os.environ.get('DBDC_TRACEBACK'):
+    raise error
+  print(f'\nerror: {error}', file=sys.stderr)
+  return 1
+
+
+def _explain(error: OSError) -> OSError:
+  """Adds what is free to a full disk's error, where it does not say so."""
+  if error.errno != errno.ENOSPC or not error.filename:
+    return error
+  folder = pathlib.Path(error.filename)
+  while not folder.exists():
+    folder = folder.parent
+  free = shutil.disk_usage(folder).free
+  return OSError(
+    error.errno,
+    f'{error.strerror} ({free:,} bytes free). What was complete stays; make'
+    ' space, then the same command resumes',
+    error.filename,
+  )
+
+
+def _run(config) -> int:
+  """Trains and tests; returns the exit code."""
+  # Imported late: --help and bad flags should not wait for it.
+  from data import prepare
+  from data.volume_io import ScanError
+  from dbdc_jax import checkpoint, compilation_cache, parallel, stopping, train
+  from dbdc_jax.epoch_metrics import NonFiniteLossError
+
+  if config.deterministic:
+    parallel.make_deterministic()
+  try:
+    if _COORDINATOR.value:
+      parallel.start(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+      )
+    elif _NUM_PROCESSES.value or _PROCESS_ID.value is not None:
+      raise ValueError('--num_processes and --process_id need --coordinator')
+    compilation_cache.use(prepare.cache_folder(config.data.cache))
+    with stopping.stoppable(lambda: checkpoint.standing(_workdir(config))):
+      train.train_and_evaluate(config, _workdir(config))
+  except OSError as error:
+    return _fail(_explain(error))
+  except (
+    prepare.BadScans,
+    ScanError,
+    ValueError,
+    NonFiniteLossError,
+  ) as error:
+    return _fail(error)
+  if parallel.is_lead():
+    where = pathlib.Path(_workdir(config)).absolute()
+    print(f'results, curves and pictures: {where}')
+  return 0
 
 
 def main(argv: list[str]) -> int:
@@ -51,27 +153,18 @@ def main(argv: list[str]) -> int:
     return 2
   # The chatter of libraries would hide what matters.
   logging.set_verbosity(logging.ERROR)
-  # Imported late: --help and bad flags should not wait for it.
-  from data.prepare import BadScans
-  from data.volume_io import ScanError
-  from dbdc_jax import train
-  from dbdc_jax.epoch_metrics import NonFiniteLossError
-
   config = _CONFIG.value
-  try:
-    train.train_and_evaluate(config, _workdir(config))
-  except (BadScans, ScanError, ValueError, FileExistsError) as error:
-    if os.environ.get('DBDC_TRACEBACK'):
-      raise
-    print(f'\nerror: {error}', file=sys.stderr)
-    return 1
-  except NonFiniteLossError as error:
-    print(f'\nerror: {error}', file=sys.stderr)
-    return 1
-  where = pathlib.Path(_workdir(config)).absolute()
-  print(f'results, curves and pictures: {where}')
-  return 0
+  code = _run(config)
+  if code and _COORDINATOR.value:
+    # The others do not answer any more: leave without taking leave.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  return code
 
 
 if __name__ == '__main__':
-  app.run(main)
+  app.run(
+    main,
+    flags_parser=lambda argv: app.parse_flags_with_usage(_saved_configs(argv)),
+  )

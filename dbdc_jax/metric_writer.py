@@ -5,6 +5,7 @@ made from it. Only the lead process writes.
 """
 
 from collections.abc import Mapping
+import errno
 import json
 import math
 import os
@@ -15,7 +16,9 @@ from typing import Any
 
 from rich import console as rich_console
 from rich import progress as rich_progress
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 _NAME = 'metrics.jsonl'
 # Steps after the first one until a run without a progress bar says how long it
@@ -49,13 +52,53 @@ def read_rows(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return rows
 
 
+class _Events:
+  """TensorBoard's event file, written by the thread that trains.
+
+  tensorboardX's own writer has a thread and a queue, which a full disk ends
+  silently and which then blocks the run.
+  """
+
+  def __init__(self, folder: pathlib.Path, first_step: int):
+    folder.mkdir(parents=True, exist_ok=True)
+    self._path = folder
+    self._writer = EventsWriter(str(folder / 'events'))
+    # Tells TensorBoard to forget what an interrupted run wrote behind here.
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._put(event_pb2.Event(step=first_step + 1, session_log=log))
+
+  def _put(self, event: Any) -> None:
+    event.wall_time = time.time()
+    try:
+      self._writer.write_event(event)
+      self._writer.flush()
+    except OSError as error:
+      raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+  def write(self, values: Mapping[str, float], step: int) -> None:
+    """Writes scalars by their names."""
+    scalars = [v for n, x in values.items() for v in summary.scalar(n, x).value]
+    self._put(
+      event_pb2.Event(step=step, summary=summary_pb2.Summary(value=scalars))
+    )
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._writer.close()
+
+
 class MetricWriter:
-  """Writes a run's metrics; a context manager."""
+  """Writes a run's metrics; a context manager.
+
+  Every row is on the disk before `write` returns: a checkpoint that is saved
+  afterwards never lacks its row.
+  """
 
   def __init__(
     self,
     workdir: str | os.PathLike,
     *,
+    first_step: int = 0,
     lead: bool = True,
     tensorboard: bool = True,
     total_steps: int = 0,
@@ -65,12 +108,15 @@ class MetricWriter:
 
     Args:
       workdir: the run's folder.
+      first_step: finished steps of the state that is gone on from; rows behind
+        it are dropped, they will be written again.
       lead: whether this process writes at all.
       tensorboard: also write TensorBoard events.
       total_steps: for the progress bar.
       quiet: nothing on the terminal.
     """
     self._folder = pathlib.Path(workdir)
+    self._first_step = first_step
     self._lead = lead
     self._quiet = quiet or not lead
     self._total = total_steps
@@ -81,9 +127,10 @@ class MetricWriter:
     if not self._lead:
       return self
     self._folder.mkdir(parents=True, exist_ok=True)
-    self._file = (self._folder / _NAME).open('a')
+    self._drop_rows_behind(self._first_step)
+    self._file = (self._folder / _NAME).open('ab', buffering=0)
     if self._tensorboard:
-      self._events = SummaryWriter(str(self._folder / 'tensorboard'))
+      self._events = _Events(self._folder / 'tensorboard', self._first_step)
     if not self._quiet and sys.stderr.isatty():
       self._bar = rich_progress.Progress(
         rich_progress.TextColumn('{task.description}'),
@@ -95,7 +142,9 @@ class MetricWriter:
         console=rich_console.Console(file=sys.stderr),
       )
       self._bar.start()
-      self._job = self._bar.add_task('training', total=self._total)
+      self._job = self._bar.add_task(
+        'training', total=self._total, completed=self._first_step
+      )
     # (step, time) once the first step is done: compiling is not counted.
     self._clock: tuple[int, float] | None = None
     return self
@@ -109,19 +158,21 @@ class MetricWriter:
       if part:
         part()
 
-  def resume(self, step: int) -> None:
-    """Drops rows behind `step`: they will be written again."""
-    if not self._lead:
-      return
-    rows = [row for row in read_rows(self._folder) if row['step'] <= step]
+  def _drop_rows_behind(self, step: int) -> None:
     path = self._folder / _NAME
+    rows = [row for row in read_rows(self._folder) if row['step'] <= step]
     partial = path.with_name(_NAME + '.partial')
     partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    self._file.close()
     os.replace(partial, path)
-    self._file = path.open('a')
-    if self._bar:
-      self._bar.update(self._job, completed=step)
+
+  def _append(self, line: bytes) -> None:
+    try:
+      if self._file.write(line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      os.fsync(self._file.fileno())
+    except OSError as error:
+      path = str(self._folder / _NAME)
+      raise OSError(error.errno, error.strerror, path) from error
 
   def write(
     self, step: int, epoch: int, kind: str, metrics: Mapping[str, Any]
@@ -133,17 +184,18 @@ class MetricWriter:
       epoch: finished epochs.
       kind: 'epoch', 'train' or 'test'.
       metrics: names to numbers, possibly nested.
+
+    Raises:
+      OSError: the disk is full; names the file.
     """
     if not self._lead:
       return
     flat = flatten(metrics)
     row = {'step': step, 'epoch': epoch, 'kind': kind, 'time': time.time()}
-    self._file.write(json.dumps(row | flat) + '\n')
-    self._file.flush()
+    self._append((json.dumps(row | flat) + '\n').encode())
     if self._events:
-      for name, value in flat.items():
-        if value is not None:
-          self._events.add_scalar(f'{kind}/{name}', value, step)
+      named = {f'{kind}/{k}': v for k, v in flat.items() if v is not None}
+      self._events.write(named, step)
 
   def progress(self, step: int, text: str) -> None:
     """Moves the progress bar; off a terminal, says once how long it takes."""

@@ -1,24 +1,75 @@
-"""Devices: the only file that knows how many there are.
+"""Devices and processes: the only file that knows how many there are.
 
-The train step is one `jax.pmap`ped function. Its state lives once per device
-without a leading replica axis (placed on a mesh over the local devices); the
-batch carries the device axis.
+The train step is one `jax.pmap`ped function over all devices of all processes.
+Its state lives once per device without a leading replica axis (placed on a mesh
+over the local devices); the batch carries the device axis. Every process loads
+the samples of its own devices only. The lead process writes files and decides
+what all must agree on; `gather` and `from_lead` carry it over, as JSON.
 """
 
 from collections.abc import Callable
+import json
+import os
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 # The axis that losses and statistics are summed over.
 AXIS = 'batch'
+# A process that is silent for so long is taken for dead, and ends the others.
+_HEARTBEAT_SECONDS = 30
+_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
-def device_count() -> int:
-  """Number of devices that share a batch."""
-  return jax.device_count()
+class OtherProcessError(ValueError):
+  """Another process of this run stopped with an error."""
+
+
+def start(
+  coordinator: str,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Joins the processes of one run; before anything else uses jax.
+
+  Args:
+    coordinator: 'HOST:PORT' of process 0, or 'auto': the cluster's launcher
+      (Slurm, Open MPI, Kubernetes) or the TPU pod says who is who.
+    num_processes: how many there are; not with 'auto'.
+    process_id: which this one is, 0 is the lead; not with 'auto'.
+
+  Raises:
+    ValueError: an incomplete description, or nobody to be found.
+  """
+  given = num_processes is not None and process_id is not None
+  if (coordinator == 'auto') == given:
+    raise ValueError(
+      f'--coordinator={coordinator}: give --num_processes and --process_id with'
+      ' HOST:PORT, and neither with auto'
+    )
+  address = None if coordinator == 'auto' else coordinator
+  try:
+    jax.distributed.initialize(
+      address,
+      num_processes,
+      process_id,
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(
+      f'--coordinator={coordinator}: the processes did not find each other'
+      f' ({error}). Without a launcher that jax knows give HOST:PORT,'
+      ' --num_processes and --process_id'
+    ) from error
+
+
+def is_distributed() -> bool:
+  """Whether the run has several processes."""
+  return jax.process_count() > 1
 
 
 def is_lead() -> bool:
@@ -26,12 +77,106 @@ def is_lead() -> bool:
   return jax.process_index() == 0
 
 
+def device_count() -> int:
+  """Number of devices that share a batch."""
+  return jax.device_count()
+
+
 def describe() -> str:
   """The devices in words, e.g. '1 x cpu'."""
   kinds = [device.device_kind for device in jax.devices()]
-  hosts = jax.process_count()
-  where = f' on {hosts} hosts' if hosts > 1 else ''
+  count = jax.process_count()
+  where = f' in {count} processes' if count > 1 else ''
   return f'{len(kinds)} x {kinds[0]}{where}'
+
+
+def gather(value: Any) -> list[Any]:
+  """What each process gives, in the processes' order, on all of them.
+
+  Args:
+    value: anything that JSON holds.
+  """
+  if not is_distributed():
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.array([len(text)], np.int32))
+  lengths = np.asarray(lengths).reshape(-1)
+  # The same shape everywhere, and few different ones: each is compiled.
+  padded = np.zeros(1 << int(lengths.max() - 1).bit_length(), np.uint8)
+  padded[: len(text)] = text
+  rows = np.asarray(multihost_utils.process_allgather(padded))
+  return [
+    json.loads(row[:length].tobytes())
+    for row, length in zip(rows, lengths, strict=True)
+  ]
+
+
+def from_lead(make: Callable[[], Any]) -> Any:
+  """Runs `make` on the lead process alone and gives all what it returns.
+
+  Args:
+    make: returns anything that JSON holds.
+
+  Raises:
+    OtherProcessError: on the others, when `make` raised on the lead.
+  """
+  answer, error = {}, None
+  if is_lead():
+    try:
+      answer = {'value': make()}
+    except Exception as caught:
+      if not is_distributed():
+        raise
+      answer, error = {'error': str(caught)}, caught
+  answer = gather(answer)[0]
+  if error is not None:
+    raise error
+  if 'error' in answer:
+    raise OtherProcessError(f'the lead process stopped: {answer["error"]}')
+  return answer['value']
+
+
+def lead_first(make: Callable[[], Any]) -> Any:
+  """Runs `make` on the lead process, then on the others.
+
+  For what the lead leaves in a folder that the others may share.
+  """
+  kept = []
+  from_lead(lambda: kept.append(make()))
+  return kept[0] if is_lead() else make()
+
+
+def agree(what: str, value: Any) -> None:
+  """Checks that all processes hold the same value.
+
+  Raises:
+    ValueError: naming `what` and each process's value.
+  """
+  values = gather(value)
+  if any(other != values[0] for other in values):
+    listed = ', '.join(f'process {i}: {v}' for i, v in enumerate(values))
+    raise ValueError(
+      f'the processes of this run differ in {what} ({listed}): start each with'
+      ' the same command, code and data'
+    )
+
+
+def tree_from_lead(tree: Any) -> Any:
+  """The lead's arrays on all processes, as numpy arrays.
+
+  Args:
+    tree: on the lead the values, elsewhere arrays of the same shapes.
+  """
+  if not is_distributed():
+    return tree
+  # No bool: the sum over processes that carries the values has none.
+  numbers = jax.tree.map(
+    lambda x: x.astype(np.uint8) if x.dtype == bool else x, tree
+  )
+  numbers = multihost_utils.broadcast_one_to_all(numbers)
+  return jax.tree.map(
+    lambda x, like: np.asarray(x).astype(like.dtype), numbers, tree
+  )
 
 
 def check_batch(batch_size: int) -> None:
@@ -50,16 +195,46 @@ def check_batch(batch_size: int) -> None:
     )
 
 
+def own_samples(batch_size: int) -> range:
+  """This process's samples of each modality's global batch."""
+  share = batch_size // device_count() * jax.local_device_count()
+  first = jax.process_index() * share
+  return range(first, first + share)
+
+
+def own_items(count: int) -> range:
+  """This process's share of `count` things that are done one by one."""
+  return range(jax.process_index(), count, jax.process_count())
+
+
+def _local_mesh() -> Mesh:
+  return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
 def place(state: Any) -> Any:
   """Puts a state on every local device, without a leading replica axis."""
-  mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
   # Copied: leaves may share a buffer, and a buffer is donated only once.
   state = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), state)
-  return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+  return jax.device_put(state, NamedSharding(_local_mesh(), PartitionSpec()))
+
+
+def to_host(state: Any) -> Any:
+  """A placed state as numpy arrays."""
+  return jax.device_get(state)
+
+
+def spread(images: np.ndarray) -> jax.Array:
+  """Splits the leading axis over the local devices where it divides."""
+  even = len(images) % jax.local_device_count() == 0
+  spec = PartitionSpec(AXIS) if even else PartitionSpec()
+  return jax.device_put(images, NamedSharding(_local_mesh(), spec))
 
 
 def shard(batch: Any) -> Any:
   """Splits axis 1 of `[K, B, ...]` arrays over the local devices.
+
+  Args:
+    batch: this process's samples of the global batch.
 
   Returns:
     `[devices, K, B / devices, ...]` arrays.
@@ -95,3 +270,24 @@ def mean_gradients(gradients: Any) -> Any:
   times the number of devices once they are added up, so they are averaged.
   """
   return jax.lax.pmean(gradients, AXIS)
+
+
+def make_deterministic() -> None:
+  """Lets GPUs give the same bits each time; before anything uses a device."""
+  flags = os.environ.get('XLA_FLAGS', '')
+  if _DETERMINISTIC not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {_DETERMINISTIC}'.strip()
+
+
+def check_deterministic() -> None:
+  """Checks that this process computes the same bits each time.
+
+  Raises:
+    ValueError: a GPU that `make_deterministic` came too late for.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  if jax.default_backend() == 'gpu' and _DETERMINISTIC not in flags:
+    raise ValueError(
+      f'deterministic: on a GPU, set XLA_FLAGS={_DETERMINISTIC} before jax'
+      ' starts (the command python -m dbdc_jax.main does)'
+    )

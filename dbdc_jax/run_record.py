@@ -1,10 +1,14 @@
-"""What a workdir says about its run: config, versions, commit, data."""
+"""What a workdir says about its run: config, versions, commit, data, owner."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import errno
+import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import subprocess
 from typing import Any
 
@@ -23,13 +27,14 @@ _PACKAGES = (
   'tensorflow-datasets',
   'grain',
 )
-# Fields that may differ between the calls of one run. More epochs go on from
-# where the run stands.
+# Fields that may differ between the calls of one run: none of them changes what
+# is learnt. `epochs` may grow, and `modalities` is compared name by name.
 _HARMLESS = (
   'eval_only',
   'expectation',
   'init_from',
   'epochs',
+  'modalities',
   'evaluation',
   'data.cache',
   'data.memory_limit_gib',
@@ -65,10 +70,61 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   return lines
 
 
+@contextlib.contextmanager
+def owned(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of a workdir; a process that dies gives it back.
+
+  Raises:
+    ValueError: another run is at work there; says which.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / '.lock'
+  with path.open('a+') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      if error.errno not in (errno.EAGAIN, errno.EACCES):
+        raise
+      file.seek(0)
+      raise ValueError(
+        f'{workdir} is in use by {file.read().strip() or "another run"}: wait'
+        ' for it, or choose another --workdir'
+      ) from error
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {platform.node()}\n')
+    file.flush()
+    yield
+    file.truncate(0)
+
+
 def started(workdir: pathlib.Path) -> bool:
   """Whether a workdir holds a checkpoint, its own or a modality's."""
   own = workdir.glob('checkpoints/[0-9]*')
   return any(own) or any(workdir.glob('*/checkpoints/[0-9]*'))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file of a run.
+
+  Raises:
+    ValueError: it is missing or damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f'{path}: not readable ({error}); without it the run cannot be gone on'
+      ' with: bring the file back, or choose another --workdir'
+    ) from error
+
+
+def _refuse(workdir: pathlib.Path, what: str, lines: list[str]) -> None:
+  if lines:
+    raise ValueError(
+      f'{workdir} holds a run {what}:\n  '
+      + '\n  '.join(lines)
+      + '\nChoose another --workdir, or bring those back.'
+    )
 
 
 def check_data(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
@@ -81,40 +137,63 @@ def check_data(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming what differs.
   """
-  old = json.loads((workdir / 'run.json').read_text())['data']
-  lines = difference(old, fingerprint)
-  if lines:
-    raise ValueError(
-      f'{workdir} holds a run on other data:\n  '
-      + '\n  '.join(lines)
-      + '\nChoose another --workdir, or bring that data back.'
-    )
+  old = _read(workdir / 'run.json')['data']
+  _refuse(workdir, 'on other data', difference(old, fingerprint))
 
 
 def check_resumable(
-  workdir: pathlib.Path, config: ml_collections.ConfigDict
-) -> None:
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  modalities: Sequence[str],
+  classes: Sequence[str],
+) -> list[str]:
   """Checks that a workdir's run was started with the same settings.
 
+  Args:
+    workdir: the run's folder.
+    config: as it is wanted now.
+    modalities: names, in bank order.
+    classes: names, background first.
+
+  Returns:
+    Sentences on what differs and may.
+
   Raises:
-    ValueError: naming each field that differs, or that there is nothing to
-      test.
+    ValueError: naming each field that differs and may not, or that there is
+      nothing to test.
   """
   if not started(workdir):
     if config.eval_only:
       raise ValueError(f'eval_only: no run in {workdir}; train there first')
-    return
-  path = workdir / 'config.json'
-  old = json.loads(path.read_text())
+    return []
+  old = _read(workdir / 'config.json')
+  record = _read(workdir / 'run.json')
   lines = difference(old, config.to_dict())
+  now = {'modalities': list(modalities), 'classes': list(classes)}
+  for name, value in now.items():
+    if record[name] != value:
+      before, after = ', '.join(record[name]), ', '.join(value)
+      lines.append(f'{name}: {before} -> {after}')
   if config.epochs < old['epochs']:
     lines.append(f'epochs: {old["epochs"]} -> {config.epochs} (fewer)')
-  if lines:
-    raise ValueError(
-      f'{workdir} holds a run with other settings:\n  '
-      + '\n  '.join(lines)
-      + '\nChoose another --workdir, or the settings of that run.'
+  _refuse(workdir, 'with other settings', lines)
+  notes = []
+  if config.epochs > old['epochs']:
+    notes.append(
+      f'epochs: {old["epochs"]} -> {config.epochs}: learning rate and ramp'
+      ' follow the new length from here on'
     )
+  if record['threads'] != _threads():
+    notes.append(
+      f'threads: {record["threads"]} -> {_threads()}: the last bits of CPU'
+      ' results depend on their number (set NPROC)'
+    )
+  return notes
+
+
+def _threads() -> str:
+  """Threads that XLA computes with on CPU."""
+  return os.environ.get('NPROC', str(os.cpu_count()))
 
 
 def _commit() -> str:
@@ -135,6 +214,8 @@ def save(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
   *,
+  modalities: Sequence[str],
+  classes: Sequence[str],
   devices: str,
   fingerprint: Mapping[str, Any],
   skipped: list[dict[str, str]],
@@ -144,6 +225,8 @@ def save(
   Args:
     workdir: the run's folder.
     config: as it is used.
+    modalities: names, in bank order.
+    classes: names, background first.
     devices: the devices in words.
     fingerprint: of the prepared data.
     skipped: bad scans that the run goes on without.
@@ -154,8 +237,10 @@ def save(
     {
       'packages': {p: importlib.metadata.version(p) for p in _PACKAGES},
       'commit': _commit(),
+      'modalities': list(modalities),
+      'classes': list(classes),
       'devices': devices,
-      'threads': os.environ.get('NPROC', str(os.cpu_count())),
+      'threads': _threads(),
       'data': fingerprint,
       'skipped_scans': skipped,
     },

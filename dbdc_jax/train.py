@@ -1,73 +1,44 @@
-"""The train loop: one for all methods.
+"""A run from its config to its results.
 
-`train_and_evaluate(config, workdir)` prepares the data, trains, tests the best
-checkpoint and writes every output. A method that trains one network per
-modality (`joint=False`) goes through the same loop once per modality.
+`train_and_evaluate(config, workdir)` prepares the data, trains (`loop.py`),
+tests the best checkpoint and writes every output. A method that trains one
+network per modality (`joint=False`) goes through the same loop once per
+modality. Every process of a run calls it; the lead process alone writes.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 import copy
-import dataclasses
 import pathlib
-import time
+import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
-import optax
 
-from data.prepared import Prepared, PreparedCase
+from data.prepared import Prepared
 from data.split import Split
 from data.task import TASKS
 from dbdc_jax import (
   banner,
   checkpoint,
-  epoch_metrics,
   input_pipeline,
-  losses,
+  loop,
   methods,
   optimizer,
   parallel,
   pictures,
   run_record,
-  weighting,
 )
 from dbdc_jax.evaluation import inference, scoring
 from dbdc_jax.metric_writer import MetricWriter, read_rows
 from dbdc_jax.precision import compute_dtype
-from dbdc_jax.step import TrainState, init_state, make_step, ramp
-
-
-@dataclasses.dataclass
-class _Run:
-  """What one network's training needs; made once, passed around."""
-
-  config: ml_collections.ConfigDict
-  workdir: pathlib.Path
-  prepared: Prepared
-  split: Split
-  modalities: tuple[str, ...]
-  classes: tuple[str, ...]
-  method: methods.Method
-  batches: input_pipeline.Batches
-  present: np.ndarray  # [K, C] bool
-  tx: optax.GradientTransformation
-  steps_per_epoch: int
-  total_steps: int
-  on_epoch: Callable[[dict[str, Any]], None] | None
-
-  def cases(self, part: str) -> list[list[PreparedCase]]:
-    """Cases of a part of the split, per modality."""
-    return input_pipeline.select(
-      self.prepared, self.split, self.modalities, part
-    )
+from dbdc_jax.step import TrainState, init_state
 
 
 def _set_up(
   config, workdir, prepared, split, steps_per_epoch, on_epoch
-) -> _Run:
+) -> loop.Run:
   task = TASKS[config.task]
   modalities = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config, parallel.AXIS)
@@ -76,6 +47,7 @@ def _set_up(
     split,
     modalities,
     batch_size=config.batch_size,
+    samples=parallel.own_samples(config.batch_size),
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,
@@ -84,7 +56,7 @@ def _set_up(
   present = input_pipeline.present_classes(
     prepared, split, modalities, len(task.classes)
   )
-  return _Run(
+  return loop.Run(
     config=config,
     workdir=workdir,
     prepared=prepared,
@@ -101,179 +73,67 @@ def _set_up(
   )
 
 
-def _signals(run: _Run, epoch: int, state: TrainState) -> methods.Signals:
-  weights = jnp.ones(len(run.modalities))
-  if run.config.weighting.enabled:
-    weights = weighting.weights(state.weighting)
-  return parallel.place(
-    methods.Signals(
-      weights=weights,
-      ramp=jnp.float32(ramp(run.config, epoch)),
-      active=jnp.asarray(epoch > run.config.dc.warmup_epochs),
-      present=jnp.asarray(run.present),
-      consistent=jnp.asarray(run.batches.consistent),
-    )
-  )
-
-
-def _run_epoch(run, step_fn, state, epoch, writer):
-  """Trains an epoch; returns the state and the epoch's mean metrics."""
-  signals = _signals(run, epoch, state)
-  first = int(state.step)
-  last = epoch * run.steps_per_epoch
-  collected: list[dict[str, Any]] = []
-  kept_at = str(run.workdir / 'checkpoints')
-  pending = None
-  for offset, batch in enumerate(run.batches.iterate(first, last)):
-    state, metrics = step_fn(state, parallel.shard(batch), signals)
-    # Reading the step before keeps the device busy with this one.
-    if pending is not None:
-      collected.append(jax.device_get(pending))
-      epoch_metrics.check_finite(
-        collected[-1], first + offset, run.modalities, kept_at
-      )
-    pending = metrics
-    writer.progress(first + offset + 1, f'epoch {epoch}/{run.config.epochs}')
-  collected.append(jax.device_get(pending))
-  epoch_metrics.check_finite(collected[-1], last, run.modalities, kept_at)
-  row = epoch_metrics.epoch_row(
-    collected, run.modalities, run.classes, run.present
-  )
-  weights = map(float, np.asarray(signals.weights))
-  row['weight'] = dict(zip(run.modalities, weights, strict=True))
-  row['ramp'] = float(signals.ramp)
-  return state, row
-
-
-def _end_of_epoch(run, state):
-  """Feeds MAW with the epoch's training DSC and clears its counts."""
-  dice = losses.pooled_dice(state.dice_counts, jnp.asarray(run.present))
-  state = state._replace(
-    dice_counts=jnp.zeros_like(state.dice_counts),
-    weighting=weighting.update(state.weighting, dice),
-  )
-  return parallel.place(state), np.asarray(dice)
-
-
-def _fit(run: _Run, state: TrainState, store, writer) -> None:
-  """Trains to the last epoch."""
-  config = run.config
-  step_fn = make_step(run.method, run.tx, config.seed)
-  done = int(state.step) // run.steps_per_epoch
-  for epoch in range(done + 1, config.epochs + 1):
-    started = time.monotonic()
-    state, row = _run_epoch(run, step_fn, state, epoch, writer)
-    seconds = time.monotonic() - started
-    slices = run.steps_per_epoch * config.batch_size
-    slices *= len(run.modalities) * (2 if run.batches.consistent.any() else 1)
-    row['images_per_second'] = slices / seconds
-    row['learning_rate'] = float(
-      optimizer.schedule(config, run.total_steps)(int(state.step))
-    )
-    state, dice = _end_of_epoch(run, state)
-    by_modality = lambda values: dict(
-      zip(run.modalities, map(float, values), strict=True)
-    )
-    row['train_dice'] = by_modality(dice)
-    last = epoch == config.epochs
-    validated = None
-    supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
-    if last or (not supervised_only and epoch % config.evaluation.every == 0):
-      scores = inference.validation_dice(
-        config,
-        run.method.predict,
-        state.params,
-        state.memory,
-        run.prepared,
-        run.cases('validation'),
-        len(run.classes),
-      )
-      validated = float(np.mean(scores))
-      row['validation_dice'] = by_modality(scores)
-      row['validation_dice_mean'] = validated
-    row['seconds'] = time.monotonic() - started
-    step = int(state.step)
-    store.save(step, state, validated)
-    writer.write(step, epoch, 'epoch', row)
-    for warning in epoch_metrics.starved(row):
-      writer.line(f'epoch {epoch}: {warning}')
-    text = f'epoch {epoch}: loss {row["loss"]:.4f}, training DSC '
-    text += ', '.join(
-      f'{m} {100 * d:.1f}' for m, d in row['train_dice'].items()
-    )
-    if validated is not None:
-      text += f', validation DSC {100 * validated:.1f} %'
-    writer.line(text, step)
-    if run.on_epoch:
-      run.on_epoch({'epoch': epoch, **row})
-  store.wait()
-
-
-def _start_from(run: _Run, state: TrainState) -> TrainState:
+def _start_from(run: loop.Run, state: TrainState) -> TrainState:
   """The parameters and memory of another run's best checkpoint."""
   other = pathlib.Path(run.config.init_from)
   if not run.method.joint:
     other /= run.modalities[0]
-  if not checkpoint.exists(other):
+  with checkpoint.Checkpoints(other, read_only=True) as store:
+    try:
+      found = store.best(state)
+    except ValueError as error:
+      raise ValueError(
+        f'init_from={other}: its network differs from this config (method,'
+        f' modalities, classes or width: {error}); use the same as in its'
+        ' config.json'
+      ) from error
+  if found is None:
     raise ValueError(
       f'init_from={other}: no checkpoints there; give the workdir of a'
       ' finished run'
     )
-  with checkpoint.Checkpoints(other) as store:
-    step = store.best_step()
-    if step is None:
-      raise ValueError(f'init_from={other}: its checkpoints are empty')
-    try:
-      found = store.restore(step, state)
-    except (ValueError, KeyError) as error:
-      raise ValueError(
-        f'init_from={other}: its network differs from this config (method,'
-        ' modalities, classes or width); use the same as in its config.json'
-      ) from error
-  return state._replace(params=found.params, memory=found.memory)
-
-
-def _train_one(run: _Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-  """Trains (or resumes, or only tests) one network and tests its best.
-
-  Returns:
-    The test cases' scores, and facts about the run.
-  """
-  config, workdir = run.config, run.workdir
-  workdir.mkdir(parents=True, exist_ok=True)
-  state = init_state(
-    run.method, run.tx, config, len(run.classes), len(run.modalities)
+  _, arrays = found
+  return parallel.place(
+    state._replace(params=arrays.params, memory=arrays.memory)
   )
-  count = sum(x.size for x in jax.tree.leaves(state.params))
-  print(_banner(run, count), flush=True)
+
+
+def _train(run: loop.Run, state: TrainState) -> tuple[int, TrainState]:
+  """Trains, or goes on, or does neither; returns the best step and state."""
+  config, workdir = run.config, run.workdir
   with checkpoint.Checkpoints(workdir) as store:
-    latest = store.latest_step()
+    latest = store.latest(state)
     if latest is not None:
-      state = store.restore(latest, state)
+      state = parallel.place(latest[1])
     elif config.eval_only:
       raise ValueError(
         f'eval_only: {workdir} holds no checkpoint; train there first'
       )
     elif config.init_from:
-      state = parallel.place(_start_from(run, state))
-    if not config.eval_only and int(state.step) < run.total_steps:
+      state = _start_from(run, state)
+    # Kept apart from the state, which the first step uses up.
+    like = jax.eval_shape(lambda: state)
+    first = int(state.step)
+    if not config.eval_only and first < run.total_steps:
       with MetricWriter(
-        workdir, lead=parallel.is_lead(), total_steps=run.total_steps
+        workdir,
+        first_step=first,
+        lead=parallel.is_lead(),
+        total_steps=run.total_steps,
       ) as writer:
-        writer.resume(int(state.step))
-        if int(state.step):
-          writer.line(f'resuming after step {int(state.step)}')
-        _fit(run, state, store, writer)
-    best = store.best_step()
-    # The donated state is gone: restore into fresh arrays.
-    like = init_state(
-      run.method, run.tx, config, len(run.classes), len(run.modalities)
-    )
-    state = store.restore(best, like)
-  rows = [row for row in read_rows(workdir) if row['kind'] == 'epoch']
-  pictures.progress(rows, workdir / 'progress.png', run.modalities)
-  cases = inference.test_cases(
-    config,
+        if first:
+          writer.line(f'resuming after step {first}')
+        loop.fit(run, state, store, writer)
+    step, arrays = store.best(like)
+  return step, parallel.place(arrays)
+
+
+def _test(run: loop.Run, state: TrainState) -> list[dict[str, Any]]:
+  """The test cases' scores; writes the run's pictures."""
+  rows = _epoch_rows(run)
+  pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
+  return inference.test_cases(
+    run.config,
     run.method.predict,
     state.params,
     state.memory,
@@ -281,22 +141,46 @@ def _train_one(run: _Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     run.cases('test'),
     run.classes,
     inference.overlay_writer(
-      workdir / 'overlays',
+      run.workdir / 'overlays',
       run.prepared,
       run.classes,
-      config.evaluation.overlays,
+      run.config.evaluation.overlays,
     ),
   )
+
+
+def _epoch_rows(run: loop.Run) -> list[dict[str, Any]]:
+  return [row for row in read_rows(run.workdir) if row['kind'] == 'epoch']
+
+
+def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Trains (or resumes, or only tests) one network and tests its best.
+
+  Returns:
+    The test cases' scores, and facts about the run.
+  """
+  if parallel.is_lead():
+    run.workdir.mkdir(parents=True, exist_ok=True)
+  state = init_state(
+    run.method, run.tx, run.config, len(run.classes), len(run.modalities)
+  )
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  if parallel.is_lead():
+    print(_banner(run, count), flush=True)
+  best, state = _train(run, state)
+  cases = parallel.from_lead(lambda: _test(run, state))
   facts = {
     'parameters': count,
     'best_step': best,
-    'train_seconds': sum(row['seconds'] for row in rows),
+    'train_seconds': parallel.from_lead(
+      lambda: sum(row['seconds'] for row in _epoch_rows(run))
+    ),
     'steps': run.total_steps,
   }
   return cases, facts
 
 
-def _banner(run: _Run, parameters: int) -> str:
+def _banner(run: loop.Run, parameters: int) -> str:
   off = banner.switched_off(
     run.config, run.modalities, run.present, run.batches.consistent
   )
@@ -334,26 +218,57 @@ def train_and_evaluate(
     data.prepare.BadScans: scans that cannot be used, all in one table.
     ValueError: settings that do not fit each other, the data or the workdir.
     NonFiniteLossError: the loss stopped being a number.
+    OSError: the disk is full, or a folder cannot be written.
   """
   folder = pathlib.Path(workdir).absolute()
   # Everything that can be refused is refused before anything is written.
   task = TASKS[config.task]
   names = tuple(m.name for m in task.select(config.modalities))
-  joint = methods.build(config).joint
+  methods.build(config)
   parallel.check_batch(config.batch_size)
-  run_record.check_resumable(folder, config)
-  folder.mkdir(parents=True, exist_ok=True)
-  resume = run_record.started(folder)
-  prepared, split = input_pipeline.load(config, folder, resume)
-  if resume:
-    run_record.check_data(folder, prepared.fingerprint)
-  run_record.save(
-    folder,
-    config,
-    devices=parallel.describe(),
-    fingerprint=prepared.fingerprint,
-    skipped=prepared.skipped,
+  if config.deterministic:
+    parallel.check_deterministic()
+  notes = parallel.from_lead(
+    lambda: run_record.check_resumable(folder, config, names, task.classes)
   )
+  with contextlib.ExitStack() as stack:
+    # Entered by the lead; the others hear of a refusal.
+    owned = run_record.owned(folder)
+    parallel.from_lead(lambda: stack.enter_context(owned))
+    for note in notes:
+      print(note, file=sys.stderr, flush=True)
+    return _run_all(config, folder, names, on_epoch)
+
+
+def _prepare(config, folder, names) -> tuple[Prepared, Split]:
+  """Data and split, the same on all processes, and the run's record."""
+  prepared = parallel.lead_first(lambda: input_pipeline.load(config))
+  parallel.agree('prepared data', prepared.fingerprint)
+
+  def decide():
+    resume = run_record.started(folder)
+    split = input_pipeline.choose_split(config, prepared, folder, resume)
+    if resume:
+      run_record.check_data(folder, prepared.fingerprint)
+    run_record.save(
+      folder,
+      config,
+      modalities=names,
+      classes=TASKS[config.task].classes,
+      devices=parallel.describe(),
+      fingerprint=prepared.fingerprint,
+      skipped=prepared.skipped,
+    )
+    return split
+
+  return prepared, parallel.from_lead(decide)
+
+
+def _run_all(config, folder, names, on_epoch) -> dict[str, Any]:
+  """Everything that writes into the workdir."""
+  task = TASKS[config.task]
+  joint = methods.build(config).joint
+  prepared, split = _prepare(config, folder, names)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.
   steps = input_pipeline.steps_per_epoch(
@@ -380,6 +295,7 @@ def train_and_evaluate(
     'networks': facts,
   }
   results = scoring.summarize(cases, task.classes, names, info)
-  scoring.write_results(results, folder)
-  print(scoring.table(results), flush=True)
+  if parallel.is_lead():
+    scoring.write_results(results, folder)
+    print(scoring.table(results), flush=True)
   return results

@@ -4,10 +4,10 @@ import math
 from dbdc_jax.metric_writer import MetricWriter, flatten, read_rows
 
 
-def _write(folder, steps, resume=None):
-  with MetricWriter(folder, total_steps=9, quiet=True) as writer:
-    if resume is not None:
-      writer.resume(resume)
+def _write(folder, steps, resume=0):
+  with MetricWriter(
+    folder, first_step=resume, total_steps=9, quiet=True
+  ) as writer:
     for step in steps:
       writer.write(step, step, 'epoch', {'loss': 1.0 / step, 'd': {'ct': step}})
 
@@ -48,7 +48,6 @@ def test_what_is_not_finite_is_null(tmp_path):
 
 def test_only_the_lead_writes(tmp_path):
   with MetricWriter(tmp_path / 'x', lead=False) as writer:
-    writer.resume(0)
     writer.write(1, 1, 'epoch', {'a': 1})
     writer.line('text')
     writer.progress(1, 'text')
@@ -58,7 +57,6 @@ def test_only_the_lead_writes(tmp_path):
 
 def test_lines_off_a_terminal_tell_the_time_left(tmp_path, capsys):
   with MetricWriter(tmp_path, total_steps=50) as writer:
-    writer.resume(0)
     writer.line('epoch 1', step=5)
     assert 'left' not in capsys.readouterr().err  # Nothing to go by yet.
     for step in range(1, 20):

@@ -8,7 +8,7 @@ import numpy as np
 
 from data import preprocess
 from data.prepared import Prepared, PreparedCase
-from dbdc_jax import pictures
+from dbdc_jax import parallel, pictures
 from dbdc_jax.evaluation import metrics, scoring, sliding_window
 
 
@@ -45,24 +45,29 @@ def validation_dice(
     `[K]` in [0, 1]: per case the mean over the classes that occur in it or in
     its prediction, on the prepared grid; then the mean over cases.
   """
-  out = []
-  for modality, group in enumerate(cases):
-    scores = []
-    for case in group:
-      labels = sliding_window.labels(
-        predict,
-        params,
-        memory,
-        prepared.images(case),
-        modality,
-        **_window(config),
-      )
-      reference = prepared.labels(case)
-      dice = metrics.dice(labels, reference, num_classes)[1:]
-      if not np.isnan(dice).all():
-        scores.append(np.nanmean(dice))
-    out.append(np.mean(scores) if scores else 0.0)
-  return np.array(out)
+  flat = [(k, case) for k, group in enumerate(cases) for case in group]
+
+  def score(modality, case) -> float | None:
+    labels = sliding_window.labels(
+      predict,
+      params,
+      memory,
+      prepared.images(case),
+      modality,
+      **_window(config),
+    )
+    reference = prepared.labels(case)
+    dice = metrics.dice(labels, reference, num_classes)[1:]
+    return None if np.isnan(dice).all() else float(np.nanmean(dice))
+
+  # Each process does its share of the cases.
+  mine = {i: score(*flat[i]) for i in parallel.own_items(len(flat))}
+  scores: list[list[float]] = [[] for _ in cases]
+  found = {int(i): s for part in parallel.gather(mine) for i, s in part.items()}
+  for index, (modality, _) in enumerate(flat):
+    if found[index] is not None:
+      scores[modality].append(found[index])
+  return np.array([np.mean(group) if group else 0.0 for group in scores])
 
 
 def test_cases(

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dbdc_jax import parallel
+
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
   """Starts of the windows along an axis; the last one ends at the edge."""
@@ -99,7 +101,16 @@ def _scan(
     filled = np.pad(chunk, ((0, short), (0, 0), (0, 0)))
     out.append(
       np.asarray(
-        _forward(predict, params, memory, filled, ids, patch, stride, hard)
+        _forward(
+          predict,
+          params,
+          memory,
+          parallel.spread(filled),
+          parallel.spread(ids),
+          patch,
+          stride,
+          hard,
+        )
       )[: len(chunk)]
     )
   return np.concatenate(out)
