@@ -2,14 +2,19 @@
 
 Only the lead process reads and writes; what it reads it gives to the others. A
 checkpoint holds plain arrays, whatever the devices were: a run of N devices or
-processes goes on with M. A digest of all arrays lies beside them, so that a
-damaged checkpoint is noticed, and the one before it used.
+processes goes on with M.
+
+Once Orbax has written one, it is sealed: the SHA-256 of each of its files is
+put beside them. Only sealed checkpoints whose files still match count; Orbax
+never sees the others, so a damaged one costs an epoch and not the run.
 """
 
 from collections.abc import Callable
+from concurrent import futures
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -24,13 +29,9 @@ from dbdc_jax import parallel
 _FOLDER = 'checkpoints'
 # Damaged checkpoints are moved here, not deleted.
 _DAMAGED = 'checkpoints_damaged'
-_DIGEST = 'sha256'
+_SEAL = 'seal.json'
 # Files and folders of a checkpoint beside its arrays.
 _MARGIN_BYTES = 1 << 20
-
-
-class DamagedError(Exception):
-  """A checkpoint that cannot be read, or whose content has changed."""
 
 
 def _print(text: str) -> None:
@@ -38,11 +39,7 @@ def _print(text: str) -> None:
 
 
 class Checkpoints:
-  """The checkpoints of one workdir, written asynchronously.
-
-  A checkpoint appears under its step's number once it is complete, so a run
-  that is killed inside a save finds the one before.
-  """
+  """The checkpoints of one workdir, written while training goes on."""
 
   def __init__(
     self,
@@ -60,25 +57,26 @@ class Checkpoints:
     """
     self._workdir = pathlib.Path(workdir).absolute()
     self._folder = self._workdir / _FOLDER
-    self._warn = warn
     self._read_only = read_only
+    self._warn = warn
+    self._thread = futures.ThreadPoolExecutor(max_workers=1)
+    self._saving: futures.Future[None] | None = None
+    self._damaged = 0
     self._manager = None
     if parallel.is_lead() and (not read_only or self._folder.is_dir()):
+      self._set_damaged_aside()
       self._manager = _manager(self._folder, read_only)
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, kind, error, trace) -> None:
-    if self._manager is None:
-      return
-    if kind is None:
-      with self._explained():
-        self._manager.close()
-    else:
-      # The first error is the one to report.
-      with contextlib.suppress(Exception):
-        self._manager.close()
+    # The first error is the one to report.
+    with contextlib.suppress(*([Exception] if kind else [])):
+      self.wait()
+    self._thread.shutdown()
+    if self._manager is not None:
+      self._manager.close()
 
   def save(self, step: int, state: Any, dice: float | None) -> None:
     """Starts a save.
@@ -89,33 +87,50 @@ class Checkpoints:
       dice: mean validation DSC, or None if this epoch was not validated.
 
     Raises:
-      OSError: no space; names the folder, the bytes needed and those free.
+      OSError: no space for it, or for the one before; names the folder, the
+        bytes needed and those free.
     """
     if self._manager is None:
       return
+    self.wait()
     arrays = parallel.to_host(state)
     # Older ones go only once this one is complete.
     needed = sum(x.nbytes for x in jax.tree.leaves(arrays)) + _MARGIN_BYTES
     free = shutil.disk_usage(self._folder).free
     if free < needed:
       raise self._disk_full(needed, free)
-    with self._explained():
-      self._manager.save(
-        step,
-        args=ocp.args.StandardSave(arrays),
-        metrics=None if dice is None else {'dice': dice},
-        custom_metadata={_DIGEST: _digest(arrays)},
-      )
+    self._saving = self._thread.submit(self._write, step, arrays, dice)
+
+  def _write(self, step: int, arrays: Any, dice: float | None) -> None:
+    """Saves and seals; in the store's thread."""
+    self._manager.save(
+      step,
+      args=ocp.args.StandardSave(arrays),
+      metrics=None if dice is None else {'dice': dice},
+    )
+    self._manager.wait_until_finished()
+    folder = self._folder / str(step)
+    partial = self._workdir / (_SEAL + '.partial')
+    partial.write_text(json.dumps(_hashes(folder)))
+    os.replace(partial, folder / _SEAL)
 
   def wait(self) -> None:
-    """Waits until running saves are on disk.
+    """Waits until a running save is on disk.
 
     Raises:
-      OSError: a save that failed.
+      OSError: it failed for want of space.
     """
-    if self._manager is not None:
-      with self._explained():
-        self._manager.wait_until_finished()
+    saving, self._saving = self._saving, None
+    if saving is None:
+      return
+    try:
+      saving.result()
+    except Exception as error:
+      # Orbax has many ways to say that the disk is full.
+      if 'No space left' not in _chain(error):
+        raise
+      free = shutil.disk_usage(self._folder).free
+      raise self._disk_full(None, free) from error
 
   def latest(self, like: Any) -> tuple[int, Any] | None:
     """The newest checkpoint that is whole, on all processes.
@@ -142,27 +157,20 @@ class Checkpoints:
     found: list[Any] = []
 
     def read() -> int | None:
+      self.wait()
       if self._manager is None:
         return None
-      steps = sorted(self._manager.all_steps(), reverse=True)
-      if best and (first := self._manager.best_step()) is not None:
-        steps.sort(key=lambda step: step != first)
-      for step in steps:
-        try:
-          found.append(self._read(step, like))
-        except DamagedError as error:
-          self._warn(
-            f'warning: checkpoint {self._folder / str(step)} is damaged'
-            f' ({error}){self._set_aside(step)}; looking for another one'
-          )
-        else:
-          return step
-      if steps:
+      self._set_damaged_aside()
+      step = self._manager.best_step() if best else None
+      step = self._manager.latest_step() if step is None else step
+      if step is None and self._damaged:
         raise ValueError(
-          f'all checkpoints in {self._folder} are damaged: start again in'
-          ' another --workdir'
+          f'{self._folder}: no whole checkpoint is left; start again in another'
+          ' --workdir'
         )
-      return None
+      if step is not None:
+        found.append(self._read(step, like))
+      return step
 
     step = parallel.from_lead(read)
     if step is None:
@@ -171,14 +179,9 @@ class Checkpoints:
     return step, parallel.tree_from_lead(arrays)
 
   def _read(self, step: int, like: Any) -> Any:
-    """One checkpoint, checked against `like` and its own digest."""
+    """One checkpoint, checked against `like`."""
     # Asked before reading: a read that fails half-way leaves others behind.
-    try:
-      metadata = self._manager.metadata(step)
-      found = _shapes(metadata.item_metadata.tree)
-      digest = metadata.custom_metadata[_DIGEST]
-    except Exception as error:
-      raise DamagedError(_short(error)) from error
+    found = _shapes(self._manager.metadata(step).item_metadata.tree)
     wanted = _shapes(like)
     differing = sorted(
       name
@@ -192,51 +195,45 @@ class Checkpoints:
         f' is {name}: {found.get(name, "missing")} in the checkpoint,'
         f' {wanted.get(name, "missing")} in this config'
       )
-    # A file that is cut or gone shows up as any kind of error.
-    try:
-      arrays = self._manager.restore(
-        step, args=ocp.args.StandardRestore(jax.tree.map(_blank, like))
-      )
-    except Exception as error:
-      raise DamagedError(_short(error)) from error
-    if _digest(arrays) != digest:
-      raise DamagedError('its arrays are not those that were saved')
-    return arrays
-
-  def _set_aside(self, step: int) -> str:
-    """Moves a damaged checkpoint out of the way; says where to."""
-    if self._read_only:
-      return ''
-    folder = self._workdir / _DAMAGED
-    folder.mkdir(exist_ok=True)
-    target = folder / str(step)
-    number = 1
-    while target.exists():
-      number += 1
-      target = folder / f'{step}_{number}'
-    os.replace(self._folder / str(step), target)
-    self._manager.reload()
-    return f', moved to {target}'
-
-  def _disk_full(self, needed: int, free: int) -> OSError:
-    kept = standing(self._workdir)
-    return OSError(
-      errno.ENOSPC,
-      f'no space for a checkpoint: {needed:,} bytes needed, {free:,} free;'
-      f' {kept}. Make space, then the same command resumes',
-      str(self._folder),
+    return self._manager.restore(
+      step, args=ocp.args.StandardRestore(jax.tree.map(_blank, like))
     )
 
-  @contextlib.contextmanager
-  def _explained(self):
-    """Turns Orbax's many ways to say 'disk full' into one OSError."""
-    try:
-      yield
-    except Exception as error:
-      free = shutil.disk_usage(self._folder).free
-      if 'No space left' not in _chain(error):
-        raise
-      raise self._disk_full(free + 1, free) from error
+  def _set_damaged_aside(self) -> None:
+    """Moves damaged checkpoints out of the way, with a warning each.
+
+    Raises:
+      ValueError: there are some and this store is read-only.
+    """
+    for step in steps(self._workdir):
+      folder = self._folder / str(step)
+      fault = _fault(folder)
+      if not fault:
+        continue
+      text = f'checkpoint {folder} is damaged ({fault})'
+      if self._read_only:
+        raise ValueError(text)
+      self._damaged += 1
+      aside = self._workdir / _DAMAGED
+      aside.mkdir(exist_ok=True)
+      count = sum(p.name.split('_')[0] == str(step) for p in aside.iterdir())
+      target = aside / (f'{step}_{count + 1}' if count else str(step))
+      os.replace(folder, target)
+      self._warn(
+        f'warning: {text}: moved to {target}, the run goes on from the one'
+        ' before'
+      )
+      if self._manager is not None:
+        self._manager.reload()
+
+  def _disk_full(self, needed: int | None, free: int) -> OSError:
+    size = '' if needed is None else f'{needed:,} bytes needed, '
+    return OSError(
+      errno.ENOSPC,
+      f'no space for a checkpoint: {size}{free:,} bytes free;'
+      f' {standing(self._workdir)}. Make space, then the same command resumes',
+      str(self._folder),
+    )
 
 
 def _manager(folder: pathlib.Path, read_only: bool) -> ocp.CheckpointManager:
@@ -260,6 +257,8 @@ def _manager(folder: pathlib.Path, read_only: bool) -> ocp.CheckpointManager:
     cleanup_tmp_directories=not read_only,
     read_only=read_only,
     create=False,
+    # The store has a thread of its own, which also seals.
+    enable_async_checkpointing=False,
     multiprocessing_options=ocp.options.MultiprocessingOptions(
       primary_host=0, active_processes={0}, barrier_sync_key_prefix='lead'
     ),
@@ -275,23 +274,37 @@ def _blank(x: Any) -> np.ndarray:
   return np.zeros(x.shape, x.dtype)
 
 
-def _digest(tree: Any) -> str:
-  """SHA-256 of all arrays with their names, dtypes and shapes."""
-  total = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    leaf = np.asarray(leaf)
-    name = jax.tree_util.keystr(path, simple=True, separator='/')
-    total.update(f'{name} {leaf.dtype} {leaf.shape}\n'.encode())
-    total.update(np.ascontiguousarray(leaf).tobytes())
-  return total.hexdigest()
-
-
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """Shape of every array of a tree by its name, e.g. 'params/unet/...'."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
+
+
+def _hashes(folder: pathlib.Path) -> dict[str, str]:
+  """SHA-256 of each file of a checkpoint, by its name in it."""
+  files = (p for p in folder.rglob('*') if p.is_file() and p.name != _SEAL)
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in files
+  }
+
+
+def _fault(folder: pathlib.Path) -> str:
+  """What is wrong with a checkpoint's files; '' if nothing is."""
+  try:
+    sealed = json.loads((folder / _SEAL).read_text())
+    found = _hashes(folder)
+  except FileNotFoundError:
+    return 'its writing was cut short'
+  except (OSError, ValueError) as error:
+    return f'not readable: {error}'
+  if sealed == found:
+    return ''
+  names = sealed.keys() | found.keys()
+  wrong = sorted(n for n in names if sealed.get(n) != found.get(n))
+  return f'{", ".join(wrong[:3])}: not what was saved'
 
 
 def _chain(error: BaseException | None) -> str:
@@ -303,14 +316,20 @@ def _chain(error: BaseException | None) -> str:
   return '\n'.join(texts)
 
 
-def _short(error: Exception) -> str:
-  """The first line of an error, not longer than a line."""
-  text = str(error).strip().splitlines() or [type(error).__name__]
-  return text[0][:160]
+def read(workdir: str | os.PathLike, step: int | None = None) -> Any:
+  """A checkpoint's arrays as nested dicts, without knowing its shapes.
+
+  Args:
+    workdir: the run's folder.
+    step: which; None is the newest.
+  """
+  folder = pathlib.Path(workdir).absolute() / _FOLDER
+  with contextlib.closing(_manager(folder, read_only=True)) as manager:
+    return manager.restore(steps(workdir)[-1] if step is None else step)
 
 
 def steps(workdir: str | os.PathLike) -> list[int]:
-  """Steps of the complete checkpoints of a workdir, oldest first."""
+  """Steps of the checkpoints of a workdir, oldest first."""
   folder = pathlib.Path(workdir) / _FOLDER
   if not folder.is_dir():
     return []
@@ -318,16 +337,22 @@ def steps(workdir: str | os.PathLike) -> list[int]:
 
 
 def standing(workdir: str | os.PathLike) -> str:
-  """A sentence on which checkpoint a run that stops here leaves behind."""
+  """A sentence on which checkpoint a run that stops here leaves behind.
+
+  Args:
+    workdir: the run's folder, which may hold one folder per network.
+  """
   workdir = pathlib.Path(workdir).absolute()
-  found = (
-    [workdir / _FOLDER / str(steps(workdir)[-1])] if steps(workdir) else []
-  )
-  found += [
-    below / _FOLDER / str(steps(below)[-1])
-    for below in (sorted(workdir.iterdir()) if workdir.is_dir() else ())
-    if below.is_dir() and steps(below)
-  ]
+  below = sorted(workdir.iterdir()) if workdir.is_dir() else []
+  found = []
+  for folder in [workdir, *(p for p in below if p.is_dir())]:
+    sealed = [
+      step
+      for step in steps(folder)
+      if (folder / _FOLDER / str(step) / _SEAL).exists()
+    ]
+    if sealed:
+      found.append(str(folder / _FOLDER / str(sealed[-1])))
   if not found:
     return 'no checkpoint was complete yet'
-  return 'standing: checkpoint ' + ', '.join(map(str, found))
+  return f'checkpoint {", ".join(found)} stands'

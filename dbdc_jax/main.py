@@ -130,6 +130,13 @@ def _run(config) -> int:
       train.train_and_evaluate(config, _workdir(config))
   except OSError as error:
     return _fail(_explain(error))
+  except RuntimeError as error:
+    if not parallel.is_distributed():
+      raise
+    # What a collective says whose other end is gone.
+    return _fail(
+      RuntimeError(f'a process of this run does not answer: {error}')
+    )
   except (
     prepare.BadScans,
     ScanError,

@@ -8,6 +8,7 @@ what all must agree on; `gather` and `from_lead` carry it over, as JSON.
 """
 
 from collections.abc import Callable
+import faulthandler
 import json
 import os
 from typing import Any
@@ -16,11 +17,15 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
+from orbax.checkpoint import multihost
 
 # The axis that losses and statistics are summed over.
 AXIS = 'batch'
 # A process that is silent for so long is taken for dead, and ends the others.
 _HEARTBEAT_SECONDS = 30
+_PATIENCE_SECONDS = 24 * 60 * 60
+# Barriers that were passed: each needs a name of its own, the same everywhere.
+_meetings = 0
 _DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
@@ -50,6 +55,9 @@ def start(
       f'--coordinator={coordinator}: give --num_processes and --process_id with'
       ' HOST:PORT, and neither with auto'
     )
+  # A process that dies makes jax abort the others with a message; the stack of
+  # every thread behind it would bury that.
+  faulthandler.disable()
   address = None if coordinator == 'auto' else coordinator
   try:
     jax.distributed.initialize(
@@ -90,6 +98,21 @@ def describe() -> str:
   return f'{len(kinds)} x {kinds[0]}{where}'
 
 
+def _wait_for_all(what: str) -> None:
+  """Waits until every process is here, for as long as it takes.
+
+  A collective waits half a minute on CPU and then fails, which is shorter than
+  one process's compiling or testing may take.
+  """
+  global _meetings
+  _meetings += 1
+  multihost.sync_global_processes(
+    f'{what} {_meetings}',
+    timeout=_PATIENCE_SECONDS,
+    processes=set(range(jax.process_count())),
+  )
+
+
 def gather(value: Any) -> list[Any]:
   """What each process gives, in the processes' order, on all of them.
 
@@ -98,6 +121,7 @@ def gather(value: Any) -> list[Any]:
   """
   if not is_distributed():
     return [value]
+  _wait_for_all('gather')
   text = np.frombuffer(json.dumps(value).encode(), np.uint8)
   lengths = multihost_utils.process_allgather(np.array([len(text)], np.int32))
   lengths = np.asarray(lengths).reshape(-1)
@@ -254,13 +278,27 @@ def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:
   State and signals are the same on all devices, the batch is split; the old
   state's memory is given to the new one (donated).
   """
-  return jax.pmap(
+  mapped = jax.pmap(
     step,
     axis_name=AXIS,
     in_axes=(None, 0, None),
     out_axes=None,
     donate_argnums=0,
   )
+  if not is_distributed():
+    return mapped
+  compiled = False
+
+  def together(*args):
+    nonlocal compiled
+    if not compiled:
+      # The call below finds the program; see `_wait_for_all`.
+      mapped.lower(*args).compile()
+      _wait_for_all('compiled')
+      compiled = True
+    return mapped(*args)
+
+  return together
 
 
 def mean_gradients(gradients: Any) -> Any:

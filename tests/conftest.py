@@ -41,3 +41,23 @@ def scans() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f'no real scans at {folder}: set DBDC_SCANS to their folder')
   return folder
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory) -> pathlib.Path:
+  """Prepared phantoms, shared by all tests."""
+  return tmp_path_factory.mktemp('cache')
+
+
+@pytest.fixture(scope='session')
+def trained(cache, tmp_path_factory):
+  """One DBDC run on the tiny heart phantom: workdir, results, epochs."""
+  import tiny
+
+  from dbdc_jax import train
+
+  workdir = tmp_path_factory.mktemp('run') / 'heart'
+  epochs = []
+  config = tiny.heart_config(cache)
+  results = train.train_and_evaluate(config, workdir, epochs.append)
+  return workdir, results, epochs

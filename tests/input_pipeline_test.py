@@ -32,6 +32,7 @@ def heart(tmp_path_factory):
 def _batches(heart, **kwargs):
   settings = {
     'batch_size': 4,
+    'samples': range(4),
     'seed': 0,
     'memory_limit_gib': 1.0,
     'use_unlabeled': True,
@@ -63,6 +64,15 @@ def test_a_batch_depends_on_seed_and_step_alone(heart):
   assert _equal(again.batch(3), later[1]) and _equal(again.batch(7), later[0])
   assert not _equal(again.batch(3), again.batch(4))
   assert not _equal(_batches(heart, seed=1).batch(3), later[1])
+
+
+def test_each_process_loads_its_own_samples_of_the_same_batch(heart):
+  whole = _batches(heart).batch(3)
+  parts = [_batches(heart, samples=r).batch(3) for r in (range(1), range(1, 4))]
+  for kind, arrays in whole.items():
+    for name, array in arrays.items():
+      joined = np.concatenate([part[kind][name] for part in parts], 1)
+      np.testing.assert_array_equal(joined, array)
 
 
 def test_iterating_from_any_step_gives_the_same_batches(heart):

@@ -10,58 +10,17 @@ import numpy as np
 import optax
 from PIL import Image
 import pytest
+import tiny
 
-from configs import abdomen, heart
+from configs import abdomen
 from data.volume_io import read_nifti, write_nifti
 from dbdc_jax import checkpoint, epoch_metrics, optimizer, run_record, train
 from dbdc_jax.metric_writer import read_rows
 
 
-def _tiny(config, cache):
-  """Sizes that a test can afford; four slices divide over four devices."""
-  config.data.cache = str(cache)
-  config.data.slice_size = 32
-  config.phantom.size = 'tiny'
-  config.phantom.subjects = 5
-  config.model.width = 2
-  config.model.embedding_dim = 8
-  config.augment.patch_size = 16
-  config.batch_size = 4
-  config.epochs = 3
-  config.dc.warmup_epochs = 1
-  config.evaluation.overlays = 1
-  return config
-
-
-def _heart(cache, argument=None):
-  return _tiny(heart.get_config(argument), cache)
-
-
-@pytest.fixture(scope='session')
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp('cache')
-
-
-@pytest.fixture(scope='session')
-def trained(cache, tmp_path_factory):
-  """One DBDC run on the tiny heart phantom: workdir and results."""
-  workdir = tmp_path_factory.mktemp('run') / 'heart'
-  epochs = []
-  results = train.train_and_evaluate(_heart(cache), workdir, epochs.append)
-  return workdir, results, epochs
-
-
 def _state(workdir):
-  with checkpoint.Checkpoints(workdir) as store:
-    manager = store._manager
-    return manager.restore(manager.latest_step())
-
-
-def _same(a, b):
-  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
-  return len(a) == len(b) and all(
-    np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)
-  )
+  """The newest checkpoint as it lies on the disk."""
+  return checkpoint.read(workdir)
 
 
 def test_run_writes_every_output(trained):
@@ -101,7 +60,7 @@ def test_rows_hold_every_term_weight_and_kept_share(trained):
 
 def test_eval_only_gives_the_same_scores(trained, cache):
   workdir, results, _ = trained
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.eval_only = True
   again = train.train_and_evaluate(config, workdir)
   assert again['modalities'] == results['modalities']
@@ -118,25 +77,23 @@ def test_resumed_run_equals_the_uninterrupted_one(trained, cache, tmp_path):
 
   workdir = tmp_path / 'resumed'
   with pytest.raises(Stopped):
-    train.train_and_evaluate(_heart(cache), workdir, stop)
-  train.train_and_evaluate(_heart(cache), workdir)
-  assert _same(_state(workdir), _state(trained[0]))
-  clocks = ('time', 'images_per_second', 'seconds')
-  drop = lambda rows: [
-    {k: v for k, v in row.items() if k not in clocks} for row in rows
-  ]
-  assert drop(read_rows(workdir)) == drop(read_rows(trained[0]))
+    train.train_and_evaluate(tiny.heart_config(cache), workdir, stop)
+  train.train_and_evaluate(tiny.heart_config(cache), workdir)
+  assert tiny.same(_state(workdir), _state(trained[0]))
+  assert tiny.rows_without_clocks(workdir) == tiny.rows_without_clocks(
+    trained[0]
+  )
 
 
 def test_other_settings_are_refused_with_the_difference(trained, cache):
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.mpcl.delta = 0.5
   with pytest.raises(ValueError, match=r'mpcl.delta: 0.1 -> 0.5'):
     train.train_and_evaluate(config, trained[0])
 
 
 def test_other_scans_or_another_split_are_refused(trained, cache, tmp_path):
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.phantom.seed = 5
   with pytest.raises(ValueError, match=r'phantom.seed: 0 -> 5'):
     train.train_and_evaluate(config, trained[0])
@@ -154,42 +111,41 @@ def test_other_scans_or_another_split_are_refused(trained, cache, tmp_path):
     split['ct']['test'],
   )
   (tmp_path / 'split.json').write_text(json.dumps(split))
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.eval_only, config.data.split = True, str(tmp_path / 'split.json')
   with pytest.raises(ValueError, match='differs from'):
     train.train_and_evaluate(config, trained[0])
 
 
 def test_a_run_that_never_began_does_not_block_its_workdir(cache, tmp_path):
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.weighting.clip = 'half'
   with pytest.raises(ValueError, match='half'):
     train.train_and_evaluate(config, tmp_path)
-  run_record.check_resumable(tmp_path, _heart(cache))
-  config = _heart(cache)
+  run_record.check_resumable(tmp_path, tiny.heart_config(cache), (), ())
+  config = tiny.heart_config(cache)
   config.eval_only = True
   with pytest.raises(ValueError, match='no run in'):
     train.train_and_evaluate(config, tmp_path)
 
 
 def test_init_from_takes_over_weights_and_memory(trained, cache, tmp_path):
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.init_from = str(trained[0])
   config.optimizer.learning_rate = 0.0
   config.epochs = 1
   train.train_and_evaluate(config, tmp_path / 'more')
   best = json.loads((trained[0] / 'results.json').read_text())
   step = best['run']['networks']['ct,mr']['best_step']
-  with checkpoint.Checkpoints(trained[0]) as store:
-    start = store._manager.restore(step)
-  assert _same(_state(tmp_path / 'more')['params'], start['params'])
+  start = checkpoint.read(trained[0], step)
+  assert tiny.same(_state(tmp_path / 'more')['params'], start['params'])
   config.model.width = 4
   with pytest.raises(ValueError, match='differs from this config'):
     train.train_and_evaluate(config, tmp_path / 'wider')
 
 
 def test_supervised_trains_one_network_per_modality(cache, tmp_path):
-  config = _heart(cache, 'method=supervised')
+  config = tiny.heart_config(cache, 'method=supervised')
   config.epochs = 1
   results = train.train_and_evaluate(config, tmp_path / 'lb')
   assert set(results['run']['networks']) == {'ct', 'mr'}
@@ -202,13 +158,13 @@ def test_supervised_trains_one_network_per_modality(cache, tmp_path):
   train.train_and_evaluate(config, tmp_path / 'more')
   for modality in ('ct', 'mr'):
     before, after = (_state(tmp_path / r / modality) for r in ('lb', 'more'))
-    assert _same(before['params'], after['params'])
+    assert tiny.same(before['params'], after['params'])
 
 
 def test_upper_bound_and_one_modality_run_without_unlabelled_scans(
   cache, tmp_path, capsys
 ):
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.modalities, config.labeled_fraction = 'mr', 1.0
   config.epochs = 1
   results = train.train_and_evaluate(config, tmp_path)
@@ -242,14 +198,14 @@ def test_labels_that_count_as_unlabelled_never_reach_training(
   shutil.copytree(source, tmp_path / 'scans')
   root = tmp_path / 'scans' / 'mmwhs'
   _scramble(root, hidden, np.random.default_rng(0))
-  config = _heart(cache)
+  config = tiny.heart_config(cache)
   config.data.mmwhs = str(root)
   train.train_and_evaluate(config, tmp_path / 'blind')
-  assert _same(_state(tmp_path / 'blind'), _state(trained[0]))
+  assert tiny.same(_state(tmp_path / 'blind'), _state(trained[0]))
 
 
 def _abdomen(cache):
-  config = _tiny(abdomen.get_config(None), cache)
+  config = tiny.shrink(abdomen.get_config(None), cache)
   config.modalities = 'ct,t2'
   config.epochs, config.dc.warmup_epochs = 1, 0
   return config
@@ -289,7 +245,7 @@ def test_the_abdomens_hidden_labels_may_be_anything_at_all(cache, tmp_path):
     for name in ('run', 'blind')
   ]
   assert fingerprints[0] == fingerprints[1]
-  assert _same(_state(tmp_path / 'blind'), _state(tmp_path / 'run'))
+  assert tiny.same(_state(tmp_path / 'blind'), _state(tmp_path / 'run'))
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
@@ -310,7 +266,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
   with pytest.raises(
     epoch_metrics.NonFiniteLossError, match=r'sup_\w+ of modality (ct|mr)'
   ) as caught:
-    train.train_and_evaluate(_heart(cache), workdir)
+    train.train_and_evaluate(tiny.heart_config(cache), workdir)
   (row,) = read_rows(workdir)
   assert f'step {row["step"] + 2}:' in str(caught.value)
   state = _state(workdir)
@@ -332,7 +288,7 @@ def test_real_scans_go_in_and_scores_come_out(scans, cache, tmp_path):
   for path in found[:3]:
     (patients / path.name).symlink_to(path)
   argument = f'scans={tmp_path / "scans"}'
-  config = _tiny(abdomen.get_config(argument), cache)
+  config = tiny.shrink(abdomen.get_config(argument), cache)
   config.modalities = 'ct,t2'
   config.epochs = 1
   results = train.train_and_evaluate(config, tmp_path / 'run')

@@ -1,0 +1,305 @@
+"""Whatever happens to a run: it ends with the bits of the undisturbed one."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tiny
+
+from dbdc_jax import checkpoint, main, parallel, run_record, train
+from dbdc_jax.metric_writer import read_rows
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Put before the command: what happens to the run, and when.
+HIT = """
+import os, signal, sys, threading, time
+from dbdc_jax import checkpoint, loop, step
+from dbdc_jax.evaluation import inference
+from dbdc_jax.metric_writer import MetricWriter
+
+def hit(number):
+  os.kill(os.getpid(), number)
+  time.sleep(60)
+
+def before(owner, name, condition, number):
+  original = getattr(owner, name)
+  def replaced(*args, **kwargs):
+    if condition(*args):
+      hit(number)
+    return original(*args, **kwargs)
+  setattr(owner, name, replaced)
+
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+"""
+RUN = """
+import runpy
+sys.argv[0] = 'main'
+runpy.run_module('dbdc_jax.main', run_name='__main__', alter_sys=True)
+"""
+IN_A_STEP = "before(MetricWriter, 'progress', lambda w, s, t: s == 9, KILL)"
+IN_A_SAVE = """
+save = checkpoint.Checkpoints.save
+def saved(self, number, *args):
+  save(self, number, *args)
+  if number == 12:
+    hit(KILL)  # The files are being written by a thread.
+checkpoint.Checkpoints.save = saved
+"""
+IN_VALIDATION = """
+label = inference.sliding_window.labels
+before(inference.sliding_window, 'labels', lambda *a: True, KILL)
+"""
+
+
+def _start(happening, workdir, cache, env=None, **fields):
+  """The command in a process group of its own, to which something happens."""
+  arguments = ['--config', 'configs/heart.py', '--workdir', str(workdir)]
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-c',
+      HIT + textwrap.dedent(happening) + RUN,
+      *arguments,
+      *tiny.flags(cache, **fields),
+    ],
+    cwd=ROOT,
+    env={**os.environ, **(env or {})},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def _alive(group):
+  """Whether any process of a group is left."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(group, 0)
+    return True
+  return False
+
+
+def _equal_runs(workdir, other):
+  assert tiny.same(checkpoint.read(workdir), checkpoint.read(other))
+  rows = tiny.rows_without_clocks(workdir)
+  assert rows == tiny.rows_without_clocks(other)
+  assert len({row['step'] for row in rows}) == len(rows) == 3
+
+
+def test_killed_in_a_step_a_save_and_validation_the_run_ends_the_same(
+  trained, cache, tmp_path
+):
+  """kill -9 three times, the same command each time: no bit differs."""
+  workdir = tmp_path / 'run'
+  for happening in (IN_A_STEP, IN_A_SAVE, IN_VALIDATION):
+    process = _start(happening, workdir, cache)
+    text, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, text
+    assert not (workdir / 'results.json').exists()
+  train.train_and_evaluate(tiny.heart_config(cache), workdir)
+  _equal_runs(workdir, trained[0])
+  assert not list((workdir / 'checkpoints').glob('*tmp*'))
+
+
+STOPS = {
+  'compiling': (
+    'JAX_ENABLE_COMPILATION_CACHE',
+    """
+    import jax
+    from jax._src import compiler
+    original = compiler.backend_compile_and_load
+    def compile(*args, **kwargs):
+      big = args[1] if len(args) > 1 else None
+      if 'step' in str(kwargs.get('module', big).operation.attributes):
+        threading.Timer(1, os.kill, (os.getpid(), TERM)).start()
+      return original(*args, **kwargs)
+    compiler.backend_compile_and_load = compile
+    """,
+    143,
+    'no checkpoint was complete yet',
+  ),
+  'in a step': (
+    '',
+    "before(MetricWriter, 'progress', lambda w, s, t: s == 9, TERM)",
+    143,
+    'checkpoints/6',
+  ),
+  'waiting for data': (
+    '',
+    """
+    import queue
+    def nothing(self, start, stop):
+      threading.Timer(1, os.kill, (os.getpid(), INT)).start()
+      yield queue.Queue().get()
+    loop.input_pipeline.Batches.iterate = nothing
+    """,
+    130,
+    'no checkpoint was complete yet',
+  ),
+  'in validation': (
+    '',
+    "before(inference.sliding_window, 'labels', lambda *a: True, TERM)",
+    143,
+    'checkpoints/6',
+  ),
+}
+
+
+@pytest.mark.parametrize('moment', STOPS)
+def test_told_to_stop_a_run_says_what_stands_and_leaves_nobody(
+  moment, trained, cache, tmp_path
+):
+  variable, happening, code, text = STOPS[moment]
+  env = {variable: 'false'} if variable else {}
+  process = _start(happening, tmp_path / 'run', cache, env)
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == code, out
+  assert 'stopped by SIG' in out and text in out
+  assert 'Traceback' not in out
+  assert not _alive(process.pid)
+  assert not [p for p in tmp_path.rglob('*partial*')]
+  assert trained
+
+
+def test_two_runs_do_not_share_a_workdir(cache, tmp_path):
+  with (
+    run_record.owned(tmp_path),
+    pytest.raises(ValueError, match=f'in use by process {os.getpid()} on'),
+  ):
+    train.train_and_evaluate(tiny.heart_config(cache), tmp_path)
+  with run_record.owned(tmp_path):
+    pass
+
+
+def test_a_damaged_last_checkpoint_costs_an_epoch_and_not_the_run(
+  trained, cache, tmp_path, capsys
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained[0], workdir)
+  last = checkpoint.steps(workdir)[-1]
+  files = sorted((workdir / f'checkpoints/{last}').rglob('d/*'))
+  biggest = max(files, key=lambda path: path.stat().st_size)
+  biggest.write_bytes(biggest.read_bytes()[:100])
+  train.train_and_evaluate(tiny.heart_config(cache), workdir)
+  assert 'is damaged' in capsys.readouterr().out
+  assert (workdir / 'checkpoints_damaged' / str(last)).is_dir()
+  _equal_runs(workdir, trained[0])
+
+
+def test_what_may_differ_on_a_resume_and_what_may_not(trained, cache, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained[0], workdir)
+  config = tiny.heart_config(cache)
+  check = lambda modalities, classes: run_record.check_resumable(
+    workdir, config, modalities, classes
+  )
+  record = json.loads((workdir / 'run.json').read_text())
+  names, classes = record['modalities'], record['classes']
+  # The same modalities, said in another way; more epochs; other logging.
+  config.modalities, config.epochs = 'ct,mr', 9
+  config.evaluation.overlays = 7
+  (note,) = check(names, classes)
+  assert 'epochs: 3 -> 9' in note and 'learning rate' in note
+  with pytest.raises(ValueError, match='modalities: ct, mr -> mr, ct'):
+    check(names[::-1], classes)
+  with pytest.raises(ValueError, match='classes: background, left'):
+    check(names, classes[:-1])
+  config.epochs = 2
+  with pytest.raises(ValueError, match=r'epochs: 3 -> 2 \(fewer\)'):
+    check(names, classes)
+  (workdir / 'config.json').write_text('{"epochs": ')
+  with pytest.raises(ValueError, match=r'config.json: not readable'):
+    check(names, classes)
+
+
+def _small(step):
+  return parallel.place(
+    {'step': np.int32(step), 'w': np.arange(4000, dtype=np.float32) * step}
+  )
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """A workdir with the checkpoints of steps 1 and 2."""
+  workdir = tmp_path_factory.mktemp('two')
+  with checkpoint.Checkpoints(workdir) as store:
+    for step in (1, 2):
+      store.save(step, _small(step), step / 10)
+  return workdir
+
+
+def _damage(path, how):
+  data = bytearray(path.read_bytes())
+  if how == 'cut':
+    path.write_bytes(data[: len(data) // 2])
+  elif how == 'flipped':
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+  elif how == 'gone':
+    path.unlink()
+
+
+@pytest.mark.parametrize('how', ['cut', 'flipped', 'gone'])
+def test_no_damage_of_a_checkpoint_goes_unnoticed(how, two, tmp_path):
+  """Each file of the newest: the one before is used, with a warning."""
+  newest = two / 'checkpoints' / '2'
+  files = [p.relative_to(two) for p in newest.rglob('*') if p.is_file()]
+  for number, name in enumerate(files):
+    workdir = tmp_path / str(number)
+    shutil.copytree(two, workdir)
+    _damage(workdir / name, how)
+    warnings = []
+    with checkpoint.Checkpoints(workdir, warn=warnings.append) as store:
+      step, arrays = store.latest(_small(0))
+    assert tiny.same(arrays, _small(step)), name
+    assert step == 1 and (workdir / 'checkpoints_damaged' / '2').is_dir()
+    assert str(workdir) in warnings[0]
+
+
+def test_all_damaged_is_an_error_and_another_runs_folder_is_left_alone(
+  two, tmp_path
+):
+  shutil.copytree(two, tmp_path / 'run')
+  before = sorted(tmp_path.rglob('*'))
+  for path in (tmp_path / 'run').rglob('_CHECKPOINT_METADATA'):
+    path.write_text('{')
+  with pytest.raises(ValueError, match='_METADATA: not what was saved'):
+    checkpoint.Checkpoints(tmp_path / 'run', read_only=True)
+  assert sorted(tmp_path.rglob('*')) == before
+  with (
+    checkpoint.Checkpoints(tmp_path / 'run') as store,
+    pytest.raises(ValueError, match='no whole checkpoint is left'),
+  ):
+    store.best(_small(0))
+
+
+def test_no_space_is_found_out_before_a_save(tmp_path, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)
+  with checkpoint.Checkpoints(tmp_path) as store:
+    store.save(1, _small(1), None)
+    store.wait()
+    small = usage._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: small)
+    with pytest.raises(
+      OSError, match=r'bytes needed, 1,000,000 bytes free'
+    ) as caught:
+      store.save(2, _small(2), None)
+  assert caught.value.errno == errno.ENOSPC
+  assert caught.value.filename == str(tmp_path / 'checkpoints')
+  assert 'checkpoints/1 stands' in str(caught.value)
+  assert 'bytes free' in str(
+    main._explain(OSError(errno.ENOSPC, 'full', str(tmp_path / 'x' / 'y')))
+  )
+
+
+def test_rows_of_a_run_that_went_on_are_whole(trained):
+  assert [row['epoch'] for row in read_rows(trained[0])] == [1, 2, 3]
