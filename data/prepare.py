@@ -26,8 +26,9 @@ from data.prepared import META, Prepared, PreparedCase, summary
 from data.task import TASKS, Case, Modality, Task
 from data.volume_io import ScanError
 
-# Part of the cache's key: raise it when prepared data would change.
-VERSION = 1
+# Part of the cache's key: raise it when prepared data would change, or when a
+# scan would be refused that was not.
+VERSION = 2
 
 
 class BadScans(Exception):  # noqa: N818  Reads better where it is caught.
