@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import io
 import logging
 import os
+import re
 from typing import Any
 import warnings
 
@@ -15,6 +17,8 @@ with warnings.catch_warnings():
   warnings.simplefilter('ignore')
   import numpy as np
   import tensorflow_datasets as tfds
+
+from data import atomic
 
 Source = Iterator[dict[str, Any]]
 
@@ -92,9 +96,28 @@ class Slices(tfds.core.GeneratorBasedBuilder):
     raise NotImplementedError  # _split_generators gives the examples.
 
 
+@contextlib.contextmanager
+def _disk_errors(folder: str) -> Iterator[None]:
+  """A full disk is told of in words only, by TFDS and by ArrayRecord."""
+  try:
+    yield
+  except Exception as error:
+    texts = {code: os.strerror(code) for code in atomic.DISK_ERRORS}
+    texts[errno.ENOSPC] += '|Not enough disk space'
+    for code, text in texts.items():
+      known = isinstance(error, OSError) and error.errno is not None
+      if re.search(text, str(error)) and not known:
+        raise OSError(code, os.strerror(code), folder) from error
+    raise
+
+
 def write(folder: str, slice_size: int, sources: dict[str, Source]) -> None:
-  """Writes all records below `folder`."""
-  with quiet():
+  """Writes all records below `folder`.
+
+  Raises:
+    OSError: the disk took no more.
+  """
+  with quiet(), _disk_errors(folder):
     builder = Slices(
       slice_size=slice_size,
       sources=sources,

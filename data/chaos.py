@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import functools
 import pathlib
 import re
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -41,6 +42,38 @@ def _number(path: pathlib.Path) -> int:
   return int(match.group(1))
 
 
+def _read_png(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+  """The grey values of a picture of `size` (columns, rows), `[H, W]`."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')  # Of absurdly large pictures.
+      picture = Image.open(path)
+    with picture:
+      # Before the pixels are unpacked: a small file may hold a huge picture.
+      if picture.size != size:
+        raise ScanError(
+          path,
+          f'label slice of {picture.size} pixels, image slices of {size}',
+          'give the labels that were drawn on this series',
+        )
+      # A palette's indices, or colours, are not the archive's grey values.
+      if picture.mode not in ('L', 'I', 'I;16'):
+        raise ScanError(
+          path,
+          f'a picture of mode {picture.mode}, not of grey values',
+          'export the labels as grey-value PNG',
+        )
+      return np.asarray(picture)
+  except ScanError:
+    raise
+  except Exception as error:
+    raise ScanError(
+      path,
+      f'not a readable PNG ({error})',
+      'copy the file again from its source',
+    ) from error
+
+
 def _read_label(
   ground: pathlib.Path, files: list[pathlib.Path], shape, codes
 ) -> np.ndarray:
@@ -68,21 +101,7 @@ def _read_label(
   by_number = sorted(range(len(files)), key=lambda i: _number(files[i]))
   label = np.zeros(shape, np.int32)
   for png, index in zip(pngs, by_number, strict=True):
-    try:
-      with Image.open(png) as picture:
-        grey = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-      raise ScanError(
-        png, f'not a readable PNG ({error})', 'copy the file again'
-      ) from error
-    if grey.ndim != 2 or grey.shape != (shape[1], shape[0]):
-      raise ScanError(
-        png,
-        f'label slice of shape {grey.shape}, image slices of'
-        f' {(shape[1], shape[0])}',
-        'give the labels that were drawn on this series',
-      )
-    label[:, :, index] = grey_codes(grey).T
+    label[:, :, index] = grey_codes(_read_png(png, shape[:2])).T
   return map_codes(label, codes, ground)
 
 

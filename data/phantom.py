@@ -13,13 +13,13 @@ from collections.abc import Callable
 import json
 import os
 import pathlib
-import shutil
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 from rich.progress import track
 
+from data import atomic
 from data import phantom_anatomy as anatomy
 from data import phantom_archive as archive
 from data import phantom_scanner as scanner
@@ -222,6 +222,7 @@ def write(
   Raises:
     ValueError: an unknown task or size, or no subjects.
     FileExistsError: `out` holds something else.
+    OSError: the disk took no more; nothing stays there.
   """
   if task_name not in LAYOUTS or size not in SIZES or subjects < 1:
     raise ValueError(
@@ -240,29 +241,19 @@ def write(
   roots = {name: str(out / name) for name in LAYOUTS[task_name].split('+')}
   if _finished(out, settings):
     return roots
-  out.parent.mkdir(parents=True, exist_ok=True)
-  partial = out.with_name(f'.{out.name}-partial-{os.getpid()}')
   each = {'seed': seed, 'size': size, 'difficulty': difficulty}
-  parts = [partial / name for name in roots]
+  done = lambda: _finished(out, settings)
+  with atomic.filling(out, done) as partial:
+    parts = [partial / name for name in roots]
 
-  def one(index: int) -> None:
-    if task_name == 'heart':
-      _write_heart(parts[0], index, subjects, each)
-    else:
-      _write_abdomen(*parts, index, each)
+    def one(index: int) -> None:
+      if task_name == 'heart':
+        _write_heart(parts[0], index, subjects, each)
+      else:
+        _write_abdomen(*parts, index, each)
 
-  shutil.rmtree(partial, ignore_errors=True)
-  try:
     _write_all(one, subjects, f'phantom ({task_name})', quiet)
     (partial / _DONE).write_text(json.dumps(settings, indent=2) + '\n')
-    try:
-      os.replace(partial, out)
-    except OSError:
-      # Somebody else may have finished the same phantom in the meantime.
-      if not _finished(out, settings):
-        raise
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
   return roots
 
 
@@ -316,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
       size=flags.size,
       quiet=flags.quiet,
     )
-  except (ValueError, FileExistsError) as error:
+  except (ValueError, OSError) as error:
     parser.error(str(error))
   for name, folder in roots.items():
     print(f'{name}: {folder}')

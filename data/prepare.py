@@ -14,22 +14,21 @@ import importlib
 import json
 import os
 import pathlib
-import shutil
 import sys
 from typing import Any
-import uuid
 
 import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from data import builder, preprocess
+from data import atomic, builder, preprocess
 from data.prepared import META, Prepared, PreparedCase, summary
 from data.task import TASKS, Case, Modality, Task
 from data.volume_io import ScanError
 
-# Part of the cache's key: raise it when prepared data would change.
-VERSION = 1
+# Part of the cache's key: raise it when prepared data would change, or when a
+# scan would be refused that was not.
+VERSION = 2
 
 
 class BadScans(Exception):  # noqa: N818  Reads better where it is caught.
@@ -71,8 +70,12 @@ def _key(task: Task, cases: Sequence[Case], settings: dict[str, Any]) -> str:
   for case in cases:
     digest.update(repr((case.name, case.modality)).encode())
     for file in case.files:
-      stat = os.stat(file)
-      digest.update(repr((file, stat.st_size, stat.st_mtime_ns)).encode())
+      try:
+        stat = os.stat(file)
+        facts = (file, stat.st_size, stat.st_mtime_ns)
+      except OSError as error:  # Reading it will say so, in the table.
+        facts = (file, error.errno)
+      digest.update(repr(facts).encode())
   return digest.hexdigest()[:16]
 
 
@@ -244,6 +247,7 @@ def prepare(
 
   Raises:
     BadScans: with every bad scan of all archives.
+    OSError: the cache took no more; nothing of the data stays there.
   """
   try:
     cases = find_cases(modalities, roots, include_unlabeled)
@@ -255,16 +259,13 @@ def prepare(
     'modalities': [m._asdict() for m in modalities],
     'skip_bad': skip_bad,
   }
-  parent = cache_folder(cache)
-  folder = parent / f'{task.name}-{_key(task, cases, settings)}'
+  folder = cache_folder(cache) / f'{task.name}-{_key(task, cases, settings)}'
   if (folder / META).exists():
     prepared = Prepared(folder)
     if not quiet:
       print(summary(prepared))
     return prepared
-  parent.mkdir(parents=True, exist_ok=True)
-  temporary = parent / f'.partial-{folder.name}-{uuid.uuid4().hex[:8]}'
-  try:
+  with atomic.filling(folder, (folder / META).exists) as temporary:
     with _progress(quiet) as bar:
       job = bar.add_task('preparing scans', total=len(cases))
       writer = _Writer(
@@ -284,12 +285,6 @@ def prepare(
       ],
     }
     (temporary / META).write_text(json.dumps(meta) + '\n')
-    if folder.exists():  # Somebody else was faster.
-      shutil.rmtree(temporary)
-    else:
-      temporary.rename(folder)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
   prepared = Prepared(folder)
   if not quiet:
     print(summary(prepared))
@@ -352,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       cache=flags.cache,
       skip_bad=flags.skip_bad,
     )
-  except (BadScans, ValueError) as error:
+  except (BadScans, ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1
   return 0

@@ -55,8 +55,19 @@ class Prepared:
   """
 
   def __init__(self, folder: pathlib.Path):
+    """Opens prepared scans.
+
+    Raises:
+      ValueError: they are damaged.
+    """
     self.folder = folder
-    meta = json.loads((folder / META).read_text())
+    try:
+      meta = json.loads((folder / META).read_text())
+    except ValueError as error:
+      raise ValueError(
+        f'{folder / META} is damaged ({error}): remove {folder}, and the scans'
+        ' are prepared again'
+      ) from error
     self.cases = tuple(
       PreparedCase(**{**c, 'spacing': tuple(c['spacing'])})
       for c in meta['cases']

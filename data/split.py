@@ -7,12 +7,12 @@ every modality; so is any image content.
 
 from collections.abc import Sequence
 import json
-import os
 import pathlib
 import zlib
 
 import numpy as np
 
+from data import atomic
 from data.prepared import PreparedCase
 
 Split = dict[str, dict[str, list[str]]]
@@ -137,10 +137,8 @@ def check(split: Split, cases: Sequence[PreparedCase]) -> None:
 
 def save(split: Split, path: str) -> None:
   """Writes the split as JSON; the file is whole or not there."""
-  target = pathlib.Path(path)
-  partial = target.with_name(target.name + '.partial')
-  partial.write_text(json.dumps(split, indent=2) + '\n')
-  os.replace(partial, target)
+  text = json.dumps(split, indent=2) + '\n'
+  atomic.write(pathlib.Path(path), text.encode())
 
 
 def load(path: str, cases: Sequence[PreparedCase]) -> Split:

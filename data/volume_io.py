@@ -1,39 +1,25 @@
 """Strict reading and writing of NIfTI volumes.
 
-Ordinary readers are not strict: they stop before a gzip trailer, so that a
-flipped bit or a wrong checksum passes; they set a zero pixel size to 1; they
-allocate what a header claims. Here a file is decompressed to its end, checked
-against its own header, and every finding is a `ScanError` that names the file,
-the reason and the remedy.
+Ordinary readers are not strict: they set a zero pixel size to 1 and ignore a
+scaling that is not finite. Here every finding is a `ScanError` that names the
+file, the reason and the remedy.
 """
 
+from collections.abc import Iterator
+import contextlib
 import gzip
 import os
 import pathlib
 from typing import NamedTuple
-import zlib
 
 import nibabel as nib
 import numpy as np
 
-_HEADERS = {348: 352, 540: 544}  # sizeof_hdr -> first possible voxel byte
-# Only to bound decompression before the header is known.
-_MAX_HEADER = 1 << 20
-_AGAIN = 'copy the file again from its source'
+from data import atomic
+from data.nifti_bytes import AGAIN, read_bytes
+from data.scan_error import ScanError
 
-
-class ScanError(Exception):
-  """A scan that cannot be used.
-
-  Attributes:
-    file: the file or folder.
-    reason: what is wrong with it.
-    remedy: what to do about it.
-  """
-
-  def __init__(self, file: str | os.PathLike, reason: str, remedy: str):
-    self.file, self.reason, self.remedy = str(file), reason, remedy
-    super().__init__(f'{self.file}: {reason}; {remedy}')
+_SIZES = 'write the true voxel sizes, in mm, into the header'
 
 
 class Volume(NamedTuple):
@@ -48,99 +34,27 @@ class Volume(NamedTuple):
   affine: np.ndarray
 
 
-def _announced_bytes(head: bytes, file: str) -> int:
-  """Bytes that a NIfTI file must have, from its own header.
+@contextlib.contextmanager
+def _unsaid() -> Iterator[None]:
+  """Without nibabel's remarks on headers: what matters gets a row."""
+  logger = nib.imageglobals.logger
+  before, logger.disabled = logger.disabled, True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
+def check_sides(affine: np.ndarray, file: str) -> None:
+  """Checks that voxels are of a scan's size: lengths may not be in mm.
 
   Raises:
-    ScanError: the bytes are no NIfTI header, or one that makes no sense.
+    ScanError: a side below 0.01 mm or above 100 mm.
   """
-  if len(head) < 348:
-    raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', _AGAIN)
-  for order in ('little', 'big'):
-    size = int.from_bytes(head[:4], order)
-    if size in _HEADERS:
-      break
-  else:
-    raise ScanError(
-      file, 'not a NIfTI file', 'give .nii or .nii.gz files, or DICOM folders'
-    )
-  kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
-  raw = head[:size]
-  header = kind(raw, endianness='<' if order == 'little' else '>', check=False)
-  try:
-    item = header.get_data_dtype().itemsize
-  except nib.spatialimages.HeaderDataError as error:
-    raise ScanError(
-      file, f'unknown data type in the header ({error})', _AGAIN
-    ) from error
-  dims = [int(d) for d in header['dim']]
-  if not 1 <= dims[0] <= 7 or any(d < 1 for d in dims[1 : dims[0] + 1]):
-    raise ScanError(file, f'impossible dimensions {dims}', _AGAIN)
-  count = 1
-  for d in dims[1 : dims[0] + 1]:
-    count *= d
-  offset = float(header['vox_offset'])
-  if not np.isfinite(offset) or offset > _MAX_HEADER:
-    raise ScanError(file, f'impossible voxel offset {offset}', _AGAIN)
-  return max(int(offset), _HEADERS[size]) + count * item
-
-
-def _read_bytes(path: pathlib.Path) -> bytes:
-  """The verified, decompressed bytes of a file."""
-  file = str(path)
-  try:
-    raw = path.read_bytes()
-  except OSError as error:
-    raise ScanError(
-      file, f'cannot be read ({error.strerror})', 'check name and permissions'
-    ) from error
-  if not raw:
-    raise ScanError(file, 'the file is empty', _AGAIN)
-  if raw[:2] != b'\x1f\x8b':
-    if path.suffix == '.gz':
-      raise ScanError(file, 'named .gz but not gzip-compressed', _AGAIN)
-    announced = _announced_bytes(raw[:1024], file)
-    _check_length(len(raw), announced, file)
-    return raw
-  decompressor = zlib.decompressobj(31)
-  try:
-    head = decompressor.decompress(raw, 1024)
-    announced = _announced_bytes(head, file)
-    # Never more than the header announces (and a little, to notice it).
-    rest = decompressor.decompress(
-      decompressor.unconsumed_tail, announced + 4096 - len(head)
-    )
-  except zlib.error as error:
-    raise ScanError(
-      file, f'damaged: gzip data or checksum wrong ({error})', _AGAIN
-    ) from error
-  data = head + rest
-  if not decompressor.eof:
-    if len(data) > announced:
-      raise ScanError(
-        file,
-        f'holds more than the {announced} bytes its header announces',
-        _AGAIN,
-      )
-    raise ScanError(
-      file,
-      f'truncated: {len(data)} of {announced} bytes, or no gzip trailer',
-      _AGAIN,
-    )
-  if decompressor.unused_data.strip(b'\0'):
-    raise ScanError(file, 'bytes behind the end of the gzip data', _AGAIN)
-  _check_length(len(data), announced, file)
-  return data
-
-
-def _check_length(length: int, announced: int, file: str) -> None:
-  if length < announced:
-    raise ScanError(
-      file,
-      f'its header announces {announced} bytes, the file holds {length}:'
-      ' truncated, or a damaged header',
-      _AGAIN,
-    )
+  sides = np.linalg.norm(affine[:3, :3], axis=0)
+  if sides.min() < 0.01 or sides.max() > 100:
+    text = ' x '.join(f'{side:.4g}' for side in sides)
+    raise ScanError(file, f'voxels of {text} mm', _SIZES)
 
 
 def _check_affine(image, raw, file: str) -> np.ndarray:
@@ -151,21 +65,24 @@ def _check_affine(image, raw, file: str) -> np.ndarray:
     raise ScanError(
       file,
       f'pixel sizes {pixdim[1:4].tolist()} are not all positive',
-      'write the true voxel size (mm) into the header',
+      _SIZES,
     )
+  # The loaded header has them set to 0, and the other form used, when wrong.
+  for form in ('qform_code', 'sform_code'):
+    if not 0 <= int(raw[form]) <= 5:
+      raise ScanError(file, f'unknown {form} {int(raw[form])}', AGAIN)
   affine = np.asarray(image.affine, np.float64)
-  spacing = np.linalg.norm(affine[:3, :3], axis=0)
-  volume = abs(np.linalg.det(affine[:3, :3]))
-  if (
-    not np.isfinite(affine).all()
-    or volume < 1e-3 * np.prod(spacing)
-    or not volume
-  ):
+  with np.errstate(all='ignore'):
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(affine[:3, :3]))
+    sound = 0 < volume < np.inf and volume >= 1e-3 * np.prod(spacing)
+  if not np.isfinite(affine).all() or not sound:
     raise ScanError(
       file,
       'the affine is not finite or singular',
       'repair sform and qform in the header',
     )
+  check_sides(affine, file)
   if header['sform_code'] > 0 and header['qform_code'] > 0:
     try:
       other = header.get_qform()
@@ -212,17 +129,22 @@ def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
   """
   path = pathlib.Path(path)
   file = str(path)
-  data = _read_bytes(path)
+  data = read_bytes(path)
   kind = nib.Nifti1Image
   if int.from_bytes(data[:4], 'little') == 540 or data[:4] == b'\0\0\x02\x1c':
     kind = nib.Nifti2Image
   try:
-    image = kind.from_bytes(data)
+    with _unsaid():
+      image = kind.from_bytes(data)
   except Exception as error:
-    raise ScanError(file, f'unreadable header ({error})', _AGAIN) from error
+    raise ScanError(file, f'unreadable header ({error})', AGAIN) from error
   if image.get_data_dtype().fields is not None:
     raise ScanError(
       file, 'a colour (RGB) volume', 'export the scan as grey values'
+    )
+  if image.get_data_dtype().kind == 'c':
+    raise ScanError(
+      file, 'complex voxels', 'export the scan as grey values (magnitude)'
     )
   shape = image.shape
   while len(shape) > 3 and shape[-1] == 1:
@@ -241,16 +163,20 @@ def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
       f'intensity scaling {slope}, {inter} is not finite',
       'set scl_slope to 1 and scl_inter to 0, or to their true values',
     )
-  voxels = np.asanyarray(image.dataobj).reshape(shape)
-  if label:
-    return Volume(_label_codes(voxels, file), affine)
-  voxels = voxels.astype(np.float32)
+  with np.errstate(all='ignore'):  # The checks find what overflows.
+    voxels = np.asanyarray(image.dataobj).reshape(shape)
+    if label:
+      return Volume(_label_codes(voxels, file), affine)
+    voxels = voxels.astype(np.float32)
   check_image(voxels, file)
   return Volume(voxels, affine)
 
 
 def check_image(voxels: np.ndarray, file: str) -> None:
   """Checks an image's values.
+
+  An image that is the same everywhere shows nobody: it would only teach that
+  nothing is background. It comes from a failed export, so it is refused.
 
   Raises:
     ScanError: NaN or infinite voxels, or all of them equal.
@@ -261,20 +187,26 @@ def check_image(voxels: np.ndarray, file: str) -> None:
       file, f'{bad} voxels are NaN or infinite', 'export the scan again'
     )
   if voxels.min() == voxels.max():
-    raise ScanError(file, f'constant: every voxel is {voxels.flat[0]}', _AGAIN)
+    raise ScanError(file, f'constant: every voxel is {voxels.flat[0]}', AGAIN)
 
 
 def _label_codes(voxels: np.ndarray, file: str) -> np.ndarray:
   """Whole-numbered codes, rounded before any cast."""
-  if np.issubdtype(voxels.dtype, np.integer):
-    return voxels.astype(np.int32)
-  rounded = np.round(voxels)
-  bad = int((~(np.abs(voxels - rounded) <= 1e-3)).sum())
-  if bad:
+  rounded = voxels
+  if not np.issubdtype(voxels.dtype, np.integer):
+    rounded = np.round(voxels)
+    bad = int((~(np.abs(voxels - rounded) <= 1e-3)).sum())
+    if bad:
+      raise ScanError(
+        file,
+        f'{bad} label voxels are not whole numbers',
+        'resample labels with nearest neighbour',
+      )
+  # A cast would wrap them, possibly onto a code that exists.
+  wild = max(float(rounded.max()), -float(rounded.min()))
+  if wild > np.iinfo(np.int32).max:
     raise ScanError(
-      file,
-      f'{bad} label voxels are not whole numbers',
-      'resample labels with nearest neighbour',
+      file, f'label codes as large as {wild:.4g}', 'correct the label map'
     )
   return rounded.astype(np.int32)
 
@@ -284,9 +216,23 @@ def map_codes(
 ) -> np.ndarray:
   """Label codes on disk to class indices, uint8.
 
+  A label map without a single labelled voxel is refused: every labelled scan
+  of these archives shows what was drawn, so that it is an export that failed,
+  and it would teach that an organ is background. A map whose codes all mean
+  background here (another organ was drawn) is sound, and so is one that lacks
+  some of the classes.
+
   Raises:
-    ScanError: naming every unknown code and its voxel count.
+    ScanError: naming every unknown code and its voxel count; or nothing is
+      labelled.
   """
+  if not label.any():
+    raise ScanError(
+      file,
+      'all background: no voxel is labelled',
+      'give the label map of this scan, or move the scan to the unlabelled'
+      ' ones',
+    )
   lowest, highest = int(label.min()), int(label.max())
   # A table over the codes that occur is much faster than sorting all voxels;
   # wild codes are all in one bin, the report below finds them.
@@ -341,6 +287,9 @@ def write_nifti(
   """Writes a volume; the file appears whole or not at all.
 
   The same voxels give the same bytes (no time stamp in the gzip header).
+
+  Raises:
+    OSError: the disk took no more; the text names the file.
   """
   path = pathlib.Path(path)
   image = nib.Nifti1Image(voxels, affine)
@@ -349,6 +298,4 @@ def write_nifti(
   data = image.to_bytes()
   if path.suffix == '.gz':
     data = gzip.compress(data, 6, mtime=0)
-  partial = path.with_name('.partial-' + path.name)
-  partial.write_bytes(data)
-  os.replace(partial, path)
+  atomic.write(path, data)

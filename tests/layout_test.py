@@ -33,7 +33,14 @@ UNSAFE_IMPORTS = {
   'shelve',
 }
 # Test modules that are not about one module.
-WIDE_TESTS = {'distributed', 'integration', 'layout', 'parallel', 'readers'}
+WIDE_TESTS = {
+  'bad_scans',
+  'distributed',
+  'integration',
+  'layout',
+  'parallel',
+  'readers',
+}
 # Anything of the first may import nothing of the second.
 DIRECTIONS = {
   'configs': ('dbdc_jax',),

@@ -152,6 +152,13 @@ def test_interruption_leaves_nothing_half_usable(
   assert len(_prepare(tmp_path).cases) == 4
 
 
+def test_a_damaged_cache_says_what_to_remove(archive, tmp_path):
+  folder = _prepare(tmp_path).folder
+  (folder / 'prepared.json').write_text('{')
+  with pytest.raises(ValueError, match=f'is damaged.*remove {folder}'):
+    _prepare(tmp_path)
+
+
 def test_fingerprint_says_what_the_data_is(archive, tmp_path):
   prepared = _prepare(tmp_path)
   facts = prepared.fingerprint['ct']

@@ -1,20 +1,15 @@
-import itertools
-
+from grids import ORIENTATIONS, affine_of
 import hypothesis
 from hypothesis import strategies as st
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.spatial
 
 from data import preprocess
 from data.task import ABDOMEN, HEART, Intensity, Scan
 
 CT = ABDOMEN.modalities[0]
-ORIENTATIONS = [
-  ''.join(flip)
-  for axes in itertools.permutations(('RL', 'AP', 'SI'))
-  for flip in itertools.product(*axes)
-]
 
 
 def _scan(shape=(12, 10, 7), spacing=(2.0, 2.0, 4.0), codes='RAS', seed=0):
@@ -66,20 +61,73 @@ def test_longer_side_fills_the_slice_and_pixels_are_square():
   assert ready.spacing == (5.0, 1.5, 1.0)
 
 
+@pytest.mark.parametrize('codes', ORIENTATIONS)
+@hypothesis.settings(max_examples=4)
 @hypothesis.given(
-  shape=st.tuples(st.integers(8, 30), st.integers(8, 30), st.integers(1, 4)),
-  spacing=st.tuples(*[st.floats(0.5, 3.0)] * 3),
-  size=st.sampled_from([16, 24, 40]),
+  shape=st.tuples(st.integers(1, 24), st.integers(1, 24), st.integers(1, 6)),
+  spacing=st.tuples(*[st.floats(0.5, 2.0)] * 2, st.floats(0.5, 9.0)),
 )
-def test_any_shape_and_spacing_survives(shape, spacing, size):
-  scan = _scan(shape, spacing)
+def test_labels_find_their_way_back_from_any_grid(codes, shape, spacing):
+  """Exactly, when prepared pixels are no larger than half a voxel."""
+  scan = _scan(shape, spacing, codes)
+  lengths = np.array(shape[:2]) * spacing[:2]
+  size = 2 * int(np.ceil(lengths.max() / min(spacing[:2])))
   ready = preprocess.prepare_scan(scan, CT, roi='none', slice_size=size)
   assert ready.images.shape == (shape[2], size, size)
-  p = np.eye(3)[ready.labels]
-  native = preprocess.to_native(p, ready.geometry)
-  assert native.shape == ready.native_labels.shape
+  assert ready.spacing == pytest.approx(spacing[::-1])
+  native = preprocess.to_native(np.eye(3)[ready.labels], ready.geometry)
+  back = preprocess.to_scan(native, ready.geometry)
+  assert back.dtype == np.uint8
+  np.testing.assert_array_equal(back, scan.label)
+
+
+@hypothesis.settings(max_examples=100)
+@hypothesis.given(
+  codes=st.sampled_from(ORIENTATIONS),
+  shape=st.tuples(st.integers(8, 30), st.integers(8, 30), st.integers(1, 4)),
+  spacing=st.tuples(*[st.floats(0.5, 3.0)] * 3),
+  size=st.integers(12, 40),
+)
+def test_labels_stay_in_their_place_at_any_resolution(
+  codes, shape, spacing, size
+):
+  """Of what is some prepared pixels wide, the centroid moves by under one."""
+  scan = _scan(shape, spacing, codes)
+  ready = preprocess.prepare_scan(scan, CT, roi='none', slice_size=size)
+  assert ready.images.shape == (shape[2], size, size)
+  native = preprocess.to_native(np.eye(3)[ready.labels], ready.geometry)
   back = preprocess.to_scan(native, ready.geometry)
   assert back.shape == scan.image.shape
+  place = lambda label: [
+    np.argwhere(label == c) @ scan.affine[:3, :3].T for c in (1, 2)
+  ]
+  for ours, theirs in zip(place(back), place(scan.label), strict=True):
+    pixel = max(ready.geometry['mm_per_pixel'], *spacing[:2])
+    if len(theirs) and np.ptp(theirs[:, :2], 0).min() >= 4 * pixel:
+      gap = np.abs(ours.mean(0) - theirs.mean(0))
+      assert gap[:2].max() < pixel
+      assert gap[2] < spacing[2] / 2
+
+
+@pytest.mark.parametrize('codes', ORIENTATIONS)
+def test_a_cropped_label_returns_to_its_place_exactly(codes):
+  scan = _scan((20, 18, 6), (1.0, 1.5, 3.0), codes)
+  ready = preprocess.prepare_scan(
+    scan, CT, roi='label', slice_size=16, margin=1.0
+  )
+  assert ready.geometry['native_shape'] != ready.geometry['reoriented_shape']
+  back = preprocess.to_scan(ready.native_labels, ready.geometry)
+  np.testing.assert_array_equal(back, scan.label)
+
+
+@pytest.mark.parametrize('codes', ORIENTATIONS)
+def test_an_oblique_grid_is_turned_to_its_nearest_orientation(codes):
+  turn = scipy.spatial.transform.Rotation.from_rotvec([0.2, -0.1, 0.3])
+  affine = affine_of(codes, (1.0, 1.2, 3.0), (5, -3, 2), turn.as_matrix())
+  voxels = np.arange(60).reshape(3, 4, 5)
+  turned = preprocess.reorient(voxels, affine)
+  straight = preprocess.reorient(voxels, affine_of(codes, (1.0, 1.2, 3.0)))
+  np.testing.assert_array_equal(turned, straight)
 
 
 def test_way_back_keeps_place_and_shape():

@@ -1,0 +1,144 @@
+"""Files and folders that appear whole or not at all."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import shutil
+import signal
+import threading
+import time
+import uuid
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a disk answers when it takes no more.
+DISK_ERRORS = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS)
+# Younger left-overs may belong to a process that has not locked them yet.
+_SECONDS = 60
+
+
+@contextlib.contextmanager
+def filling(
+  target: pathlib.Path, done: Callable[[], bool]
+) -> Iterator[pathlib.Path]:
+  """An empty folder that becomes `target` when it is filled.
+
+  Whatever ends the filling early, an error, Ctrl-C or SIGTERM, the folder is
+  removed. What a killed process left behind is removed by the next one that
+  wants the same target.
+
+  Args:
+    target: the folder to make; its parents are made if missing.
+    done: whether `target` is what is wanted. Somebody else may have finished
+      it in the meantime.
+
+  Yields:
+    The folder to fill, beside the target.
+
+  Raises:
+    OSError: the disk took no more; the text names the target.
+    FileExistsError: the target is there, but is not what is wanted.
+  """
+  stem = f'.partial-{target.name}-'
+  folder = target.with_name(stem + uuid.uuid4().hex[:8])
+  with _terminable(), _naming(target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for other in target.parent.iterdir():
+      if other.name.startswith(stem):
+        _remove_if_dead(other)
+    try:
+      folder.mkdir()
+      with _locked(folder):
+        yield folder
+        try:
+          os.replace(folder, target)
+        except OSError as error:
+          if not done():
+            raise FileExistsError(
+              f'{target} is there and is not finished: remove it'
+            ) from error
+    finally:
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file; it appears whole, or what was there before stays.
+
+  Raises:
+    OSError: the disk took no more; the text names the file.
+  """
+  partial = path.with_name('.partial-' + path.name)
+  with _naming(path):
+    try:
+      partial.write_bytes(data)
+      os.replace(partial, path)
+    finally:
+      partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+  """SIGTERM as `SystemExit`, so that what is unfinished gets removed.
+
+  Not where the program handles the signal itself.
+  """
+  if (
+    threading.current_thread() is not threading.main_thread()
+    or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+  ):
+    yield
+    return
+
+  def stop(number, frame):
+    del frame
+    # A second one must not stop the tidying up.
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+  signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _naming(target: pathlib.Path) -> Iterator[None]:
+  """Errors of the disk name the target: a failed write knows no file."""
+  try:
+    yield
+  except OSError as error:
+    known = error.errno in DISK_ERRORS
+    if not known or (error.filename and error.errno not in _FULL):
+      raise
+    text = os.strerror(error.errno)
+    if error.errno in _FULL:
+      text += '; make room there, or choose another folder'
+    raise OSError(error.errno, text, str(target)) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Holds the folder's lock, which ends with the process however it ends."""
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # Some file systems have no locks.
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  finally:
+    os.close(handle)
+
+
+def _remove_if_dead(folder: pathlib.Path) -> None:
+  """Removes what a process left behind that is no longer there."""
+  with contextlib.suppress(OSError):
+    if time.time() - folder.stat().st_mtime < _SECONDS:
+      return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(folder, ignore_errors=True)
+    finally:
+      os.close(handle)

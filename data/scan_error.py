@@ -1,0 +1,17 @@
+"""What is wrong with a scan, and what to do about it."""
+
+import os
+
+
+class ScanError(Exception):
+  """A scan that cannot be used.
+
+  Attributes:
+    file: the file or folder.
+    reason: what is wrong with it.
+    remedy: what to do about it.
+  """
+
+  def __init__(self, file: str | os.PathLike, reason: str, remedy: str):
+    self.file, self.reason, self.remedy = str(file), reason, remedy
+    super().__init__(f'{self.file}: {reason}; {remedy}')
