@@ -26,7 +26,7 @@ from dbdc_jax import (
 )
 from dbdc_jax.evaluation import inference
 from dbdc_jax.metric_writer import MetricWriter
-from dbdc_jax.step import TrainState, make_step, ramp
+from dbdc_jax.step import Plan, TrainState, make_step, ramp
 
 
 @dataclasses.dataclass
@@ -69,6 +69,11 @@ def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
   )
 
 
+def _plan(run: Run, finished: int) -> Plan:
+  rate = optimizer.learning_rate(run.config, finished, run.total_steps)
+  return Plan(seed=np.int32(run.config.seed), learning_rate=np.float32(rate))
+
+
 def _run_epoch(run, step_fn, state, epoch, writer):
   """Trains an epoch; returns the state and the epoch's mean metrics."""
   signals = _signals(run, epoch, state)
@@ -78,7 +83,8 @@ def _run_epoch(run, step_fn, state, epoch, writer):
   kept_at = str(run.workdir / 'checkpoints')
   pending = None
   for offset, batch in enumerate(run.batches.iterate(first, last)):
-    state, metrics = step_fn(state, parallel.shard(batch), signals)
+    plan = _plan(run, first + offset)
+    state, metrics = step_fn(state, parallel.shard(batch), signals, plan)
     # Reading the step before keeps the device busy with this one.
     if pending is not None:
       collected.append(jax.device_get(pending))
@@ -127,7 +133,7 @@ def fit(
     OSError: the disk is full.
   """
   config = run.config
-  step_fn = make_step(run.method, run.tx, config.seed)
+  step_fn = make_step(run.method, run.tx)
   done = int(state.step) // run.steps_per_epoch
   for epoch in range(done + 1, config.epochs + 1):
     started = time.monotonic()
@@ -136,9 +142,7 @@ def fit(
     slices = run.steps_per_epoch * config.batch_size
     slices *= len(run.modalities) * (2 if run.batches.consistent.any() else 1)
     row['images_per_second'] = slices / seconds
-    row['learning_rate'] = float(
-      optimizer.schedule(config, run.total_steps)(int(state.step))
-    )
+    row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
     state, dice = _end_of_epoch(run, state)
     by_modality = lambda values: dict(
       zip(run.modalities, map(float, values), strict=True)

@@ -273,15 +273,15 @@ def shard(batch: Any) -> Any:
 
 
 def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:
-  """Maps `step(state, batch, signals)` over the devices.
+  """Maps `step(state, batch, signals, plan)` over the devices.
 
-  State and signals are the same on all devices, the batch is split; the old
+  All but the batch, which is split, are the same on all devices; the old
   state's memory is given to the new one (donated).
   """
   mapped = jax.pmap(
     step,
     axis_name=AXIS,
-    in_axes=(None, 0, None),
+    in_axes=(None, 0, None, None),
     out_axes=None,
     donate_argnums=0,
   )

@@ -23,29 +23,38 @@ class TrainState(NamedTuple):
   weighting: Any  # MAW's state
 
 
-def make_step(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  seed: int,
+class Plan(NamedTuple):
+  """What a run gives each step as numbers, so that runs share a program.
+
+  Attributes:
+    seed: int32, of all random draws.
+    learning_rate: float32, of this step.
+  """
+
+  seed: jax.Array
+  learning_rate: jax.Array
+
+
+def step_function(
+  method: methods.Method, tx: optax.GradientTransformation
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-  """The train step `(state, batch, signals) -> (state, metrics)`.
+  """The step `(state, batch, signals, plan) -> (state, metrics)` of a device.
+
+  A step's random draws depend on the seed and the step's number alone.
 
   Args:
     method: built with `axis_name=parallel.AXIS`.
-    tx: the optimizer.
-    seed: of all random draws; a step's key depends on it and the step alone.
-
-  Returns:
-    One pmapped function; `batch` is `parallel.shard`ed, the state donated.
+    tx: the optimizer, without its learning rate.
   """
 
-  def step(state, batch, signals):
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+  def step(state, batch, signals, plan):
+    key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
     (loss, (memory, metrics)), gradients = jax.value_and_grad(
       method.loss, has_aux=True
     )(state.params, state.memory, batch, key, signals)
     gradients = parallel.mean_gradients(gradients)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    updates = optax.tree.scale(-plan.learning_rate, updates)
     params = optax.apply_updates(state.params, updates)
     counts = metrics.pop('dice_counts')
     metrics |= {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
@@ -59,7 +68,18 @@ def make_step(
     )
     return new, metrics
 
-  return parallel.pmap_step(step)
+  return step
+
+
+def make_step(
+  method: methods.Method, tx: optax.GradientTransformation
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """`step_function` on all devices.
+
+  Returns:
+    One pmapped function; `batch` is `parallel.shard`ed, the state donated.
+  """
+  return parallel.pmap_step(step_function(method, tx))
 
 
 def init_state(

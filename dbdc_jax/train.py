@@ -66,7 +66,7 @@ def _set_up(
     method=method,
     batches=batches,
     present=present,
-    tx=optimizer.build(config, total_steps),
+    tx=optimizer.build(),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     on_epoch=on_epoch,

@@ -1,53 +1,38 @@
 """The train step: its losses, its gradients, its devices, its compilation."""
 
+import distributed
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import trajectory
+from trajectory import (
+  B,
+  C,
+  K,
+  differences,
+  make_batch,
+  make_config,
+  make_signals,
+)
 
 from configs import abdomen
 from dbdc_jax import epoch_metrics, methods, parallel, step
 from dbdc_jax.models.unet import UNet
 
-K, B, SIZE, C = 2, 4, 24, 5
 WIDTH = 3
 
 
 @pytest.fixture(scope='module')
 def config():
-  config = abdomen.get_config(None)
-  config.modalities = 'ct,t2'
-  config.model.width = WIDTH
-  config.model.embedding_dim = 8
-  config.augment.patch_size = 16
-  config.mpcl.stride = 2
-  config.batch_size = B
-  return config
+  return make_config()
 
 
 @pytest.fixture(scope='module')
 def batch():
-  rng = np.random.default_rng(0)
-  index = np.arange(K * B, dtype=np.int32).reshape(K, B)
-  draw = lambda: rng.integers(0, 65536, (K, B, SIZE, SIZE)).astype(np.uint16)
-  label = rng.integers(0, C, (K, B, SIZE, SIZE)).astype(np.uint8)
-  label[:, 0] = 0  # Classes are spread unevenly over devices.
-  return {
-    'labeled': {'image': draw(), 'label': label, 'index': index},
-    'unlabeled': {'image': draw(), 'index': index},
-  }
-
-
-def _signals(active=True):
-  return methods.Signals(
-    weights=jnp.array([1.3, 0.7]),
-    ramp=jnp.float32(0.5),
-    active=jnp.asarray(active),
-    present=jnp.ones((K, C), bool),
-    consistent=jnp.ones(K, bool),
-  )
+  return make_batch()
 
 
 @pytest.fixture(scope='module')
@@ -81,29 +66,40 @@ def _gap(a, b):
   return max(jax.tree.leaves(gaps)) / float(optax.tree.norm(a))
 
 
-def test_four_devices_equal_one(config, batch, start, one_device):
-  params, memory = start
-  (loss, (new, metrics)), gradients = one_device(
-    params, memory, batch, _signals()
+@pytest.fixture(scope='session')
+def one():
+  """Ten steps on one device."""
+  return trajectory.run('one')
+
+
+def _close(found, expected):
+  for name, gap in differences(found, expected).items():
+    assert gap < 1e-5, name
+
+
+def test_four_devices_equal_one(one):
+  """Gradients, statistics, prototypes, MAW's sums, metrics; ten steps long."""
+  _close(trajectory.run('all'), one)
+  # They are steps, and not the same one ten times.
+  name = 'gradients/unet/conv0/conv/kernel'
+  assert np.abs(one[f'1/{name}'] - one[f'10/{name}']).max() > 1e-3
+
+
+def test_two_processes_equal_one(one, tmp_path):
+  """Two processes with two devices each; only the lead writes."""
+  out = tmp_path / 'all.npz'
+  processes = distributed.start(
+    2, lambda i, at: [trajectory.__file__, at, '2', str(i), str(out)]
   )
-  method = methods.build(config, parallel.AXIS)
-
-  def local(b):
-    (value, aux), g = jax.value_and_grad(method.loss, has_aux=True)(
-      params, memory, b, jax.random.key(3), _signals()
-    )
-    return (value, aux), parallel.mean_gradients(g)
-
-  many = jax.pmap(local, axis_name=parallel.AXIS, out_axes=None)
-  (loss4, (new4, metrics4)), gradients4 = many(parallel.shard(batch))
-  np.testing.assert_allclose(loss4, loss, rtol=1e-5)
-  assert _gap(gradients, gradients4) < 1e-5
-  for a, b in ((new, new4), (metrics, metrics4)):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a, b)
+  for process in processes:
+    text, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, text
+  with np.load(out) as found:
+    _close(dict(found), one)
 
 
 def test_terms_add_up_to_the_loss(batch, start, one_device):
-  (loss, (_, metrics)), _ = one_device(*start, batch, _signals())
+  (loss, (_, metrics)), _ = one_device(*start, batch, make_signals())
   total = 0.0
   for name, value in metrics.items():
     if name.split('_')[0] in ('sup', 'ipc', 'fpc'):
@@ -118,7 +114,7 @@ def test_warmup_lets_nothing_of_the_unlabelled_through(
   config, batch, start, one_device
 ):
   params, memory = start
-  off = _signals(active=False)
+  off = make_signals(active=False)
   (loss, (_, metrics)), gradients = one_device(params, memory, batch, off)
   assert not np.asarray(metrics['ipc_ce']).any()
   alone = {'labeled': batch['labeled']}
@@ -150,7 +146,7 @@ def test_warmup_stops_even_a_nan(batch, start, one_device):
 
 
 def test_running_statistics_take_three_updates_a_step(batch, start, one_device):
-  (_, (memory, _)), _ = one_device(*start, batch, _signals())
+  (_, (memory, _)), _ = one_device(*start, batch, make_signals())
   counts = {
     float(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(memory['modulation'])
@@ -162,7 +158,7 @@ def test_running_statistics_take_three_updates_a_step(batch, start, one_device):
 
 def test_bank_of_before_the_step_makes_the_loss(batch, start, one_device):
   params, memory = start
-  (_, (new, metrics)), _ = one_device(params, memory, batch, _signals())
+  (_, (new, metrics)), _ = one_device(params, memory, batch, make_signals())
   moved = np.asarray(new['prototypes'].bank - memory['prototypes'].bank)
   assert np.abs(moved).max() > 0
   norms = jnp.linalg.norm(new['prototypes'].bank, axis=-1)
@@ -177,7 +173,7 @@ def test_prediction_compiles_no_projector(config, batch, start, one_device):
   predict = jax.jit(method.predict).lower(params, memory, images, ids)
   channels = f'x{14 * WIDTH}xf32'
   assert channels not in predict.as_text()
-  train = one_device.lower(params, memory, batch, _signals())
+  train = one_device.lower(params, memory, batch, make_signals())
   assert channels in train.as_text()
 
 
@@ -190,19 +186,20 @@ def test_step_is_compiled_once_and_lowers_for_every_platform(config, batch):
     traced += 1
     return method.loss(*args)
 
-  tx = optax.adam(1e-3)
-  step_fn = step.make_step(method._replace(loss=counted), tx, seed=0)
+  tx = optax.scale_by_adam()
+  step_fn = step.make_step(method._replace(loss=counted), tx)
   state = step.init_state(method, tx, config, C, K)
   sharded = parallel.shard(batch)
+  plan = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-3))
   exported = jax.export.export(
     jax.jit(step_fn), platforms=('cpu', 'cuda', 'tpu')
-  )(state, sharded, _signals())
+  )(state, sharded, make_signals(), plan)
   assert set(exported.platforms) == {'cpu', 'cuda', 'tpu'}
   traced = 0
   losses = []
   for active in (False, True, True):
-    signals = parallel.place(_signals(active))
-    state, metrics = step_fn(state, sharded, signals)
+    signals = parallel.place(make_signals(active))
+    state, metrics = step_fn(state, sharded, signals, plan)
     losses.append(float(metrics['loss']))
   assert traced <= 1
   assert int(state.step) == 3
@@ -219,7 +216,7 @@ def test_bfloat16_keeps_parameters_and_losses_in_float32(config, batch, start):
     memory,
     batch,
     jax.random.key(0),
-    _signals(),
+    make_signals(),
   )
   for leaf in jax.tree.leaves(shapes):
     assert leaf.dtype != jnp.bfloat16
@@ -281,7 +278,7 @@ def test_one_step_encodes_three_times_and_decodes_four(config, batch, start):
       *start,
       batch,
       jax.random.key(0),
-      _signals(),
+      make_signals(),
     )
   everyone = K * B
   assert passes.count(('encode', everyone)) == 3

@@ -1,0 +1,34 @@
+"""Starts several processes of one run on this machine."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(count, arguments, devices=2):
+  """Python processes that find each other.
+
+  Args:
+    count: how many.
+    arguments: `(process id, 'localhost:PORT') -> arguments of python`.
+    devices: of each process.
+  """
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    at = f'localhost:{probe.getsockname()[1]}'
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  return [
+    subprocess.Popen(
+      [sys.executable, *arguments(index, at)],
+      cwd=ROOT,
+      env={**os.environ, 'XLA_FLAGS': flags},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for index in range(count)
+  ]
