@@ -6,7 +6,9 @@ Both have the same layers and the same weights (their outputs and losses are
 compared first), the same input, the same loss (cross entropy + Dice), Adam, and
 the same number of threads; PyTorch keeps channels last, as we do. Steps of both
 take turns in one process, and ratios are of medians: other work on the machine
-slows both. Needs benchmarks/requirements.txt beside requirements.txt.
+slows both. With one thread (NPROC=1 taskset -c 0) the processor's time tells
+the same and does not count that work. Needs benchmarks/requirements.txt beside
+requirements.txt.
 """
 
 import argparse
@@ -148,23 +150,28 @@ def check_equal(ours: Ours, theirs: Theirs) -> dict[str, float]:
 def measure(
   calls: dict[str, Callable[[], Any]], rounds: int
 ) -> dict[str, np.ndarray]:
-  """Seconds of calls that take turns, `[rounds]` each."""
-  seconds = {name: np.zeros(rounds) for name in calls}
+  """Times calls that take turns.
+
+  Returns:
+    name -> `[rounds, 2]` seconds: on the clock, and of the processor.
+  """
+  clocks = (time.perf_counter, time.process_time)
+  seconds = {name: np.zeros((rounds, 2)) for name in calls}
   for i in range(-1, rounds):
     for name, call in calls.items():
       time.sleep(_REST_SECONDS)
-      start = time.perf_counter()
+      start = np.array([clock() for clock in clocks])
       call()
       if i >= 0:
-        seconds[name][i] = time.perf_counter() - start
+        seconds[name][i] = [clock() for clock in clocks] - start
   return seconds
 
 
 def _table(found: dict[str, dict[str, float]]) -> str:
-  lines = [f'{"":12s}{"ours ms":>10s}{"PyTorch ms":>12s}{"ratio":>8s}']
+  lines = [f'{"":28s}{"ours ms":>10s}{"PyTorch ms":>12s}{"ratio":>8s}']
   for name, row in found.items():
     lines.append(
-      f'{name:12s}{row["ours_ms"]:10.1f}{row["torch_ms"]:12.1f}'
+      f'{name:28s}{row["ours_ms"]:10.1f}{row["torch_ms"]:12.1f}'
       f'{row["ratio"]:8.2f}'
     )
   return '\n'.join(lines)
@@ -184,8 +191,13 @@ def compare(flags: argparse.Namespace) -> dict[str, Any]:
   for name, title in (('train', 'train step'), ('forward', 'forward pass')):
     calls = {'ours': getattr(ours, name), 'torch': getattr(theirs, name)}
     seconds = measure(calls, flags.rounds)
-    a, b = (1e3 * float(np.median(seconds[k])) for k in calls)
-    rows[title] = {'ours_ms': a, 'torch_ms': b, 'ratio': a / b}
+    a, b = (1e3 * np.median(seconds[key], 0) for key in calls)
+    for i, clock in enumerate(('', ', processor time')):
+      rows[title + clock] = {
+        'ours_ms': float(a[i]),
+        'torch_ms': float(b[i]),
+        'ratio': float(a[i] / b[i]),
+      }
   return {'equal': equal, 'rows': rows}
 
 
@@ -199,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--rounds', type=int, default=15)
   parser.add_argument('--json', metavar='FILE', help='all numbers, as a file')
   flags = parser.parse_args(argv)
-  threads = len(os.sched_getaffinity(0))
+  threads = int(os.environ.get('NPROC', len(os.sched_getaffinity(0))))
   torch.set_num_threads(threads)
   print(
     f'jax {jax.__version__}, torch {torch.__version__}, {threads} threads,'
