@@ -1,20 +1,43 @@
-"""What the networks cost.
+"""What training costs: counted, and measured on the device at hand.
 
   python -m dbdc_jax.benchmark --count
+  python -m dbdc_jax.benchmark --steps --methods dbdc,supervised --widths 8,32
+  python -m dbdc_jax.benchmark --parts --waiting --json benchmark.json
+  python -m dbdc_jax.benchmark --collectives 8,64
+  python -m dbdc_jax.benchmark --compare 2,4 --widths 8 --patch 48
+  python -m dbdc_jax.benchmark --metrics
 
-counts parameters and multiply-accumulates of the paper's networks, on one
-training patch, in the paper's form and as this project computes them.
+Several can be asked for at once. Images are random and made here, except for
+--waiting, which trains on the phantom: no scans are needed.
 """
 
 import argparse
 from collections.abc import Sequence
+import dataclasses
+import os
+import pathlib
+import platform
 import sys
+import tempfile
+from typing import Any
 
-from dbdc_jax import counting
+import jax
+
+from dbdc_jax import counting, methods, parallel
+from dbdc_jax.measuring import collectives, report, steps, volumes, waiting
+from dbdc_jax.measuring.workload import (
+  Workload,
+  is_joint,
+  use_virtual_devices,
+)
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
 
 _TASKS = (('heart', 8, 96), ('abdomen', 5, 128))
+# Twice the modalities may take this much longer.
+COMPARE_LIMIT = 2.2
+# Flags that run something; --count only counts.
+_MEASURED = ('steps', 'parts', 'waiting', 'collectives', 'compare', 'metrics')
 
 
 def count_table(width: int = 32) -> str:
@@ -42,21 +65,182 @@ def count_table(width: int = 32) -> str:
   return '\n'.join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command; returns its exit code."""
+def _list(kind: type):
+  return lambda text: [kind(part) for part in text.split(',')]
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='python -m dbdc_jax.benchmark',
-    description='Counts what the networks cost.',
+    description='Counts and measures what training costs.',
   )
-  parser.add_argument(
-    '--count',
-    action='store_true',
-    required=True,
-    help='parameters and multiply-accumulates',
+  add = parser.add_argument
+  what = parser.add_argument_group('what to measure (at least one)')
+  what.add_argument(
+    '--count', action='store_true', help="networks' sizes; nothing is run"
   )
-  parser.add_argument('--width', type=int, default=32, help='default: 32')
-  print(count_table(parser.parse_args(argv).width))
-  return 0
+  what.add_argument('--steps', action='store_true', help='train steps')
+  what.add_argument(
+    '--parts', action='store_true', help='the step by leaving parts out'
+  )
+  what.add_argument(
+    '--waiting', action='store_true', help='time spent waiting for data'
+  )
+  what.add_argument(
+    '--collectives',
+    type=_list(int),
+    metavar='N,N',
+    help='what a step sends on so many devices (none of them is needed)',
+  )
+  what.add_argument(
+    '--compare',
+    type=_list(int),
+    metavar='K,K',
+    help=f'time of 2K over K modalities; fails above {COMPARE_LIMIT}',
+  )
+  what.add_argument(
+    '--metrics', action='store_true', help="scores of one volume's test"
+  )
+  add('--methods', type=_list(str), metavar='NAME,NAME', help='default: all')
+  add('--modalities', type=_list(int), metavar='K,K', default=[1])
+  add(
+    '--width',
+    '--widths',
+    dest='widths',
+    type=_list(int),
+    metavar='W,W',
+    default=[32],
+  )
+  add('--patch', type=int, default=96, help='pixels, default 96')
+  add('--batch', type=int, default=8, help='slices per modality, default 8')
+  add('--classes', type=int, default=8, help='default 8')
+  add('--stride', type=int, default=1, help='of the embeddings, default 1')
+  add('--dtype', default='auto', choices=('auto', 'float32', 'bfloat16'))
+  add('--devices', type=int, metavar='N', help='split the CPU into N devices')
+  add('--rounds', type=int, default=10, help='timed steps of each, default 10')
+  add('--cache', default='', help="folder of the phantom, default: the user's")
+  add('--json', metavar='FILE', help='all numbers, as a file')
+  flags = parser.parse_args(argv)
+  flags.measured = any(getattr(flags, name) for name in _MEASURED)
+  if not flags.measured and not flags.count:
+    parser.error('nothing to do: give --count, --steps, ... (see --help)')
+  unknown = set(flags.methods or ()) - set(methods.names())
+  if unknown:
+    parser.error(
+      f'unknown methods {", ".join(sorted(unknown))}; there are:'
+      f' {", ".join(methods.names())}'
+    )
+  return flags
+
+
+def _workloads(flags: argparse.Namespace) -> list[Workload]:
+  """Every combination; a method with a network per modality is K = 1."""
+  found = []
+  for method in flags.methods or methods.names():
+    for k in flags.modalities if is_joint(method) else [1]:
+      found += [
+        Workload(
+          method=method,
+          modalities=k,
+          width=width,
+          patch=flags.patch,
+          batch=flags.batch,
+          classes=flags.classes,
+          stride=flags.stride,
+          dtype=flags.dtype,
+        )
+        for width in flags.widths
+      ]
+  return found
+
+
+def _machine() -> dict[str, Any]:
+  """What the numbers belong to."""
+  return {
+    'devices': parallel.describe(),
+    'platform': jax.default_backend(),
+    'processor': platform.processor() or platform.machine(),
+    'cpu_threads': len(os.sched_getaffinity(0))
+    if hasattr(os, 'sched_getaffinity')
+    else os.cpu_count(),
+    'jax': jax.__version__,
+    'python': platform.python_version(),
+    'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
+  }
+
+
+def _measure_waiting(workload: Workload, flags) -> dict[str, Any]:
+  config = waiting.config(workload)
+  config.data.cache = flags.cache
+  with tempfile.TemporaryDirectory() as folder:
+    return waiting.measure(config, pathlib.Path(folder), 3 * flags.rounds)
+
+
+def _compare(workload: Workload, flags, found: dict[str, Any]) -> bool:
+  """Measures and prints --compare; returns whether the limit is kept."""
+  ratios = steps.compare_modalities(flags.compare, workload, flags.rounds)
+  found['compare'] = {'limit': COMPARE_LIMIT, 'ratios': ratios}
+  for name, ratio in ratios.items():
+    kept = 'within' if ratio <= COMPARE_LIMIT else 'ABOVE'
+    print(
+      f'modalities {name}: {ratio:.2f} times the time of a step'
+      f' ({kept} the limit of {COMPARE_LIMIT})'
+    )
+  return max(ratios.values()) <= COMPARE_LIMIT
+
+
+def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
+  """Measures what is asked for; returns whether all limits are kept."""
+  workloads = _workloads(flags)
+  joint = next((w for w in workloads if is_joint(w.method)), workloads[0])
+  kept = True
+  if flags.steps:
+    found['steps'] = steps.measure(workloads, flags.rounds)
+    print(report.steps_table(found['steps']))
+  if flags.parts:
+    found['parts'] = {}
+    for w in workloads:
+      title = f'{w.method}, K={w.modalities}, width {w.width}'
+      found['parts'][title] = steps.measure_parts(w, flags.rounds)
+      print(f'\n{title}\n{report.parts_table(found["parts"][title])}')
+  if flags.waiting:
+    found['waiting'] = _measure_waiting(joint, flags)
+    share, ms = (found['waiting'][k] for k in ('waiting_share', 'step_ms'))
+    print(
+      f'waiting for data: {100 * share:.1f} % of the loop ({joint.method} on'
+      f' the heart phantom, {ms:.0f} ms a step)'
+    )
+  if flags.collectives:
+    found['collectives'] = [
+      collectives.count_elsewhere(joint, n) for n in flags.collectives
+    ]
+    print(report.collectives_table(found['collectives']))
+  if flags.compare:
+    small = dataclasses.replace(joint, dtype='float32')
+    kept = _compare(small, flags, found)
+  if flags.metrics:
+    found['metrics'] = volumes.measure()
+    print(report.metrics_line(found['metrics']))
+  return kept
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; returns its exit code (1 if a limit is not kept)."""
+  flags = _flags(argv)
+  if flags.count:
+    print(count_table(flags.widths[0]))
+  if not flags.measured:
+    return 0
+  if flags.devices:
+    use_virtual_devices(flags.devices)
+  # A compile time read from a cache would not be one.
+  jax.config.update('jax_enable_compilation_cache', False)
+  found: dict[str, Any] = {'machine': _machine()}
+  print(', '.join(f'{k} {v}' for k, v in found['machine'].items() if v))
+  kept = _run(flags, found)
+  if flags.json:
+    report.write_json(found, flags.json)
+  return 0 if kept else 1
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ computed.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.unet import UNet
+from dbdc_jax.models.unet import JoinedConv, UNet
 
 _NORM, _BILINEAR = 4, 11
 
@@ -23,8 +24,11 @@ def _size(x: jax.Array) -> int:
   return math.prod(x.shape)
 
 
-def _layer(module: nn.Module, x: jax.Array, out: jax.Array) -> int:
-  """Multiply-accumulates of one layer from its input and output."""
+def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
+  """Multiply-accumulates of one layer from its inputs and output."""
+  x = inputs[0]
+  if isinstance(module, JoinedConv):
+    return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
   if isinstance(module, nn.Conv):
     return _size(out) * x.shape[-1] * math.prod(module.kernel_size)
   if isinstance(module, nn.Dense):
@@ -74,7 +78,7 @@ def macs(
     nonlocal total
     out = next_function(*args, **kwargs)
     if context.method_name == '__call__':
-      total += _layer(context.module, args[0], out)
+      total += _layer(context.module, args, out)
     return out
 
   def trace(key):

@@ -3,7 +3,16 @@
 Batch normalisation whose statistics and affine parameters belong to a
 modality. With one modality it *is* batch normalisation, and the baselines use
 it as such.
+
+Between convolutions the network waits for memory: every pass over the
+activations that can be saved is. The bias of the convolution before is never
+added (`offset`), the leaky ReLU behind happens in the same pass (`slope`), and
+the gradient is written out: it needs the input and the statistics, no other
+array of the activations' size.
 """
+
+import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +26,119 @@ def running_momentum(count: jax.Array, momentum: float) -> jax.Array:
   A flat 0.99 would leave evaluation some 300 steps behind the network.
   """
   return jnp.minimum(momentum, (1.0 + count) / (10.0 + count))
+
+
+class _Groups(NamedTuple):
+  """How samples belong to modalities; see `ModulationBank`."""
+
+  num_modalities: int
+  epsilon: float
+  axis_name: str | None
+  grouped: bool
+  slope: float | None
+
+  def sum(self, values: jax.Array, modality: jax.Array) -> jax.Array:
+    """Sums `[N, c]` over the samples of each modality: `[K, c]`."""
+    count = self.num_modalities
+    if count == 1:
+      return jnp.sum(values, 0, keepdims=True)
+    if self.grouped:
+      return jnp.sum(values.reshape(count, -1, values.shape[-1]), 1)
+    # Selected before the sum: 0 * NaN of a one-hot product would spread.
+    mine = modality[None] == jnp.arange(count)[:, None]  # [K, N]
+    return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
+
+  def pick(self, rows: jax.Array, modality: jax.Array) -> jax.Array:
+    """`[K, c]` to each sample's row, `[N, c]` (or `[1, c]` if K is 1)."""
+    if self.num_modalities == 1:
+      return rows
+    if self.grouped:
+      return jnp.repeat(rows, modality.shape[0] // self.num_modalities, 0)
+    return rows[modality]
+
+  def total(self, x: Any) -> Any:
+    """Adds up over the devices."""
+    return x if self.axis_name is None else lax.psum(x, self.axis_name)
+
+  def count(self, modality: jax.Array) -> jax.Array:
+    """Samples of each modality over the devices: `[K, 1]` float32."""
+    shape = (self.num_modalities, 1)
+    if self.num_modalities == 1 or self.grouped:
+      # Known beforehand: a number, not an array, has nothing to send.
+      each = self.total(modality.shape[0] // self.num_modalities)
+      return jnp.full(shape, each, jnp.float32)
+    ones = jnp.ones((modality.shape[0], 1))
+    return self.total(self.sum(ones, modality))
+
+  def modulate(self, x, factor, shift, modality):
+    """`x * factor + shift` with rows `[K, c]`, then the leaky ReLU."""
+    factor = self.pick(factor, modality)[:, None, None]
+    shift = self.pick(shift, modality)[:, None, None]
+    y = x * factor + shift
+    if self.slope is not None:
+      y = jnp.where(y >= 0, y, self.slope * y)
+    return y.astype(x.dtype)
+
+  def statistics(self, x, modality):
+    """Mean and variance `[K, c]`, and samples of each modality `[K, 1]`.
+
+    Two-pass: the mean of per-sample variances plus the variance of per-sample
+    means, never E[x^2] - E[x]^2.
+    """
+    wide = x.astype(jnp.float32)
+    means = jnp.mean(wide, (1, 2))  # [N, c]
+    variances = jnp.mean(jnp.square(wide - means[:, None, None]), (1, 2))
+    count = self.count(modality)
+    divisor = jnp.maximum(count, 1.0)
+    mean = self.total(self.sum(means, modality)) / divisor
+    deviation = means - self.pick(mean, modality)
+    spread = self.sum(variances + jnp.square(deviation), modality)
+    return mean, self.total(spread) / divisor, count
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _normalize(groups: _Groups, x, scale, bias, modality):
+  """Modulates by the batch's statistics; returns them too."""
+  return _forward(groups, x, scale, bias, modality)[0]
+
+
+def _forward(groups, x, scale, bias, modality):
+  mean, var, count = groups.statistics(x, modality)
+  factor = scale * lax.rsqrt(var + groups.epsilon)
+  shift = bias - mean * factor
+  out = groups.modulate(x, factor, shift, modality)
+  kept = (x, scale, bias, modality, mean, var, count)
+  return (out, mean, var, count), kept
+
+
+def _backward(groups, kept, gradients):
+  """Gradients of input, scale and bias.
+
+  With y = scale * z + bias, z = (x - mean) / s and n values per channel:
+  dx = scale / s * (dy - sum(dy) / n - z * sum(dy * z) / n). The statistics
+  themselves are only looked at: no gradient comes from them.
+  """
+  x, scale, bias, modality, mean, var, count = kept
+  rows = lambda values: groups.pick(values, modality)[:, None, None]
+  inverse = lax.rsqrt(var + groups.epsilon)
+  factor = scale * inverse
+  centred = x.astype(jnp.float32) - rows(mean)
+  dy = gradients[0].astype(jnp.float32)
+  if groups.slope is not None:
+    y = x * rows(factor) + rows(bias - mean * factor)
+    dy = jnp.where(y >= 0, dy, groups.slope * dy)
+  # Per sample first: what is not this modality's must not get into its sum.
+  dbias = groups.sum(jnp.sum(dy, (1, 2)), modality)
+  along = groups.sum(jnp.sum(dy * centred, (1, 2)), modality)
+  dscale = along * inverse
+  pixels = jnp.maximum(count, 1.0) * (x.shape[1] * x.shape[2])
+  both = groups.total((dbias, along))
+  constant, slope = both[0] / pixels, both[1] * jnp.square(inverse) / pixels
+  dx = rows(factor) * (dy - rows(constant) - centred * rows(slope))
+  return dx.astype(x.dtype), dscale, dbias, None
+
+
+_normalize.defvjp(_forward, _backward)
 
 
 class ModulationBank(nn.Module):
@@ -39,6 +161,8 @@ class ModulationBank(nn.Module):
     axis_name: the device axis that statistics are taken over, or None.
     grouped: the batch is sorted by modality with equal counts, so that
       everything per modality is a reshape instead of a selection.
+    slope: of the leaky ReLU that follows, for negative values; None: none
+      follows.
   """
 
   num_modalities: int
@@ -46,10 +170,15 @@ class ModulationBank(nn.Module):
   epsilon: float = 1e-5
   axis_name: str | None = None
   grouped: bool = False
+  slope: float | None = None
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, modality: jax.Array, train: bool
+    self,
+    x: jax.Array,
+    modality: jax.Array,
+    train: bool,
+    offset: jax.Array | None = None,
   ) -> jax.Array:
     """Normalises.
 
@@ -57,6 +186,9 @@ class ModulationBank(nn.Module):
       x: `[N, H, W, channels]`, any float dtype; statistics are float32.
       modality: `[N]` int32 in [0, K).
       train: use the batch's statistics.
+      offset: `[channels]` that belongs to `x` and is not added yet. The batch's
+        statistics take it out again, so it only moves the running mean, and
+        the gradient that it has no part in is exactly 0.
 
     Returns:
       The same shape and dtype as `x`.
@@ -67,68 +199,25 @@ class ModulationBank(nn.Module):
     mean = self.variable('modulation', 'mean', jnp.zeros, shape)
     var = self.variable('modulation', 'var', jnp.ones, shape)
     count = self.variable('modulation', 'count', jnp.zeros, shape[:1])
+    offset = 0.0 if offset is None else offset
+    groups = _Groups(
+      self.num_modalities,
+      self.epsilon,
+      self.axis_name,
+      self.grouped,
+      self.slope,
+    )
     if not train:
       factor = scale * lax.rsqrt(var.value + self.epsilon)
-      shift = bias - mean.value * factor
-      return self._modulate(x, factor, shift, modality)
-    batch_mean, batch_var, present = self._statistics(x, modality)
+      shift = bias + (offset - mean.value) * factor
+      return groups.modulate(x, factor, shift, modality)
+    out, *found = _normalize(groups, x, scale, bias, modality)
+    batch_mean, batch_var, seen = lax.stop_gradient(found)
     if self.is_mutable_collection('modulation') and not self.is_initializing():
       alpha = running_momentum(count.value, self.momentum)[:, None]
-      seen = present[:, None]
+      batch_mean = batch_mean + lax.stop_gradient(offset)
       for running, batch in ((mean, batch_mean), (var, batch_var)):
         moved = alpha * running.value + (1 - alpha) * batch
-        running.value = lax.stop_gradient(jnp.where(seen, moved, running.value))
-      count.value = count.value + present
-    factor = scale * lax.rsqrt(batch_var + self.epsilon)
-    shift = bias - batch_mean * factor
-    return self._modulate(x, factor, shift, modality)
-
-  def _modulate(self, x, factor, shift, modality):
-    """`x * factor + shift` with `[K, channels]` rows picked per sample."""
-    if self.num_modalities == 1:
-      factor, shift = factor[0], shift[0]
-    elif self.grouped:
-      repeats = x.shape[0] // self.num_modalities
-      factor = jnp.repeat(factor, repeats, 0)[:, None, None]
-      shift = jnp.repeat(shift, repeats, 0)[:, None, None]
-    else:
-      factor = factor[modality][:, None, None]
-      shift = shift[modality][:, None, None]
-    return (x * factor + shift).astype(x.dtype)
-
-  def _statistics(self, x, modality):
-    """Mean and variance `[K, channels]`, and which modalities are present.
-
-    Two-pass: the mean of per-sample variances plus the variance of per-sample
-    means, never E[x^2] - E[x]^2.
-    """
-    wide = x.astype(jnp.float32)
-    means = jnp.mean(wide, (1, 2))  # [N, channels]
-    variances = jnp.mean(jnp.square(wide - means[:, None, None]), (1, 2))
-    count = self._total(self._sum(jnp.ones_like(means[:, :1]), modality))
-    divisor = jnp.maximum(count, 1.0)
-    mean = self._total(self._sum(means, modality)) / divisor
-    if self.num_modalities == 1:
-      deviation = means - mean
-    elif self.grouped:
-      repeats = x.shape[0] // self.num_modalities
-      deviation = means - jnp.repeat(mean, repeats, 0)
-    else:
-      deviation = means - mean[modality]
-    spread = variances + jnp.square(deviation)
-    var = self._total(self._sum(spread, modality)) / divisor
-    return mean, var, count[:, 0] > 0
-
-  def _sum(self, values, modality):
-    """Sums `[N, c]` over the samples of each modality: `[K, c]`."""
-    count = self.num_modalities
-    if count == 1:
-      return jnp.sum(values, 0, keepdims=True)
-    if self.grouped:
-      return jnp.sum(values.reshape(count, -1, values.shape[-1]), 1)
-    # Selected before the sum: 0 * NaN of a one-hot product would spread.
-    mine = modality[None] == jnp.arange(count)[:, None]  # [K, N]
-    return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
-
-  def _total(self, x):
-    return x if self.axis_name is None else lax.psum(x, self.axis_name)
+        running.value = jnp.where(seen > 0, moved, running.value)
+      count.value = count.value + (seen[:, 0] > 0)
+    return out

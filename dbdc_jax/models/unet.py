@@ -12,6 +12,7 @@ with w = `width` (32 in the paper), and every normalisation a `ModulationBank`.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dbdc_jax.models.modulation import ModulationBank
 
@@ -55,6 +56,45 @@ def upsample(x: jax.Array) -> jax.Array:
   return _double(_double(x, 1), 2)
 
 
+class JoinedConv(nn.Module):
+  """3 x 3 convolution of several inputs, as if they were concatenated.
+
+  A convolution is linear: each input meets its share of the kernel and the
+  results are added, so that no concatenation is written and none is split
+  again in the gradient.
+  """
+
+  features: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Convolves.
+
+    Args:
+      *inputs: `[N, H, W, c_i]`.
+
+    Returns:
+      `[N, H, W, features]` without the bias, and the bias `[features]`.
+    """
+    channels = [x.shape[-1] for x in inputs]
+    shape = (3, 3, sum(channels), self.features)
+    kernel = self.param('kernel', KERNEL_INIT, shape).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    shares = jnp.split(kernel, np.cumsum(channels[:-1]), 2)
+    parts = [
+      jax.lax.conv_general_dilated(
+        x.astype(self.dtype),
+        share,
+        (1, 1),
+        'SAME',
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      )
+      for x, share in zip(inputs, shares, strict=True)
+    ]
+    return sum(parts[1:], parts[0]), bias
+
+
 class ConvNorm(nn.Module):
   """3 x 3 convolution, modulation, leaky ReLU."""
 
@@ -65,22 +105,17 @@ class ConvNorm(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x, modality, train):
-    """`[N, H, W, c]` to `[N, H, W, features]`."""
-    x = nn.Conv(
-      self.features,
-      (3, 3),
-      kernel_init=KERNEL_INIT,
-      dtype=self.dtype,
-      name='conv',
-    )(x)
-    x = ModulationBank(
+  def __call__(self, inputs, modality, train):
+    """`[N, H, W, c]`, or a tuple of such, to `[N, H, W, features]`."""
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    x, bias = JoinedConv(self.features, self.dtype, name='conv')(*inputs)
+    return ModulationBank(
       self.num_modalities,
       axis_name=self.axis_name,
       grouped=self.grouped,
+      slope=LEAKY_SLOPE,
       name='modulation',
-    )(x, modality, train)
-    return nn.leaky_relu(x, LEAKY_SLOPE)
+    )(x, modality, train, bias)
 
 
 class UNet(nn.Module):
@@ -163,10 +198,9 @@ class UNet(nn.Module):
   def decode(self, features, modality, train):
     """Decoder: (x1, x2, x3, m) to (x4, x5, x6) at 1/4, 1/2 and 1."""
     x1, x2, x3, m = features
-    join = lambda skip, x: jnp.concatenate([skip, upsample(x)], -1)
-    x4 = self._chain(self.u3, join(x3, m), modality, train)
-    x5 = self._chain(self.u2, join(x2, x4), modality, train)
-    x6 = self._chain(self.u1, join(x1, x5), modality, train)
+    x4 = self._chain(self.u3, (x3, upsample(m)), modality, train)
+    x5 = self._chain(self.u2, (x2, upsample(x4)), modality, train)
+    x6 = self._chain(self.u1, (x1, upsample(x5)), modality, train)
     return x4, x5, x6
 
   def head(self, x6, modality, train):

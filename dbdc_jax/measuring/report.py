@@ -1,0 +1,84 @@
+"""Measurements as tables for the terminal, and as a file."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from dbdc_jax.measuring import collectives
+
+
+def _bytes(count: int | None) -> str:
+  return '-' if count is None else f'{count / 2**20:.0f} MiB'
+
+
+def steps_table(rows: list[dict[str, Any]]) -> str:
+  """One line per measured step; the notes say what the columns are."""
+  lines = [
+    f'{"method":12s}{"K":>3s}{"width":>6s}{"patch":>6s}{"batch":>6s}'
+    f'{"dtype":>10s}{"compile s":>10s}{"step ms":>9s}{"quartiles":>15s}'
+    f'{"images/s":>9s}{"GMAC":>8s}{"GFLOP/s":>9s}{"share":>7s}'
+    f'{"program":>10s}{"device":>10s}{"process":>10s}{"ratio":>7s}'
+  ]
+  fastest = min(row['median_ms'] for row in rows)
+  for row in rows:
+    low, high = row['quartile_low_ms'], row['quartile_high_ms']
+    quartiles = (
+      f'{low:.0f}-{high:.0f}' if low > 100 else f'{low:.1f}-{high:.1f}'
+    )
+    memory = row['memory']
+    lines.append(
+      f'{row["method"]:12s}{row["modalities"]:3d}{row["width"]:6d}'
+      f'{row["patch"]:6d}{row["batch"]:6d}{row["dtype"]:>10s}'
+      f'{row["compile_seconds"]:10.1f}{row["median_ms"]:9.1f}{quartiles:>15s}'
+      f'{row["images_per_second"]:9.1f}{row["counted_macs"] / 1e9:8.2f}'
+      f'{row["flops_per_second"] / 1e9:9.1f}'
+      f'{row["share_of_matmul_rate"]:7.2f}{_bytes(memory["program"]):>10s}'
+      f'{_bytes(memory["device"]):>10s}{_bytes(memory["process"]):>10s}'
+      f'{row["median_ms"] / fastest:7.2f}'
+    )
+  rate = rows[0]['matmul_flops_per_second'] / 1e9
+  lines += [
+    'GMAC: multiply-accumulates of the convolutions and matrix products of a',
+    'step as traced, forward and backward; GFLOP/s: twice that by the median;',
+    f'share: of the {rate:.0f} GFLOP/s of a large matrix product, measured in',
+    'this run. program: arguments, results and temporaries of the compiled',
+    'step; device: the most it has held ("-": it does not count); process:',
+    'peak resident memory; ratio: to the fastest row. Rows took turns.',
+  ]
+  return '\n'.join(lines)
+
+
+def parts_table(parts: dict[str, dict[str, Any]]) -> str:
+  """Each part's time and what leaving it out means."""
+  lines = [f'{"whole step":12s}{parts["whole"]["ms"]:9.1f} ms']
+  for name, part in parts.items():
+    if name != 'whole':
+      lines.append(
+        f'{name:12s}{part["ms"]:9.1f} ms {100 * part["share"]:5.1f} %'
+        f'  left out: {part["left_out"]}'
+      )
+  return '\n'.join(lines)
+
+
+def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
+  """Writes the measurements; the file is whole or not there."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.partial')
+  partial.write_text(json.dumps(found, indent=2) + '\n')
+  os.replace(partial, path)
+
+
+def collectives_table(counts: list[dict[str, Any]]) -> str:
+  """All device counts, one below the other."""
+  return '\n'.join(collectives.table(found) for found in counts)
+
+
+def metrics_line(found: dict[str, Any]) -> str:
+  """How long the scores of a volume take."""
+  return (
+    f'Dice and HD95 of {" x ".join(map(str, found["shape"]))} voxels, seven'
+    f' structures: {found["seconds"]:.2f} s (Dice {found["dice"]:.2f}, HD95'
+    f' {found["hd95_mm"]:.1f} mm)'
+  )

@@ -1,0 +1,105 @@
+"""Times that can be compared: medians of calls that take turns.
+
+A machine that does other work beside is slower at one time than at another:
+what is to be compared runs alternately in one process, and ratios are of
+medians.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+import resource
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def interleaved(
+  calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
+) -> dict[str, np.ndarray]:
+  """Times calls that take turns.
+
+  Args:
+    calls: name -> a call whose result is waited for.
+    rounds: timed calls of each.
+    warmup: calls of each before.
+
+  Returns:
+    name -> `[rounds]` seconds.
+  """
+  seconds = {name: np.zeros(rounds) for name in calls}
+  for i in range(-warmup, rounds):
+    for name, call in calls.items():
+      start = time.perf_counter()
+      jax.block_until_ready(call())
+      if i >= 0:
+        seconds[name][i] = time.perf_counter() - start
+  return seconds
+
+
+def summary(seconds: np.ndarray) -> dict[str, float]:
+  """Median and quartiles in milliseconds."""
+  low, median, high = np.percentile(1e3 * seconds, (25, 50, 75))
+  return {
+    'median_ms': float(median),
+    'quartile_low_ms': float(low),
+    'quartile_high_ms': float(high),
+  }
+
+
+@functools.cache
+def matmul_rate(dtype: Any, size: int, repeats: int = 5) -> float:
+  """Floating-point operations per second of one device, as measured.
+
+  Args:
+    dtype: of both factors and the result.
+    size: side of the square matrices.
+    repeats: the fastest of these counts.
+
+  Returns:
+    2 size^3 / seconds.
+  """
+  x = jnp.ones((size, size), dtype)
+  multiply = jax.jit(lambda a, b: a @ b)
+  times = interleaved({'matmul': lambda: multiply(x, x)}, repeats)
+  return 2 * size**3 / float(times['matmul'].min())
+
+
+def peak_rss() -> int:
+  """Bytes that this process has held at most."""
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory(compiled: Any, leaf: jax.Array) -> dict[str, int | None]:
+  """Memory of a compiled program and of the process, in bytes.
+
+  Args:
+    compiled: from `jit(...).lower(...).compile()`.
+    leaf: an array on the device in question.
+
+  Returns:
+    'program': arguments, results and temporaries of one call, as compiled, per
+    device (None where the backend does not say); 'device': the most that the
+    device has held in this process (None where it has no counter, as on CPU);
+    'process': peak resident memory of the process.
+  """
+  found = compiled.memory_analysis()
+  program = None
+  if found is not None:
+    program = (
+      found.argument_size_in_bytes
+      + found.output_size_in_bytes
+      - found.alias_size_in_bytes
+      + found.temp_size_in_bytes
+    )
+  device = next(iter(leaf.devices()))
+  statistics = device.memory_stats() or {}
+  return {
+    'program': program,
+    'device': statistics.get('peak_bytes_in_use'),
+    'process': peak_rss(),
+  }

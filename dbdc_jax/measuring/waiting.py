@@ -1,0 +1,112 @@
+"""How long the train loop waits for data, with the real input pipeline.
+
+The loop is training's: the next step is handed to the device before the step
+before is read, batches are loaded ahead by threads. The scans are the built-in
+phantom, prepared like real ones and kept in memory.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from configs import heart
+from data.task import TASKS
+from dbdc_jax import input_pipeline, methods, optimizer, parallel, step
+from dbdc_jax.measuring.workload import Workload
+
+# Steps before the clock starts: compilation, and the threads' head start.
+_WARMUP = 5
+
+
+def config(workload: Workload) -> ml_collections.ConfigDict:
+  """The heart phantom's config with a workload's sizes (at most 2 modalities).
+
+  Slices have twice the patch's side, as in the paper's heart task.
+  """
+  config = heart.get_config(None)
+  config.method = workload.method
+  config.dtype = workload.dtype
+  names = [m.name for m in TASKS['heart'].modalities]
+  config.modalities = ','.join(names[: workload.modalities])
+  config.batch_size = workload.batch
+  config.model.width = workload.width
+  config.model.embedding_dim = workload.embedding_dim
+  config.augment.patch_size = workload.patch
+  config.mpcl.stride = workload.stride
+  config.data.slice_size = 2 * workload.patch
+  return config
+
+
+def _run(batches, step_fn, state, signals, steps):
+  """Trains; returns seconds waited for batches, and seconds of the loop."""
+  waited, pending = 0.0, None
+  iterator = batches.iterate(0, _WARMUP + steps)
+  for i in range(_WARMUP + steps):
+    if i == _WARMUP:
+      jax.block_until_ready(state)
+      waited, start = 0.0, time.perf_counter()
+    asked = time.perf_counter()
+    batch = next(iterator)
+    waited += time.perf_counter() - asked
+    state, metrics = step_fn(state, parallel.shard(batch), signals)
+    if pending is not None:
+      jax.device_get(pending)
+    pending = metrics
+  jax.block_until_ready(state)
+  return waited, time.perf_counter() - start
+
+
+def measure(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, steps: int
+) -> dict[str, Any]:
+  """Trains some steps on the phantom.
+
+  Args:
+    config: of a task that has a phantom; `config.data.cache` keeps it.
+    folder: where the split is written.
+    steps: timed steps.
+
+  Returns:
+    'waiting_share': seconds that the loop was blocked on the batch iterator
+    over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps'.
+  """
+  prepared, split = input_pipeline.load(config, folder, False)
+  task = TASKS[config.task]
+  names = tuple(m.name for m in task.select(config.modalities))
+  method = methods.build(config, parallel.AXIS)
+  batches = input_pipeline.Batches(
+    prepared,
+    split,
+    names,
+    batch_size=config.batch_size,
+    seed=config.seed,
+    memory_limit_gib=config.data.memory_limit_gib,
+    use_unlabeled=method.unlabeled,
+  )
+  tx = optimizer.build(config, 1000)
+  present = input_pipeline.present_classes(
+    prepared, split, names, len(task.classes)
+  )
+  signals = methods.Signals(
+    weights=jnp.ones(len(names)),
+    ramp=jnp.float32(1.0),
+    active=jnp.asarray(True),
+    present=jnp.asarray(present),
+    consistent=jnp.asarray(batches.consistent),
+  )
+  waited, total = _run(
+    batches,
+    step.make_step(method, tx, config.seed),
+    step.init_state(method, tx, config, len(task.classes), len(names)),
+    parallel.place(signals),
+    steps,
+  )
+  return {
+    'waiting_share': waited / total,
+    'step_ms': 1e3 * total / steps,
+    'steps': steps,
+  }

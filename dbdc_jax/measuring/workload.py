@@ -1,0 +1,205 @@
+"""Train steps to be measured: any number of modalities, no scans needed."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from configs import common
+from data.task import TASKS, Intensity, Modality, Task
+from dbdc_jax import methods, optimizer, parallel, step
+
+_TASK = 'benchmark'
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  """What is trained.
+
+  Attributes:
+    method: one of `methods.names()`.
+    modalities: K.
+    width: channels of the first convolution.
+    patch: side of the training crops, in pixels; slices are twice as large.
+    batch: labelled (and as many unlabelled) slices per modality and step.
+    classes: C, background included.
+    embedding_dim: D.
+    stride: of the embeddings (`mpcl.stride`).
+    dtype: 'auto', 'float32' or 'bfloat16'.
+    assignment: `mpcl.assignment`.
+  """
+
+  method: str = 'dbdc'
+  modalities: int = 1
+  width: int = 32
+  patch: int = 96
+  batch: int = 8
+  classes: int = 8
+  embedding_dim: int = 64
+  stride: int = 1
+  dtype: str = 'auto'
+  assignment: str = 'sinkhorn'
+
+  def config(self) -> ml_collections.ConfigDict:
+    """The paper's settings with this workload's sizes."""
+    config = common.base()
+    config.task = _TASK
+    config.method = self.method
+    config.batch_size = self.batch
+    config.dtype = self.dtype
+    config.model.width = self.width
+    config.model.embedding_dim = self.embedding_dim
+    config.augment.patch_size = self.patch
+    config.augment.flips = True
+    config.data.slice_size = 2 * self.patch
+    config.mpcl.stride = self.stride
+    config.mpcl.assignment = self.assignment
+    return config
+
+
+class Step(NamedTuple):
+  """A train step and how to make what it is called with.
+
+  Attributes:
+    function: the pmapped `(state, batch, signals) -> (state, metrics)`.
+    shapes: of the state.
+    state: makes the state before the first step.
+    batch: the batch of every step, split over the devices.
+    signals: as in the epochs after the warm-up: every loss acts.
+    images: slices that a step reads, of all modalities.
+  """
+
+  function: Callable[..., Any]
+  shapes: step.TrainState
+  state: Callable[[], step.TrainState]
+  batch: dict[str, Any]
+  signals: methods.Signals
+  images: int
+
+
+@contextlib.contextmanager
+def _task(workload: Workload) -> Iterator[None]:
+  """A task of K equal modalities, known inside of the context only."""
+  codes = {code: code for code in range(workload.classes)}
+  TASKS[_TASK] = Task(
+    name=_TASK,
+    classes=tuple(f'class {c}' for c in range(workload.classes)),
+    modalities=tuple(
+      Modality(f'm{k}', f'M{k}', 'none', '', codes, Intensity())
+      for k in range(workload.modalities)
+    ),
+    slice_size=2 * workload.patch,
+    roi='none',
+  )
+  try:
+    yield
+  finally:
+    del TASKS[_TASK]
+
+
+def use_virtual_devices(count: int) -> None:
+  """Splits the CPU into this many devices; before anything uses one."""
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_num_cpu_devices', count)
+
+
+def build_method(
+  workload: Workload, axis_name: str | None = parallel.AXIS
+) -> methods.Method:
+  """The workload's method, by the same builder as in training."""
+  with _task(workload):
+    return methods.build(workload.config(), axis_name)
+
+
+def is_joint(name: str) -> bool:
+  """Whether one network of this method takes all modalities."""
+  return build_method(Workload(method=name, modalities=2)).joint
+
+
+def _batch(workload: Workload, unlabeled: bool) -> dict[str, Any]:
+  """Random slices whose labels are blocks of classes."""
+  rng = np.random.default_rng(0)
+  k, b, size = workload.modalities, workload.batch, 2 * workload.patch
+  index = np.arange(k * b, dtype=np.int32).reshape(k, b)
+  image = rng.integers(0, 65536, (k, b, size, size), np.uint16)
+  coarse = rng.integers(0, workload.classes, (k, b, 8, 8), np.uint8)
+  label = coarse.repeat(size // 8, 2).repeat(size // 8, 3)
+  batch = {'labeled': {'image': image, 'label': label, 'index': index}}
+  if unlabeled:
+    batch['unlabeled'] = {'image': image[:, ::-1].copy(), 'index': index}
+  return batch
+
+
+def _started(memory: Any) -> Any:
+  """The memory with a prototype bank that is ready, as after the start."""
+  bank = memory.get('prototypes') if isinstance(memory, dict) else None
+  if bank is None:
+    return memory
+  vectors = jax.random.normal(jax.random.key(1), bank.bank.shape)
+  vectors /= jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+  ready = jnp.ones_like(bank.ready)
+  return {**memory, 'prototypes': bank._replace(bank=vectors, ready=ready)}
+
+
+@functools.cache
+def _initial(workload: Workload) -> tuple[Any, Any]:
+  """Parameters and memory on the host; compiled once per workload."""
+  init = jax.jit(build_method(workload).init)
+  params, memory = init(jax.random.key(0))
+  return jax.device_get((params, _started(memory)))
+
+
+def make(
+  workload: Workload, tx: optax.GradientTransformation | None = None
+) -> Step:
+  """Makes a step; nothing is compiled yet.
+
+  Args:
+    workload: what to train.
+    tx: another optimizer than training's.
+
+  Raises:
+    ValueError: several modalities for a method that has a network for each,
+      or a batch that does not divide over the devices.
+  """
+  config = workload.config()
+  method = build_method(workload)
+  if method.loss is None:
+    raise ValueError(
+      f'{workload.method} trains one network per modality: a step of it has'
+      ' 1 modality'
+    )
+  parallel.check_batch(workload.batch)
+  tx = tx or optimizer.build(config, 1000)
+  k, c = workload.modalities, workload.classes
+
+  shapes = jax.eval_shape(lambda: step.init_state(method, tx, config, c, k))
+
+  def state():
+    # Zeros are an optimizer's start; initialising compiles for long.
+    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    params, memory = _initial(workload)
+    return parallel.place(empty._replace(params=params, memory=memory))
+
+  kinds = 2 if method.unlabeled else 1
+  return Step(
+    function=step.make_step(method, tx, seed=0),
+    shapes=shapes,
+    state=state,
+    batch=parallel.shard(_batch(workload, method.unlabeled)),
+    signals=methods.Signals(
+      weights=jnp.ones(k),
+      ramp=jnp.float32(1.0),
+      active=jnp.asarray(True),
+      present=jnp.ones((k, c), bool),
+      consistent=jnp.ones(k, bool),
+    ),
+    images=kinds * k * workload.batch,
+  )
