@@ -44,8 +44,9 @@ def count(workload: Workload) -> dict[str, Any]:
   batch = -(-workload.batch // devices) * devices
   step = make(dataclasses.replace(workload, batch=batch))
   state = step.shapes
-  found = program.count(step.function, state, step.batch, step.signals)
-  text = step.function.lower(state, step.batch, step.signals).as_text()
+  arguments = (state, step.batch, step.signals, step.plan)
+  found = program.count(step.function, *arguments)
+  text = step.function.lower(*arguments).as_text()
   kinds = {
     kind: {'arrays': arrays, 'bytes': found.collective_bytes[kind]}
     for kind, arrays in found.collectives.items()

@@ -190,7 +190,7 @@ PARTS: dict[str, Part] = {
   ),
   'optimizer': Part(
     "Adam's moments; plain gradient descent stands in",
-    lambda w: make(w, optax.sgd(1e-4)),
+    lambda w: make(w, optax.identity()),
   ),
 }
 

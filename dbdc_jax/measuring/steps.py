@@ -33,14 +33,14 @@ class Compiled:
     self._signals = parallel.place(step.signals)
     start = time.perf_counter()
     self.program = step.function.lower(
-      self._state, step.batch, self._signals
+      self._state, step.batch, self._signals, step.plan
     ).compile()
     self.seconds = time.perf_counter() - start
 
   def __call__(self) -> jax.Array:
     """Runs a step; returns its loss."""
     self._state, metrics = self.program(
-      self._state, self.step.batch, self._signals
+      self._state, self.step.batch, self._signals, self.step.plan
     )
     return metrics['loss']
 
@@ -68,7 +68,9 @@ def _row(workload: Workload, compiled: Compiled, seconds: np.ndarray):
   """A measured step's numbers."""
   step = compiled.step
   median = float(np.median(seconds))
-  counted = program.count(step.function, step.shapes, step.batch, step.signals)
+  counted = program.count(
+    step.function, step.shapes, step.batch, step.signals, step.plan
+  )
   devices = parallel.device_count()
   flops = 2 * counted.macs * devices
   dtype = compute_dtype(workload.dtype)

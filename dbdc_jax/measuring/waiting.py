@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from configs import heart
 from data.task import TASKS
@@ -44,6 +45,7 @@ def config(workload: Workload) -> ml_collections.ConfigDict:
 def _run(batches, step_fn, state, signals, steps):
   """Trains; returns seconds waited for batches, and seconds of the loop."""
   waited, pending = 0.0, None
+  plan = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4))
   iterator = batches.iterate(0, _WARMUP + steps)
   for i in range(_WARMUP + steps):
     if i == _WARMUP:
@@ -52,7 +54,7 @@ def _run(batches, step_fn, state, signals, steps):
     asked = time.perf_counter()
     batch = next(iterator)
     waited += time.perf_counter() - asked
-    state, metrics = step_fn(state, parallel.shard(batch), signals)
+    state, metrics = step_fn(state, parallel.shard(batch), signals, plan)
     if pending is not None:
       jax.device_get(pending)
     pending = metrics
@@ -74,7 +76,8 @@ def measure(
     'waiting_share': seconds that the loop was blocked on the batch iterator
     over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps'.
   """
-  prepared, split = input_pipeline.load(config, folder, False)
+  prepared = input_pipeline.load(config)
+  split = input_pipeline.choose_split(config, prepared, folder, resume=False)
   task = TASKS[config.task]
   names = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config, parallel.AXIS)
@@ -83,11 +86,12 @@ def measure(
     split,
     names,
     batch_size=config.batch_size,
+    samples=parallel.own_samples(config.batch_size),
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,
   )
-  tx = optimizer.build(config, 1000)
+  tx = optimizer.build()
   present = input_pipeline.present_classes(
     prepared, split, names, len(task.classes)
   )
@@ -100,7 +104,7 @@ def measure(
   )
   waited, total = _run(
     batches,
-    step.make_step(method, tx, config.seed),
+    step.make_step(method, tx),
     step.init_state(method, tx, config, len(task.classes), len(names)),
     parallel.place(signals),
     steps,

@@ -68,11 +68,12 @@ class Step(NamedTuple):
   """A train step and how to make what it is called with.
 
   Attributes:
-    function: the pmapped `(state, batch, signals) -> (state, metrics)`.
+    function: the pmapped `(state, batch, signals, plan) -> (state, metrics)`.
     shapes: of the state.
     state: makes the state before the first step.
     batch: the batch of every step, split over the devices.
     signals: as in the epochs after the warm-up: every loss acts.
+    plan: seed and learning rate.
     images: slices that a step reads, of all modalities.
   """
 
@@ -81,6 +82,7 @@ class Step(NamedTuple):
   state: Callable[[], step.TrainState]
   batch: dict[str, Any]
   signals: methods.Signals
+  plan: step.Plan
   images: int
 
 
@@ -177,7 +179,7 @@ def make(
       ' 1 modality'
     )
   parallel.check_batch(workload.batch)
-  tx = tx or optimizer.build(config, 1000)
+  tx = tx or optimizer.build()
   k, c = workload.modalities, workload.classes
 
   shapes = jax.eval_shape(lambda: step.init_state(method, tx, config, c, k))
@@ -190,7 +192,7 @@ def make(
 
   kinds = 2 if method.unlabeled else 1
   return Step(
-    function=step.make_step(method, tx, seed=0),
+    function=step.make_step(method, tx),
     shapes=shapes,
     state=state,
     batch=parallel.shard(_batch(workload, method.unlabeled)),
@@ -201,5 +203,6 @@ def make(
       present=jnp.ones((k, c), bool),
       consistent=jnp.ones(k, bool),
     ),
+    plan=step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4)),
     images=kinds * k * workload.batch,
   )
