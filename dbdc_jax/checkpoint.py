@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from data import atomic
 from dbdc_jax import parallel
 
 _FOLDER = 'checkpoints'
@@ -110,9 +111,7 @@ class Checkpoints:
     )
     self._manager.wait_until_finished()
     folder = self._folder / str(step)
-    partial = self._workdir / (_SEAL + '.partial')
-    partial.write_text(json.dumps(_hashes(folder)))
-    os.replace(partial, folder / _SEAL)
+    atomic.write(folder / _SEAL, json.dumps(_hashes(folder)).encode())
 
   def wait(self) -> None:
     """Waits until a running save is on disk.

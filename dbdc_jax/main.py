@@ -94,7 +94,8 @@ def _fail(error: BaseException) -> int:
 
 def _explain(error: OSError) -> OSError:
   """Adds what is free to a full disk's error, where it does not say so."""
-  if error.errno != errno.ENOSPC or not error.filename:
+  known = 'bytes free' in str(error)
+  if error.errno != errno.ENOSPC or not error.filename or known:
     return error
   folder = pathlib.Path(error.filename)
   while not folder.exists():

@@ -20,6 +20,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from data import atomic
+
 _NAME = 'metrics.jsonl'
 # Steps after the first one until a run without a progress bar says how long it
 # will take.
@@ -161,9 +163,8 @@ class MetricWriter:
   def _drop_rows_behind(self, step: int) -> None:
     path = self._folder / _NAME
     rows = [row for row in read_rows(self._folder) if row['step'] <= step]
-    partial = path.with_name(_NAME + '.partial')
-    partial.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-    os.replace(partial, path)
+    text = ''.join(json.dumps(row) + '\n' for row in rows)
+    atomic.write(path, text.encode())
 
   def _append(self, line: bytes) -> None:
     try:

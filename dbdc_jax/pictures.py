@@ -1,6 +1,7 @@
 """Pictures of a run: training curves and overlays of test slices."""
 
 from collections.abc import Mapping, Sequence
+import io
 import os
 import pathlib
 from typing import Any
@@ -9,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 import numpy as np
+
+from data import atomic
 
 # Distinct for colour-blind readers as well (after Okabe and Ito), on grey.
 COLOURS = (
@@ -27,10 +30,10 @@ def _save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG that is whole or not there."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name('.partial-' + path.name)
   FigureCanvasAgg(figure)
-  figure.savefig(partial, format='png', dpi=120)
-  os.replace(partial, path)
+  png = io.BytesIO()
+  figure.savefig(png, format='png', dpi=120)
+  atomic.write(path, png.getvalue())
 
 
 def _series(rows, name):

@@ -14,6 +14,8 @@ from typing import Any
 
 import ml_collections
 
+from data import atomic
+
 _PACKAGES = (
   'jax',
   'jaxlib',
@@ -44,9 +46,8 @@ _HARMLESS = (
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes JSON so that the file is either whole or not there."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')
-  os.replace(partial, path)
+  text = json.dumps(value, indent=2, sort_keys=True) + '\n'
+  atomic.write(path, text.encode())
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple]:

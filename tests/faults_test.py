@@ -14,6 +14,7 @@ import textwrap
 import numpy as np
 import pytest
 import tiny
+import tmpfs
 
 from dbdc_jax import checkpoint, main, parallel, run_record, train
 from dbdc_jax.metric_writer import read_rows
@@ -299,6 +300,84 @@ def test_no_space_is_found_out_before_a_save(tmp_path, monkeypatch):
   assert 'bytes free' in str(
     main._explain(OSError(errno.ENOSPC, 'full', str(tmp_path / 'x' / 'y')))
   )
+
+
+FULL = """
+import errno, os, pathlib, shutil, sys
+sys.path.insert(0, 'tests')
+import tiny
+from dbdc_jax import checkpoint, main, train
+from dbdc_jax.metric_writer import MetricWriter
+
+disk, cache, kept = map(pathlib.Path, ({paths}))
+filler, workdir = disk / 'filler', disk / 'run'
+
+def fill(left):
+  room = os.statvfs(disk)
+  size = room.f_bavail * room.f_frsize - left
+  filler.write_bytes(bytes(max(size, 0)))
+
+def attempt(name):
+  try:
+    train.train_and_evaluate(tiny.heart_config(cache), workdir)
+  except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    explained = str(main._explain(error))
+    assert str(workdir) in explained, explained
+    assert explained.count('bytes free') == 1, explained
+    print('REFUSED', explained)
+  else:
+    raise AssertionError(name)
+  filler.unlink()
+  assert not list(workdir.rglob('.partial*'))
+  print('STEPS', name, checkpoint.steps(workdir))
+
+write = MetricWriter.write
+def before_second_row(left):
+  def replaced(self, step, epoch, *args):
+    if epoch == 2:
+      fill(left)
+    write(self, step, epoch, *args)
+  MetricWriter.write = replaced
+
+before_second_row(400_000)
+attempt('checkpoint')
+before_second_row(0)
+attempt('log')
+# A disk that says it has room, as some network disks do.
+usage = shutil.disk_usage
+shutil.disk_usage = lambda path: usage(path)._replace(free=1 << 40)
+before_second_row(100_000)
+attempt('writing')
+shutil.disk_usage, MetricWriter.write = usage, write
+train.train_and_evaluate(tiny.heart_config(cache), workdir)
+fill(20_000)
+attempt('picture')
+train.train_and_evaluate(tiny.heart_config(cache), workdir)
+shutil.copytree(workdir, kept)
+"""
+
+
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_standing(
+  trained, cache, tmp_path
+):
+  """Four times in one run, which then ends with the undisturbed one's bits."""
+  (tmp_path / 'disk').mkdir()
+  paths = tmp_path / 'disk', cache, tmp_path / 'kept'
+  code = FULL.replace('{paths}', ', '.join(repr(str(path)) for path in paths))
+  done = tmpfs.run_on_tmpfs(code, '6m', tmp_path / 'disk')
+  assert done.returncode == 0, done.stdout + done.stderr
+  refused = [x for x in done.stdout.splitlines() if x.startswith('REFUSED')]
+  for name, line in zip(
+    ('checkpoints', 'metrics.jsonl', 'checkpoints', 'progress.png'),
+    refused,
+    strict=True,
+  ):
+    assert name in line
+  assert 'STEPS checkpoint [6]' in done.stdout
+  assert 'STEPS log [6]' in done.stdout
+  assert 'STEPS writing [6]' in done.stdout
+  _equal_runs(tmp_path / 'kept', trained[0])
 
 
 def test_rows_of_a_run_that_went_on_are_whole(trained):

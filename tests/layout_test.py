@@ -36,6 +36,7 @@ UNSAFE_IMPORTS = {
 WIDE_TESTS = {
   'bad_scans',
   'distributed',
+  'faults',
   'integration',
   'layout',
   'parallel',

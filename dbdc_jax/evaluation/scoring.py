@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import csv
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data import atomic
 from dbdc_jax.evaluation import metrics
 
 NATIVE = ('dice', 'hd95', 'assd', 'nsd')
@@ -154,26 +156,24 @@ def summarize(
 def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:
   """Writes results.json and results.csv; each is whole or not there."""
   folder = pathlib.Path(workdir)
-  partial = folder / 'results.json.partial'
-  partial.write_text(json.dumps(results, indent=2, allow_nan=False) + '\n')
-  partial.replace(folder / 'results.json')
-  partial = folder / 'results.csv.partial'
-  with partial.open('w', newline='') as file:
-    writer = csv.writer(file)
-    writer.writerow(_CSV_HEADER)
-    for case in results['cases']:
-      for grid, names in (('native', NATIVE), ('prepared', PREPARED)):
-        for name, row in case[grid].items():
-          for metric in names:
-            unit = metrics.DEFINITIONS[metric]['unit']
-            value = '' if row[metric] is None else f'{row[metric]:.4f}'
-            writer.writerow(
-              [
-                *(case[key] for key in ('modality', 'case', 'patient')),
-                *(name, grid, metric, unit, value, row['empty']),
-              ]
-            )
-  partial.replace(folder / 'results.csv')
+  text = json.dumps(results, indent=2, allow_nan=False) + '\n'
+  atomic.write(folder / 'results.json', text.encode())
+  table = io.StringIO(newline='')
+  writer = csv.writer(table)
+  writer.writerow(_CSV_HEADER)
+  for case in results['cases']:
+    for grid, names in (('native', NATIVE), ('prepared', PREPARED)):
+      for name, row in case[grid].items():
+        for metric in names:
+          unit = metrics.DEFINITIONS[metric]['unit']
+          value = '' if row[metric] is None else f'{row[metric]:.4f}'
+          writer.writerow(
+            [
+              *(case[key] for key in ('modality', 'case', 'patient')),
+              *(name, grid, metric, unit, value, row['empty']),
+            ]
+          )
+  atomic.write(folder / 'results.csv', table.getvalue().encode())
 
 
 def _line(label: str, values: Sequence[float | None]) -> str:
