@@ -165,6 +165,7 @@ def fit(
       row['validation_dice'] = by_modality(scores)
       row['validation_dice_mean'] = validated
     row['seconds'] = time.monotonic() - started
+    row['validation_share'] = 1 - seconds / row['seconds']
     step = int(state.step)
     # In this order: a checkpoint is there only if its row is.
     writer.write(step, epoch, 'epoch', row)

@@ -84,6 +84,27 @@ def _saved_configs(argv: list[str]) -> list[str]:
   return out
 
 
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; ends with a sentence and exit code 2 if it cannot."""
+  try:
+    return flags.FLAGS(_saved_configs(argv))
+  except flags.Error as error:
+    lines = str(error).strip().splitlines()
+    text = '\n'.join(lines)
+    if 'Traceback' in text:  # Of a config file: what it said is enough.
+      _, _, text = lines[-1].strip().partition(': ')
+    print(f'error: {text}', file=sys.stderr)
+    sys.exit(2)
+  except AttributeError as error:
+    name = str(error).strip('"\'')
+    print(
+      f'error: the config has no field {name}: configs/common.py explains each'
+      ' one',
+      file=sys.stderr,
+    )
+    sys.exit(2)
+
+
 def _fail(error: BaseException) -> int:
   """Says what went wrong; returns the exit code."""
   if os.environ.get('DBDC_TRACEBACK'):
@@ -172,7 +193,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  app.run(
-    main,
-    flags_parser=lambda argv: app.parse_flags_with_usage(_saved_configs(argv)),
-  )
+  app.run(main, flags_parser=_parse)

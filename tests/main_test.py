@@ -6,6 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
+from configs import heart
+from configs import saved as saved_config
+from dbdc_jax import run_record
+
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = {
   'data.slice_size': 32,
@@ -51,6 +57,39 @@ def test_a_subset_of_modalities_is_trained_and_tested(tmp_path):
   assert list(results['modalities']) == ['ct', 't2']
 
 
+def test_the_config_that_a_run_saved_is_read_as_data(tmp_path):
+  saved = heart.get_config('method=supervised')
+  saved.epochs, saved.optimizer.learning_rate = 7, 1.0
+  run_record.write_json(tmp_path / 'config.json', saved.to_dict())
+  read = ['--config', str(tmp_path / 'config.json')]
+  # Refused before anything is prepared, and that tells the settings.
+  done = _run(*read, eval_only='true', **{'batch_size': 5})
+  assert done.returncode == 1 and 'batch_size=5 slices' in done.stderr
+  code = 'import os; os.abort()'
+  for text, part in (
+    ('{"epochs": 7', 'not a readable config'),
+    (json.dumps({'epoch': 7}), "no field 'epoch'"),
+    (json.dumps({'epochs': code}), 'must be of type int'),
+    (json.dumps({'model': {'width': [8]}}), 'must be of type int'),
+    (json.dumps([1]), 'must hold fields'),
+    (code, 'not a readable config'),
+  ):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match=part):
+      saved_config.get_config(str(tmp_path / 'config.json'))
+  done = _run(*read)
+  assert done.returncode == 2 and 'not a readable config' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_saved_config_comes_back_equal(tmp_path):
+  config = heart.get_config('method=supervised')
+  config.epochs, config.optimizer.learning_rate = 7, 1.0
+  run_record.write_json(tmp_path / 'config.json', config.to_dict())
+  read = saved_config.get_config(str(tmp_path / 'config.json'))
+  assert read.to_dict() == config.to_dict()
+
+
 def test_bad_names_and_fields_say_what_there_is(tmp_path):
   config = ('--config', 'configs/abdomen.py', '--workdir', str(tmp_path / 'r'))
   for names, part in (('ct,pet', 'unknown modality'), ('ct,ct', 'repeated')):
@@ -58,7 +97,7 @@ def test_bad_names_and_fields_say_what_there_is(tmp_path):
     assert done.returncode == 1
     assert part in done.stderr and 'Traceback' not in done.stderr
   done = _run(*config, **{'mpcl.detla': 1})
-  assert done.returncode != 0 and 'detla' in done.stderr
+  assert done.returncode == 2 and 'no field detla' in done.stderr
   assert not (tmp_path / 'r').exists()
 
 
