@@ -96,10 +96,13 @@ def _parse(argv: list[str]) -> list[str]:
     print(f'error: {text}', file=sys.stderr)
     sys.exit(2)
   except AttributeError as error:
-    name = str(error).strip('"\'')
+    # ml_collections wraps what it wants to say.
+    said = error.args[0]
+    said = said.args[0] if isinstance(said, Exception) else said
+    name, *hint = str(said).splitlines()
     print(
-      f'error: the config has no field {name}: configs/common.py explains each'
-      ' one',
+      f'error: the config has no field {name}. {" ".join(hint)}\n'
+      'configs/common.py explains each one.',
       file=sys.stderr,
     )
     sys.exit(2)

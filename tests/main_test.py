@@ -97,7 +97,7 @@ def test_bad_names_and_fields_say_what_there_is(tmp_path):
     assert done.returncode == 1
     assert part in done.stderr and 'Traceback' not in done.stderr
   done = _run(*config, **{'mpcl.detla': 1})
-  assert done.returncode == 2 and 'no field detla' in done.stderr
+  assert done.returncode == 2 and "no field 'detla'" in done.stderr
   assert not (tmp_path / 'r').exists()
 
 
