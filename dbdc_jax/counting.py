@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.unet import JoinedConv, UNet
+from dbdc_jax.models.unet import UNet
 
 _NORM, _BILINEAR = 4, 11
 
@@ -29,8 +30,6 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
   x = inputs[0]
   if isinstance(module, JoinedConv):
     return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
-  if isinstance(module, nn.Conv):
-    return _size(out) * x.shape[-1] * math.prod(module.kernel_size)
   if isinstance(module, nn.Dense):
     return _size(out) * x.shape[-1]
   if isinstance(module, ModulationBank):

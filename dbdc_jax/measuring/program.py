@@ -41,6 +41,16 @@ class Program:
   collectives: Counter = dataclasses.field(default_factory=Counter)
   collective_bytes: Counter = dataclasses.field(default_factory=Counter)
 
+  def add(self, other: 'Program', times: int) -> None:
+    """Adds another program that runs so many times."""
+    self.macs += times * other.macs
+    for mine, theirs in (
+      (self.collectives, other.collectives),
+      (self.collective_bytes, other.collective_bytes),
+    ):
+      for kind, count in theirs.items():
+        mine[kind] += times * count
+
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
   """The jaxprs that an equation calls."""
@@ -76,8 +86,20 @@ def _walk(jaxpr: Any, times: int, found: Program) -> None:
         math.prod(a.shape) * a.dtype.itemsize for a in sent
       )
     repeats = times * eqn.params['length'] if name == 'scan' else times
+    if name == 'cond':
+      # One branch runs (here: the device's own form of an operation).
+      found.add(
+        max(map(_counted, _inner(eqn.params)), key=lambda p: p.macs), times
+      )
+      continue
     for inner in _inner(eqn.params):
       _walk(inner, repeats, found)
+
+
+def _counted(jaxpr: Any) -> Program:
+  found = Program()
+  _walk(jaxpr, 1, found)
+  return found
 
 
 def count(function: Any, *arguments: Any) -> Program:
@@ -87,6 +109,4 @@ def count(function: Any, *arguments: Any) -> Program:
     function: jitted or pmapped; inside of a pmapped one, counts are a device's.
     *arguments: arrays or `jax.ShapeDtypeStruct`s.
   """
-  found = Program()
-  _walk(jax.make_jaxpr(function)(*arguments).jaxpr, 1, found)
-  return found
+  return _counted(jax.make_jaxpr(function)(*arguments).jaxpr)

@@ -12,7 +12,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from dbdc_jax.models.unet import KERNEL_INIT, LEAKY_SLOPE
+from dbdc_jax.models.convolution import KERNEL_INIT
+from dbdc_jax.models.unet import LEAKY_SLOPE
 
 LAYER_NORM_EPSILON = 1e-5
 NORM_EPSILON = 1e-6

@@ -9,16 +9,16 @@
 with w = `width` (32 in the paper), and every normalisation a `ModulationBank`.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
 
 LEAKY_SLOPE = 0.01
-# Kaiming normal: fan-in, gain sqrt(2).
-KERNEL_INIT = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -27,23 +27,19 @@ def max_pool(x: jax.Array) -> jax.Array:
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
+def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+  """What lies before and after each pixel; the edge repeats itself."""
+  size = x.shape[axis]
+  cut = lambda a, b: jax.lax.slice_in_dim(x, a, b, axis=axis)
+  before = jnp.concatenate([cut(0, 1), cut(0, size - 1)], axis)
+  after = jnp.concatenate([cut(1, size), cut(size - 1, size)], axis)
+  return before, after
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _double(x: jax.Array, axis: int) -> jax.Array:
   """Bilinear x2 along an axis, half-pixel centres: a 2-tap stencil."""
-  size = x.shape[axis]
-  before = jnp.concatenate(
-    [
-      jax.lax.slice_in_dim(x, 0, 1, axis=axis),
-      jax.lax.slice_in_dim(x, 0, size - 1, axis=axis),
-    ],
-    axis,
-  )
-  after = jnp.concatenate(
-    [
-      jax.lax.slice_in_dim(x, 1, size, axis=axis),
-      jax.lax.slice_in_dim(x, size - 1, size, axis=axis),
-    ],
-    axis,
-  )
+  before, after = _neighbours(x, axis)
   even = 0.25 * before + 0.75 * x
   odd = 0.75 * x + 0.25 * after
   shape = list(x.shape)
@@ -51,48 +47,26 @@ def _double(x: jax.Array, axis: int) -> jax.Array:
   return jnp.stack([even, odd], axis + 1).reshape(shape)
 
 
+def _double_transposed(axis: int, _, gradient: jax.Array) -> tuple[jax.Array]:
+  """The stencil's transpose, as a stencil: two pixels and their neighbours."""
+  shape = list(gradient.shape)
+  shape[axis : axis + 1] = [shape[axis] // 2, 2]
+  pairs = gradient.reshape(shape)
+  even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, False) for i in (0, 1))
+  size = even.shape[axis]
+  cut = lambda x, a, b: jax.lax.slice_in_dim(x, a, b, axis=axis)
+  # A pixel is before the next one, after the last one, and beyond its edge.
+  after = jnp.concatenate([cut(even, 1, size), cut(odd, size - 1, size)], axis)
+  before = jnp.concatenate([cut(even, 0, 1), cut(odd, 0, size - 1)], axis)
+  return (0.75 * (even + odd) + 0.25 * (before + after),)
+
+
+_double.defvjp(lambda x, axis: (_double(x, axis), None), _double_transposed)
+
+
 def upsample(x: jax.Array) -> jax.Array:
   """`[N, H, W, c]` to `[N, 2H, 2W, c]`, bilinear, half-pixel centres."""
   return _double(_double(x, 1), 2)
-
-
-class JoinedConv(nn.Module):
-  """3 x 3 convolution of several inputs, as if they were concatenated.
-
-  A convolution is linear: each input meets its share of the kernel and the
-  results are added, so that no concatenation is written and none is split
-  again in the gradient.
-  """
-
-  features: int
-  dtype: jnp.dtype
-
-  @nn.compact
-  def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Convolves.
-
-    Args:
-      *inputs: `[N, H, W, c_i]`.
-
-    Returns:
-      `[N, H, W, features]` without the bias, and the bias `[features]`.
-    """
-    channels = [x.shape[-1] for x in inputs]
-    shape = (3, 3, sum(channels), self.features)
-    kernel = self.param('kernel', KERNEL_INIT, shape).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    shares = jnp.split(kernel, np.cumsum(channels[:-1]), 2)
-    parts = [
-      jax.lax.conv_general_dilated(
-        x.astype(self.dtype),
-        share,
-        (1, 1),
-        'SAME',
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      )
-      for x, share in zip(inputs, shares, strict=True)
-    ]
-    return sum(parts[1:], parts[0]), bias
 
 
 class ConvNorm(nn.Module):
@@ -160,9 +134,7 @@ class UNet(nn.Module):
     self.mid = block(8 * w)
     self.u3, self.u2, self.u1 = block(8 * w), block(4 * w), block(2 * w)
     self.head_layers = [layer(2 * w)] * self.extra_head + [layer(w)]
-    self.logits = nn.Conv(
-      self.num_classes, (3, 3), kernel_init=KERNEL_INIT, dtype=self.dtype
-    )
+    self.logits = JoinedConv(self.num_classes, self.dtype)
 
   def _chain(self, layers, x, modality, train):
     for layer in layers:
@@ -206,7 +178,8 @@ class UNet(nn.Module):
   def head(self, x6, modality, train):
     """Segmentation head: `[N, H, W, C]` float32 logits."""
     x = self._chain(self.head_layers, x6, modality, train)
-    return self.logits(x).astype(jnp.float32)
+    logits, bias = self.logits(x)
+    return logits.astype(jnp.float32) + bias
 
   def __call__(self, x, modality, train):
     """`[N, H, W, 1]` images to `[N, H, W, C]` float32 logits."""
