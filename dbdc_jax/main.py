@@ -183,8 +183,9 @@ def main(argv: list[str]) -> int:
   if _CONFIG.value is None:
     print(__doc__ + '\n--config is missing.', file=sys.stderr)
     return 2
-  # The chatter of libraries would hide what matters.
-  logging.set_verbosity(logging.ERROR)
+  # The chatter of libraries, which log each error before they raise it, would
+  # hide what matters.
+  logging.set_verbosity(logging.FATAL)
   config = _CONFIG.value
   code = _run(config)
   if code and _COORDINATOR.value:

@@ -5,6 +5,7 @@ made from it. Only the lead process writes.
 """
 
 from collections.abc import Mapping
+import contextlib
 import errno
 import json
 import math
@@ -85,8 +86,9 @@ class _Events:
     )
 
   def close(self) -> None:
-    """Closes the file."""
-    self._writer.close()
+    """Closes the file; what a full disk did not take was an error already."""
+    with contextlib.suppress(OSError):
+      self._writer.close()
 
 
 class MetricWriter:
