@@ -4,9 +4,10 @@
 
 Both have the same layers and the same weights (their outputs and losses are
 compared first), the same input, the same loss (cross entropy + Dice), Adam, and
-the same number of threads; PyTorch keeps channels last, as we do. Steps of both
-take turns in one process, and ratios are of medians: other work on the machine
-slows both. With one thread (NPROC=1 taskset -c 0) the processor's time tells
+the same number of threads and the same settings of the C library's memory;
+PyTorch keeps channels last, as we do. Steps of both take
+turns in one process, and ratios are of medians: other work on the machine slows
+both. With one thread (NPROC=1 taskset -c 0) the processor's time tells
 the same and does not count that work. Needs benchmarks/requirements.txt beside
 requirements.txt.
 """
@@ -29,7 +30,7 @@ import optax
 import torch
 import torch_unet
 
-from dbdc_jax import losses
+from dbdc_jax import losses, memory
 from dbdc_jax.measuring import report
 from dbdc_jax.models.unet import UNet
 
@@ -213,9 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = parser.parse_args(argv)
   threads = int(os.environ.get('NPROC', len(os.sched_getaffinity(0))))
   torch.set_num_threads(threads)
+  kept = memory.keep()
   print(
     f'jax {jax.__version__}, torch {torch.__version__}, {threads} threads,'
-    f' GLIBC_TUNABLES={os.environ.get("GLIBC_TUNABLES", "")}'
+    f' memory kept: {kept}'
   )
   found = compare(flags)
   print(_table(found['rows']))

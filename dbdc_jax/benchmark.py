@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from dbdc_jax import counting, methods, parallel
+from dbdc_jax import counting, memory, methods, parallel
 from dbdc_jax.measuring import collectives, report, steps, volumes, waiting
 from dbdc_jax.measuring.workload import (
   Workload,
@@ -231,16 +231,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(count_table(flags.widths[0]))
   if not flags.measured:
     return 0
+  kept = memory.keep()
   if flags.devices:
     use_virtual_devices(flags.devices)
   # A compile time read from a cache would not be one.
   jax.config.update('jax_enable_compilation_cache', False)
-  found: dict[str, Any] = {'machine': _machine()}
+  found: dict[str, Any] = {'machine': {**_machine(), 'memory_kept': kept}}
   print(', '.join(f'{k} {v}' for k, v in found['machine'].items() if v))
-  kept = _run(flags, found)
+  within = _run(flags, found)
   if flags.json:
     report.write_json(found, flags.json)
-  return 0 if kept else 1
+  return 0 if within else 1
 
 
 if __name__ == '__main__':

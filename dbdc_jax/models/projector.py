@@ -6,6 +6,8 @@ interpolation, so here it acts on each scale *before* that is upsampled: equal
 to rounding, and a quarter of the multiply-accumulates in that layer.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 from jax import lax
@@ -40,12 +42,64 @@ def aligned_matrix(size: int, target: int, stride: int = 1) -> np.ndarray:
   return matrix.astype(np.float32)
 
 
+def _combine(x: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
+  """`matrix` times `x` along an axis, for a matrix that is nearly empty.
+
+  Each row has a few values that are not 0: so many times a whole slice is
+  taken, weighted and added. No product with a dense matrix, no transpose.
+  """
+  taps = [np.flatnonzero(row) for row in matrix]
+  shape = [1] * x.ndim
+  shape[axis] = len(matrix)
+  out = jnp.zeros((), x.dtype)
+  for i in range(max(map(len, taps))):
+    # A row with fewer values repeats its first one with weight 0.
+    place = [t[i] if i < len(t) else (t[0] if len(t) else 0) for t in taps]
+    weight = [
+      row[t[i]] if i < len(t) else 0.0
+      for row, t in zip(matrix, taps, strict=True)
+    ]
+    taken = jnp.take(x, np.array(place), axis, mode='clip')
+    out += taken * np.array(weight, x.dtype).reshape(shape)
+  return out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def upsample_to(x: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
-  """Bilinear with aligned corners to every `stride`-th pixel of `size`."""
-  rows = aligned_matrix(x.shape[1], size[0], stride).astype(x.dtype)
-  columns = aligned_matrix(x.shape[2], size[1], stride).astype(x.dtype)
-  x = jnp.einsum('ah,nhwc->nawc', rows, x)
-  return jnp.einsum('bw,nawc->nabc', columns, x)
+  """Bilinear with aligned corners to every `stride`-th pixel of `size`.
+
+  Args:
+    x: `[N, h, w, c]`.
+    size: (H, W) of the full output.
+    stride: keep every n-th output pixel.
+
+  Returns:
+    `[N, H / stride, W / stride, c]`.
+  """
+  for axis, target in enumerate(size, 1):
+    x = _combine(x, aligned_matrix(x.shape[axis], target, stride), axis)
+  return x
+
+
+def _upsample_forward(x, size, stride):
+  return upsample_to(x, size, stride), x.shape[1:3]
+
+
+def _upsample_backward(size, stride, source, gradient):
+  """The transposed matrices, which are as empty."""
+  for axis, (target, length) in enumerate(zip(size, source, strict=True), 1):
+    matrix = aligned_matrix(length, target, stride)
+    gradient = _combine(gradient, matrix.T, axis)
+  return (gradient,)
+
+
+upsample_to.defvjp(_upsample_forward, _upsample_backward)
+
+
+def _per_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """`[N, H, W, c]` times `[c, d]`, as one product of two matrices."""
+  out = x.reshape(-1, x.shape[-1]) @ kernel
+  return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Projector(nn.Module):
@@ -81,9 +135,14 @@ class Projector(nn.Module):
     # Rows of the kernel in the order of the paper's concatenation.
     ends = np.cumsum([x6.shape[-1], x5.shape[-1]])
     k6, k5, k4 = jnp.split(kernel, ends)
-    x = x6[:, ::stride, ::stride].astype(self.dtype) @ k6
-    x += upsample_to(x5.astype(self.dtype) @ k5, size, stride)
-    x += upsample_to(x4.astype(self.dtype) @ k4, size, stride)
+    x6 = x6[:, ::stride, ::stride]
+    x, low, lower = (
+      _per_pixel(tap.astype(self.dtype), rows)
+      for tap, rows in ((x6, k6), (x5, k5), (x4, k4))
+    )
+    x += upsample_to(low, size, stride) + upsample_to(lower, size, stride)
+    # One row per pixel: the kernels' gradients are then plain products.
+    shape, x = x.shape, x.reshape(-1, width)
     x = nn.leaky_relu(x + bias, LEAKY_SLOPE)
     dense = lambda features, name: nn.Dense(
       features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name
@@ -91,4 +150,5 @@ class Projector(nn.Module):
     x = nn.leaky_relu(dense(width, 'dense1')(x), LEAKY_SLOPE)
     x = dense(self.dim, 'dense2')(x).astype(jnp.float32)
     x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, name='norm')(x)
-    return x * lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + NORM_EPSILON)
+    x *= lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + NORM_EPSILON)
+    return x.reshape(*shape[:-1], self.dim)

@@ -1,0 +1,30 @@
+"""Memory that is kept between steps, on CPU with the GNU C library.
+
+A step's temporaries are one large block. By default the C library gives it
+back after every step, and the next one waits for the system to hand out and
+clear each page again: about a tenth of a step's time.
+"""
+
+import ctypes
+import sys
+
+# Of <malloc.h>.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep() -> bool:
+  """Makes the C library keep what is freed; before threads are started.
+
+  One arena for all threads, grown and never shrunk: others would still map and
+  unmap large blocks.
+
+  Returns:
+    Whether the C library can do so and does.
+  """
+  if not sys.platform.startswith('linux'):
+    return False
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  if mallopt is None:
+    return False
+  settings = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
+  return all(mallopt(name, value) == 1 for name, value in settings)
