@@ -135,6 +135,9 @@ def _explain(error: OSError) -> OSError:
 
 def _run(config) -> int:
   """Trains and tests; returns the exit code."""
+  from dbdc_jax import memory
+
+  memory.keep()
   # Imported late: --help and bad flags should not wait for it.
   from data import prepare
   from data.volume_io import ScanError
