@@ -1,24 +1,24 @@
 """The optimizer and its learning rate."""
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
 
 def learning_rate(
   config: ml_collections.ConfigDict,
-  finished: jax.typing.ArrayLike,
-  total_steps: jax.typing.ArrayLike,
-) -> jax.Array:
+  finished: int,
+  total_steps: int,
+) -> float:
   """Polynomial decay from `optimizer.learning_rate` to 0 over `total_steps`.
+
+  Plain numbers: an array would have to wait for the step that the device is at.
 
   Args:
     config: the run's config.
     finished: steps that are done.
     total_steps: steps of the whole run.
   """
-  left = 1 - jnp.minimum(finished, total_steps) / total_steps
+  left = 1 - min(finished, total_steps) / total_steps
   return config.optimizer.learning_rate * left**config.optimizer.power
 
 
