@@ -38,12 +38,8 @@ def test_two_steps_of_every_method_on_every_task(name, task):
     method = methods.build(config)
   classes = len(TASKS[task].classes)
   modalities = len(TASKS[task].select(config.modalities))
-  signals = methods.Signals(
-    weights=jnp.ones(modalities),
-    ramp=jnp.float32(1),
-    active=jnp.asarray(True),
-    present=jnp.ones((modalities, classes), bool),
-    consistent=jnp.ones(modalities, bool),
+  signals = methods.full_signals(
+    jnp.ones((modalities, classes), bool), jnp.ones(modalities, bool)
   )
   batch = _batch(modalities, classes)
   if not method.unlabeled:

@@ -5,9 +5,9 @@ import pkgutil
 
 import ml_collections
 
-from dbdc_jax.methods.base import Method, Signals
+from dbdc_jax.methods.base import Method, Signals, full_signals
 
-__all__ = ['Method', 'Signals', 'build', 'names']
+__all__ = ['Method', 'Signals', 'build', 'full_signals', 'names']
 
 
 def names() -> tuple[str, ...]:

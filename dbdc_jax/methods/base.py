@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Signals(NamedTuple):
@@ -27,6 +28,22 @@ class Signals(NamedTuple):
   active: jax.Array
   present: jax.Array
   consistent: jax.Array
+
+
+def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
+  """The signals of a step in which every loss acts with its whole weight.
+
+  Args:
+    present: `[K, C]` bool, see `Signals`.
+    consistent: `[K]` bool, see `Signals`.
+  """
+  return Signals(
+    weights=jnp.ones(len(present)),
+    ramp=jnp.float32(1.0),
+    active=jnp.asarray(True),
+    present=jnp.asarray(present),
+    consistent=jnp.asarray(consistent),
+  )
 
 
 class Method(NamedTuple):
