@@ -94,7 +94,7 @@ class Checkpoints:
     if self._manager is None:
       return
     self.wait()
-    arrays = parallel.to_host(state)
+    arrays = jax.device_get(state)
     # Older ones go only once this one is complete.
     needed = sum(x.nbytes for x in jax.tree.leaves(arrays)) + _MARGIN_BYTES
     free = shutil.disk_usage(self._folder).free

@@ -242,11 +242,6 @@ def place(state: Any) -> Any:
   return jax.device_put(state, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
-def to_host(state: Any) -> Any:
-  """A placed state as numpy arrays."""
-  return jax.device_get(state)
-
-
 def spread(images: np.ndarray) -> jax.Array:
   """Splits the leading axis over the local devices where it divides."""
   even = len(images) % jax.local_device_count() == 0

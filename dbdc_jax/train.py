@@ -128,11 +128,11 @@ def _train(run: loop.Run, state: TrainState) -> tuple[int, TrainState]:
   return step, parallel.place(arrays)
 
 
-def _test(run: loop.Run, state: TrainState) -> list[dict[str, Any]]:
-  """The test cases' scores; writes the run's pictures."""
-  rows = _epoch_rows(run)
+def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
+  """The test cases' scores and the training's seconds; writes the pictures."""
+  rows = [row for row in read_rows(run.workdir) if row['kind'] == 'epoch']
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
-  return inference.test_cases(
+  cases = inference.test_cases(
     run.config,
     run.method.predict,
     state.params,
@@ -147,10 +147,7 @@ def _test(run: loop.Run, state: TrainState) -> list[dict[str, Any]]:
       run.config.evaluation.overlays,
     ),
   )
-
-
-def _epoch_rows(run: loop.Run) -> list[dict[str, Any]]:
-  return [row for row in read_rows(run.workdir) if row['kind'] == 'epoch']
+  return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
 
 
 def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -168,16 +165,14 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   if parallel.is_lead():
     print(_banner(run, count), flush=True)
   best, state = _train(run, state)
-  cases = parallel.from_lead(lambda: _test(run, state))
+  tested = parallel.from_lead(lambda: _test(run, state))
   facts = {
     'parameters': count,
     'best_step': best,
-    'train_seconds': parallel.from_lead(
-      lambda: sum(row['seconds'] for row in _epoch_rows(run))
-    ),
+    'train_seconds': tested['seconds'],
     'steps': run.total_steps,
   }
-  return cases, facts
+  return tested['cases'], facts
 
 
 def _banner(run: loop.Run, parameters: int) -> str:
@@ -224,7 +219,7 @@ def train_and_evaluate(
   # Everything that can be refused is refused before anything is written.
   task = TASKS[config.task]
   names = tuple(m.name for m in task.select(config.modalities))
-  methods.build(config)
+  joint = methods.build(config).joint
   parallel.check_batch(config.batch_size)
   if config.deterministic:
     parallel.check_deterministic()
@@ -237,7 +232,7 @@ def train_and_evaluate(
     parallel.from_lead(lambda: stack.enter_context(owned))
     for note in notes:
       print(note, file=sys.stderr, flush=True)
-    return _run_all(config, folder, names, on_epoch)
+    return _run_all(config, folder, names, joint, on_epoch)
 
 
 def _prepare(config, folder, names) -> tuple[Prepared, Split]:
@@ -264,10 +259,9 @@ def _prepare(config, folder, names) -> tuple[Prepared, Split]:
   return prepared, parallel.from_lead(decide)
 
 
-def _run_all(config, folder, names, on_epoch) -> dict[str, Any]:
+def _run_all(config, folder, names, joint, on_epoch) -> dict[str, Any]:
   """Everything that writes into the workdir."""
   task = TASKS[config.task]
-  joint = methods.build(config).joint
   prepared, split = _prepare(config, folder, names)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.

@@ -86,11 +86,7 @@ def test_a_step_without_a_part_has_less_to_compute():
   small = workload.Workload(
     modalities=2, width=2, patch=16, batch=4, classes=3, embedding_dim=4
   )
-  macs = lambda step: (
-    program.count(
-      step.function, step.shapes, step.batch, step.signals, step.plan
-    ).macs
-  )
+  macs = lambda step: program.count(step.function, *step.arguments).macs
   whole = macs(workload.make(small))
   assert macs(parts.of('dbdc')['Sinkhorn'].without(small)) < whole
   four = workload.make(

@@ -9,18 +9,17 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(count, arguments, devices=2):
-  """Python processes that find each other.
+def start(count, arguments):
+  """Python processes of two devices each that find each other.
 
   Args:
     count: how many.
     arguments: `(process id, 'localhost:PORT') -> arguments of python`.
-    devices: of each process.
   """
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     at = f'localhost:{probe.getsockname()[1]}'
-  flags = f'--xla_force_host_platform_device_count={devices}'
+  flags = '--xla_force_host_platform_device_count=2'
   return [
     subprocess.Popen(
       [sys.executable, *arguments(index, at)],

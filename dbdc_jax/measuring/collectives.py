@@ -43,10 +43,8 @@ def count(workload: Workload) -> dict[str, Any]:
   devices = parallel.device_count()
   batch = -(-workload.batch // devices) * devices
   step = make(dataclasses.replace(workload, batch=batch))
-  state = step.shapes
-  arguments = (state, step.batch, step.signals, step.plan)
-  found = program.count(step.function, *arguments)
-  text = step.function.lower(*arguments).as_text()
+  found = program.count(step.function, *step.arguments)
+  text = step.function.lower(*step.arguments).as_text()
   kinds = {
     kind: {'arrays': arrays, 'bytes': found.collective_bytes[kind]}
     for kind, arrays in found.collectives.items()
@@ -58,7 +56,7 @@ def count(workload: Workload) -> dict[str, Any]:
     'kinds': kinds,
     'lowered': {kind: text.count(f'"stablehlo.{kind}"') for kind in kinds},
     'gradient_bytes': sum(
-      x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params)
+      x.size * x.dtype.itemsize for x in jax.tree.leaves(step.shapes.params)
     ),
     'ring_bytes': round(ring_factor(devices) * reduced),
   }

@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any
 
+from data import atomic
 from dbdc_jax.measuring import collectives
 
 
@@ -65,9 +66,7 @@ def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
   """Writes the measurements; the file is whole or not there."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  partial.write_text(json.dumps(found, indent=2) + '\n')
-  os.replace(partial, path)
+  atomic.write(path, (json.dumps(found, indent=2) + '\n').encode())
 
 
 def collectives_table(counts: list[dict[str, Any]]) -> str:

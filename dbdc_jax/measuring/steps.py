@@ -68,9 +68,7 @@ def _row(workload: Workload, compiled: Compiled, seconds: np.ndarray):
   """A measured step's numbers."""
   step = compiled.step
   median = float(np.median(seconds))
-  counted = program.count(
-    step.function, step.shapes, step.batch, step.signals, step.plan
-  )
+  counted = program.count(step.function, *step.arguments)
   devices = parallel.device_count()
   flops = 2 * counted.macs * devices
   dtype = compute_dtype(workload.dtype)

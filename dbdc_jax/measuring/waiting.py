@@ -10,14 +10,12 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from configs import heart
 from data.task import TASKS
 from dbdc_jax import input_pipeline, methods, optimizer, parallel, step
-from dbdc_jax.measuring.workload import Workload
+from dbdc_jax.measuring.workload import PLAN, Workload
 
 # Steps before the clock starts: compilation, and the threads' head start.
 _WARMUP = 5
@@ -29,23 +27,14 @@ def config(workload: Workload) -> ml_collections.ConfigDict:
   Slices have twice the patch's side, as in the paper's heart task.
   """
   config = heart.get_config(None)
-  config.method = workload.method
-  config.dtype = workload.dtype
   names = [m.name for m in TASKS['heart'].modalities]
   config.modalities = ','.join(names[: workload.modalities])
-  config.batch_size = workload.batch
-  config.model.width = workload.width
-  config.model.embedding_dim = workload.embedding_dim
-  config.augment.patch_size = workload.patch
-  config.mpcl.stride = workload.stride
-  config.data.slice_size = 2 * workload.patch
-  return config
+  return workload.resize(config)
 
 
 def _run(batches, step_fn, state, signals, steps):
   """Trains; returns seconds waited for batches, and seconds of the loop."""
   waited, pending = 0.0, None
-  plan = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4))
   iterator = batches.iterate(0, _WARMUP + steps)
   for i in range(_WARMUP + steps):
     if i == _WARMUP:
@@ -54,7 +43,7 @@ def _run(batches, step_fn, state, signals, steps):
     asked = time.perf_counter()
     batch = next(iterator)
     waited += time.perf_counter() - asked
-    state, metrics = step_fn(state, parallel.shard(batch), signals, plan)
+    state, metrics = step_fn(state, parallel.shard(batch), signals, PLAN)
     if pending is not None:
       jax.device_get(pending)
     pending = metrics
@@ -95,13 +84,7 @@ def measure(
   present = input_pipeline.present_classes(
     prepared, split, names, len(task.classes)
   )
-  signals = methods.Signals(
-    weights=jnp.ones(len(names)),
-    ramp=jnp.float32(1.0),
-    active=jnp.asarray(True),
-    present=jnp.asarray(present),
-    consistent=jnp.asarray(batches.consistent),
-  )
+  signals = methods.full_signals(present, batches.consistent)
   waited, total = _run(
     batches,
     step.make_step(method, tx),

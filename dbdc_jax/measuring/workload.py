@@ -17,6 +17,7 @@ from data.task import TASKS, Intensity, Modality, Task
 from dbdc_jax import methods, optimizer, parallel, step
 
 _TASK = 'benchmark'
+PLAN = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,16 +52,22 @@ class Workload:
     """The paper's settings with this workload's sizes."""
     config = common.base()
     config.task = _TASK
+    config.augment.flips = True
+    config.mpcl.assignment = self.assignment
+    return self.resize(config)
+
+  def resize(
+    self, config: ml_collections.ConfigDict
+  ) -> ml_collections.ConfigDict:
+    """Sets the method and the sizes of any task's config, in place."""
     config.method = self.method
     config.batch_size = self.batch
     config.dtype = self.dtype
     config.model.width = self.width
     config.model.embedding_dim = self.embedding_dim
     config.augment.patch_size = self.patch
-    config.augment.flips = True
     config.data.slice_size = 2 * self.patch
     config.mpcl.stride = self.stride
-    config.mpcl.assignment = self.assignment
     return config
 
 
@@ -84,6 +91,11 @@ class Step(NamedTuple):
   signals: methods.Signals
   plan: step.Plan
   images: int
+
+  @property
+  def arguments(self) -> tuple[Any, ...]:
+    """What `function` is traced with: the state by its shapes."""
+    return self.shapes, self.batch, self.signals, self.plan
 
 
 @contextlib.contextmanager
@@ -196,13 +208,7 @@ def make(
     shapes=shapes,
     state=state,
     batch=parallel.shard(_batch(workload, method.unlabeled)),
-    signals=methods.Signals(
-      weights=jnp.ones(k),
-      ramp=jnp.float32(1.0),
-      active=jnp.asarray(True),
-      present=jnp.ones((k, c), bool),
-      consistent=jnp.ones(k, bool),
-    ),
-    plan=step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4)),
+    signals=methods.full_signals(jnp.ones((k, c), bool), jnp.ones(k, bool)),
+    plan=PLAN,
     images=kinds * k * workload.batch,
   )

@@ -76,7 +76,7 @@ class _Groups(NamedTuple):
     shift = self.pick(shift, modality)[:, None, None]
     y = x * factor + shift
     if self.slope is not None:
-      y = jnp.where(y >= 0, y, self.slope * y)
+      y = nn.leaky_relu(y, self.slope)
     return y.astype(x.dtype)
 
   def statistics(self, x, modality):
