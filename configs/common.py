@@ -5,6 +5,8 @@ stand behind its name on the command line, and sets what its task needs. Fields
 are overridden by `--config.field=value`, which always wins.
 """
 
+from collections.abc import Sequence
+
 import ml_collections
 
 from data.task import TASKS
@@ -13,7 +15,7 @@ from data.task import TASKS
 def base() -> ml_collections.ConfigDict:
   """The paper's settings, without a task."""
   config = ml_collections.ConfigDict()
-  # 'heart' or 'abdomen' (data/task.py).
+  # 'heart' or 'abdomen' (data/task.py), or the path of a dataset.json.
   config.task = ''
   # Comma-separated modality names in bank order; '' means all of the task.
   config.modalities = ''
@@ -53,8 +55,8 @@ def base() -> ml_collections.ConfigDict:
 
 def _data() -> ml_collections.ConfigDict:
   data = ml_collections.ConfigDict()
-  # Folder of each archive (mmwhs, btcv, chaos); all empty means: the built-in
-  # phantom.
+  # Folder of each archive (mmwhs, btcv, chaos), or of own scans (folder); all
+  # empty means: the built-in phantom.
   for source in sources():
     data[source] = ''
   # Side of the square prepared slices, in pixels; the scan's longer side.
@@ -189,13 +191,36 @@ def _phantom() -> ml_collections.ConfigDict:
 
 
 def sources(*names: str) -> tuple[str, ...]:
-  """The archives of the named tasks (of all), in order."""
+  """The archives of the named tasks; without names, all that can be read."""
   found = (
     modality.source
     for name in names or TASKS
     for modality in TASKS[name].modalities
   )
-  return tuple(dict.fromkeys(found))
+  return tuple(dict.fromkeys([*found, *([] if names else ['folder'])]))
+
+
+def pairs(argument: str | None, allowed: Sequence[str]) -> dict[str, str]:
+  """Reads `key=value,key=value`.
+
+  Args:
+    argument: the text, or None.
+    allowed: the keys that may occur, each once.
+
+  Raises:
+    ValueError: for an unknown or a repeated key, or a pair without '='.
+  """
+  given: dict[str, str] = {}
+  for pair in filter(None, (argument or '').split(',')):
+    key, equals, value = pair.partition('=')
+    if not equals or key not in allowed or key in given or not value:
+      raise ValueError(
+        f'config argument {pair!r}: expected KEY=VALUE, each key once, with'
+        f' KEY one of {", ".join(allowed)} (for example'
+        ' configs/heart.py:scans=/data/mmwhs,method=dbdc)'
+      )
+    given[key] = value
+  return given
 
 
 def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
@@ -214,17 +239,7 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
     ValueError: for an unknown or a repeated key, or a pair without '='.
   """
   archives = sources(config.task)
-  allowed = ('scans', 'method', *archives)
-  given: dict[str, str] = {}
-  for pair in filter(None, (argument or '').split(',')):
-    key, equals, value = pair.partition('=')
-    if not equals or key not in allowed or key in given or not value:
-      raise ValueError(
-        f'config argument {pair!r}: expected KEY=VALUE, each key once, with'
-        f' KEY one of {", ".join(allowed)} (for example'
-        ' configs/heart.py:scans=/data/mmwhs,method=dbdc)'
-      )
-    given[key] = value
+  given = pairs(argument, ('scans', 'method', *archives))
   config.method = given.get('method', config.method)
   for source in archives:
     folder = given.get(source, '')

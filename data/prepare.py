@@ -2,28 +2,40 @@ r"""Prepares scans once: checked, resampled, cached as ArrayRecord.
 
   python -m data.prepare --task abdomen --root btcv=DIR --root chaos=DIR \
       --modalities ct,t2
+      prepares; prints what it found, and every scan that cannot be used
+  python -m data.prepare --init DIR
+      writes a first DIR/dataset.json from the scans below DIR
+  python -m data.prepare --check DIR [--config configs/abdomen.py] [--json]
+      only reads every scan, and says what it is or what is wrong with it
 
-prints what it found, and a table of every scan that cannot be used.
+Exit codes: 0 all scans are sound, 1 some are not, 2 a wrong command line.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import importlib
 import json
 import os
 import pathlib
+import runpy
 import sys
 from typing import Any
 
-import numpy as np
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from data import atomic, builder, preprocess
-from data.prepared import META, Prepared, PreparedCase, summary
-from data.task import TASKS, Case, Modality, Task
+from data import (
+  atomic,
+  builder,
+  folder,
+  integrity,
+  record_writer,
+  task_file,
+)
+from data.prepared import META, Prepared, summary
+from data.task import Case, Modality, Task
 from data.volume_io import ScanError
 
 # Part of the cache's key: raise it when prepared data would change, or when a
@@ -112,7 +124,8 @@ def find_cases(
   return sorted(found, key=lambda case: order[case.modality])
 
 
-def _progress(quiet: bool) -> rich_progress.Progress:
+def progress(quiet: bool) -> rich_progress.Progress:
+  """A bar with the time left, on the error stream."""
   return rich_progress.Progress(
     rich_progress.TextColumn('{task.description}'),
     rich_progress.BarColumn(),
@@ -121,100 +134,6 @@ def _progress(quiet: bool) -> rich_progress.Progress:
     console=rich_console.Console(file=sys.stderr),
     disable=quiet,
   )
-
-
-class _Writer:
-  """Turns cases into records, and remembers what it saw."""
-
-  def __init__(self, task, modalities, cases, roi, slice_size, advance):
-    self._task, self._modalities = task, {m.name: m for m in modalities}
-    self._cases, self._advance = cases, advance
-    self._roi, self._slice_size = roi, slice_size
-    self.meta: list[PreparedCase] = []
-    self.errors: list[ScanError] = []
-    self._histograms: dict[str, np.ndarray] = {}
-
-  def records(self, modality: str) -> Iterator[dict[str, Any]]:
-    """The records of a modality, one scan in memory at a time."""
-    offset = 0
-    for case in self._cases:
-      if case.modality != modality:
-        continue
-      try:
-        scan = case.read()
-      except ScanError as error:
-        self.errors.append(error)
-        self._advance()
-        continue
-      ready = preprocess.prepare_scan(
-        scan,
-        self._modalities[modality],
-        roi=self._roi,
-        slice_size=self._slice_size,
-      )
-      self._remember(case, scan, ready, offset)
-      offset += len(ready.images)
-      for index, image in enumerate(ready.images):
-        yield {
-          'image': image,
-          'label': ready.labels[index],
-          'native_label': ready.native_labels[index],
-          'case': case.name,
-          'patient': case.patient,
-          'modality': modality,
-          'slice': index,
-        }
-      self._advance()
-
-  def _remember(self, case, scan, ready, offset):
-    classes = len(self._task.classes)
-    counts = np.bincount(ready.labels.ravel(), minlength=classes)
-    histogram = np.bincount(ready.images.ravel() >> 6, minlength=1024)
-    before = self._histograms.get(case.modality, 0)
-    self._histograms[case.modality] = before + histogram
-    self.meta.append(
-      PreparedCase(
-        name=case.name,
-        patient=case.patient,
-        modality=case.modality,
-        labeled=scan.label is not None,
-        num_slices=len(ready.images),
-        offset=offset,
-        geometry=ready.geometry,
-        spacing=ready.spacing,
-        mm_per_pixel=ready.geometry['mm_per_pixel'],
-        voxels_per_class=[int(n) for n in counts],
-        content=hashlib.sha256(ready.images.tobytes()).hexdigest(),
-      )
-    )
-
-  def fingerprint(self) -> dict[str, Any]:
-    """Per modality what the data is, and a hash of all of it."""
-    out: dict[str, Any] = {}
-    for name in self._modalities:
-      mine = [case for case in self.meta if case.modality == name]
-      if not mine:
-        continue
-      share = np.cumsum(self._histograms[name]) / self._histograms[name].sum()
-      voxels = np.sum([case.voxels_per_class for case in mine], 0)
-      spacing = np.array([case.spacing for case in mine])
-      out[name] = {
-        'cases': len(mine),
-        'labeled': sum(case.labeled for case in mine),
-        'slices': sum(case.num_slices for case in mine),
-        'median_spacing_mm': np.median(spacing, 0).round(4).tolist(),
-        'mm_per_pixel': float(np.median([case.mm_per_pixel for case in mine])),
-        'intensity_percentiles': {
-          str(q): round(float(np.searchsorted(share, q / 100) / 1023), 4)
-          for q in (5, 25, 50, 75, 95)
-        },
-        'voxels_per_class': dict(
-          zip(self._task.classes, map(int, voxels), strict=True)
-        ),
-      }
-    contents = ''.join(case.content for case in self.meta)
-    out['hash'] = hashlib.sha256(contents.encode()).hexdigest()
-    return out
 
 
 def prepare(
@@ -266,10 +185,15 @@ def prepare(
       print(summary(prepared))
     return prepared
   with atomic.filling(folder, (folder / META).exists) as temporary:
-    with _progress(quiet) as bar:
+    with progress(quiet) as bar:
       job = bar.add_task('preparing scans', total=len(cases))
-      writer = _Writer(
-        task, modalities, cases, roi, slice_size, lambda: bar.advance(job)
+      writer = record_writer.RecordWriter(
+        task,
+        modalities,
+        cases,
+        roi=roi,
+        slice_size=slice_size,
+        advance=lambda: bar.advance(job),
       )
       sources = {m.name: writer.records(m.name) for m in modalities}
       _write_or_collect(writer, temporary, slice_size, sources, skip_bad)
@@ -313,40 +237,121 @@ def _check_left(names, writer):
     raise BadScans(writer.errors)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command; returns its exit code."""
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog='python -m data.prepare',
-    description='Checks and prepares scans, and prints what they are.',
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    description=__doc__,
   )
-  parser.add_argument('--task', required=True, choices=sorted(TASKS))
-  parser.add_argument(
+  add = parser.add_argument
+  add('--task', help='heart, abdomen, or the path of a dataset.json')
+  add(
     '--root',
     action='append',
-    required=True,
-    metavar='ARCHIVE=DIR',
-    help='folder of an archive: mmwhs, btcv or chaos; may be repeated',
+    default=[],
+    metavar='SOURCE=DIR',
+    help='folder of mmwhs, btcv or chaos; may be repeated',
   )
-  parser.add_argument('--modalities', default='', help='e.g. ct,t2 (all)')
-  parser.add_argument('--cache', default='', help='default: the user cache')
-  parser.add_argument('--skip-bad', action='store_true')
+  add('--init', metavar='DIR', help='write a first DIR/dataset.json')
+  add('--check', metavar='DIR', help='read every scan, prepare none')
+  add(
+    '--config',
+    metavar='FILE',
+    help='with --check: a config whose task DIR holds, e.g. configs/abdomen.py'
+    ' (default: the task of DIR/dataset.json)',
+  )
+  add('--json', action='store_true', help='with --check: as JSON')
+  add('--modalities', default='', help='e.g. ct,t2 (all)')
+  add('--cache', default='', help='default: the user cache')
+  add('--skip-bad', action='store_true', help='go on without bad scans')
   flags = parser.parse_args(argv)
-  task = TASKS[flags.task]
+  if sum(map(bool, (flags.task, flags.init, flags.check))) != 1:
+    parser.error('give one of --task, --init DIR and --check DIR')
+  return flags
+
+
+def _init(root: pathlib.Path) -> None:
+  """Writes a first dataset.json, and says what to look at."""
+  path = root / folder.TASK_FILE
+  if path.exists():
+    raise ValueError(f'{path} is there already: edit it, or move it away')
+  with progress(False) as bar:
+    job = bar.add_task('reading scans', total=integrity.count_scans(root))
+    found = integrity.first_task(root, lambda: bar.advance(job))
+  task_file.write(found, path)
+  print(f'{path}:\n{json.dumps(found, indent=2)}')
+  print(
+    'Look it over: class names (equal names are one class in all modalities),'
+    ' intensity window, slice_size.'
+  )
+
+
+def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
+  """The task, and the folder of each of its sources."""
+  if flags.task:
+    task = task_file.find(flags.task)
+    roots = dict(pair.split('=', 1) for pair in flags.root if '=' in pair)
+    if flags.task.endswith('.json'):
+      roots.setdefault('folder', str(pathlib.Path(flags.task).parent))
+  elif flags.config:
+    path, _, argument = flags.config.partition(':')
+    # A config is a program; what it needs to know is where the scans are.
+    make = runpy.run_path(path)['get_config']
+    pairs = [argument] if argument else []
+    if 'scans=' not in argument:
+      pairs.append(f'scans={flags.check}')
+    config = make(','.join(pairs))
+    task = task_file.find(config.task)
+    roots = {m.source: config.data[m.source] for m in task.modalities}
+  else:
+    task = task_file.find(str(pathlib.Path(flags.check) / folder.TASK_FILE))
+    roots = {m.source: flags.check for m in task.modalities}
+  needed = {m.source for m in task.select(flags.modalities)}
+  missing = needed - {source for source, root in roots.items() if root}
+  if missing:
+    raise ValueError(f'no --root for {", ".join(sorted(missing))}')
+  return task, roots
+
+
+def _check(task: Task, roots: dict[str, str], flags) -> int:
+  """The integrity table; 1 if anything is wrong."""
+  cases = find_cases(task.select(flags.modalities), roots)
+  with progress(flags.json) as bar:
+    job = bar.add_task('reading scans', total=len(cases))
+    facts, errors = integrity.check(cases, lambda: bar.advance(job))
+  if flags.json:
+    bad = [vars(error) for error in errors]
+    print(json.dumps({'scans': facts, 'bad': bad}, indent=2))
+  else:
+    print(integrity.text(facts, task))
+    print(f'{len(facts)} of {len(cases)} scans are sound')
+    if errors:
+      print(table(errors), file=sys.stderr)
+  return int(bool(errors))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; returns its exit code."""
+  flags = _flags(argv)
   try:
-    modalities = task.select(flags.modalities)
-    roots = dict(pair.split('=', 1) for pair in flags.root)
-    missing = {m.source for m in modalities} - roots.keys()
-    if missing:
-      raise ValueError(f'no --root for {", ".join(sorted(missing))}')
+    if flags.init:
+      _init(pathlib.Path(flags.init))
+      return 0
+    task, roots = _settings(flags)
+    if flags.check:
+      return _check(task, roots, flags)
     prepare(
       task,
-      modalities,
+      task.select(flags.modalities),
       roots,
       slice_size=task.slice_size,
       roi=task.roi,
       cache=flags.cache,
       skip_bad=flags.skip_bad,
     )
+  except ScanError as error:
+    print(table([error]), file=sys.stderr)
+    return 1
   except (BadScans, ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -20,6 +20,10 @@ ROI_MARGIN = 10.0
 _SLICES_ROWS_COLUMNS = nib.orientations.axcodes2ornt(('S', 'P', 'L'))
 
 
+class SliceTooSmallError(ValueError):
+  """A scan's slices do not fit into the prepared ones."""
+
+
 class PreparedScan(NamedTuple):
   """A scan ready for training.
 
@@ -159,8 +163,8 @@ def prepare_scan(
   """Reorients, normalises, crops and resamples a scan.
 
   In plane one isotropic factor per scan makes the longer side `slice_size`
-  pixels long; the shorter one is padded with 0. Slices stay what they are, and
-  none is dropped.
+  pixels long, or, where the modality says so, every pixel equally large; the
+  rest is padded with 0. Slices stay what they are, and none is dropped.
 
   Args:
     scan: as read from disk.
@@ -169,6 +173,10 @@ def prepare_scan(
       without a label stays whole), 'none' keeps everything.
     slice_size: pixels.
     margin: mm, for roi='label'.
+
+  Raises:
+    SliceTooSmallError: it does not fit at the modality's `mm_per_pixel`.
+    ValueError: an unknown `roi`.
   """
   image = reorient(scan.image, scan.affine)
   label = None if scan.label is None else reorient(scan.label, scan.affine)
@@ -188,7 +196,13 @@ def prepare_scan(
   image = to_unit(image[crop], modality.intensity)
   native = np.zeros(image.shape, np.uint8) if label is None else label[crop]
   lengths = [n * mm for n, mm in zip(image.shape[1:], spacing[1:], strict=True)]
-  mm = max(lengths) / slice_size
+  mm = modality.mm_per_pixel or max(lengths) / slice_size
+  if max(lengths) > mm * slice_size * (1 + 1e-6):
+    raise SliceTooSmallError(
+      f'slices of {max(lengths):.0f} mm do not fit into {slice_size} pixels of'
+      f' {mm} mm: slice_size must be at least'
+      f' {8 * int(np.ceil(max(lengths) / mm / 8))}'
+    )
   geometry = {
     'original_shape': [int(n) for n in scan.image.shape],
     'affine': scan.affine.tolist(),

@@ -5,7 +5,7 @@ A split maps each modality to the case names that are `labeled`, `unlabeled`
 every modality; so is any image content.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import json
 import pathlib
 import zlib
@@ -65,6 +65,7 @@ def make(
   seed: int,
   fold: int,
   labeled_fraction: float,
+  partly_labeled: Collection[str] = (),
 ) -> Split:
   """Splits 70/10/20 % by patient; part of the training patients is labelled.
 
@@ -76,6 +77,8 @@ def make(
     fold: rotates it: folds 0 to 4 have disjoint test patients.
     labeled_fraction: share of the training patients whose labels are used,
       rounded, at least one.
+    partly_labeled: modalities whose scans themselves say who is labelled: the
+      fraction is not used for them, nor for those that share their patients.
 
   Raises:
     ValueError: too few patients, a fraction outside (0, 1], or no such fold.
@@ -92,7 +95,8 @@ def make(
   for group in _groups(cases):
     members = [case for case in cases if case.modality in group]
     patients = sorted({case.patient for case in members if case.labeled})
-    sides = _sides(patients, seed, fold, labeled_fraction, '+'.join(group))
+    fraction = 1.0 if set(group) & set(partly_labeled) else labeled_fraction
+    sides = _sides(patients, seed, fold, fraction, '+'.join(group))
     for case in members:
       part = sides.get(case.patient, 'unlabeled')
       if part == 'labeled' and not case.labeled:

@@ -28,11 +28,14 @@ class Modality(NamedTuple):
   Attributes:
     name: the id used in configs, e.g. 'ct'.
     title: the name shown to people, e.g. 'T1 in-phase'.
-    source: the reader that finds its scans: 'mmwhs', 'btcv' or 'chaos'.
+    source: the reader that finds its scans: 'mmwhs', 'btcv', 'chaos' or
+      'folder'.
     series: which of the archive's series it is (the reader's own word).
     codes: label code on disk -> class index of the task. Every code that may
       occur on disk is listed; any other is an error of the scan.
     intensity: how its scanner values become [0, 1].
+    mm_per_pixel: of its prepared slices; None: each scan's longer side fills
+      the slice.
   """
 
   name: str
@@ -41,13 +44,21 @@ class Modality(NamedTuple):
   series: str
   codes: dict[int, int]
   intensity: Intensity
+  mm_per_pixel: float | None = None
+
+  def written_codes(self) -> dict[int, int]:
+    """Class index -> the code that stands for it in predictions."""
+    out: dict[int, int] = {0: 0}
+    for code, index in self.codes.items():
+      out.setdefault(index, code)
+    return out
 
 
 class Task(NamedTuple):
   """Classes and modalities that are trained together.
 
   Attributes:
-    name: 'heart' or 'abdomen'.
+    name: 'heart', 'abdomen', or that of a folder's own task.
     classes: class names; index 0 is the background.
     modalities: in bank order.
     slice_size: side of the square prepared slices, in pixels.
@@ -80,6 +91,16 @@ class Task(NamedTuple):
       if chosen.count(name) > 1:
         raise ValueError(f'modality {name!r} is repeated in {names!r}')
     return tuple(known[name] for name in chosen)
+
+  def labelable(self, modalities: Sequence[Modality]) -> np.ndarray:
+    """Classes that each modality's labels can contain: `[K, C]` bool.
+
+    Partial labels: what is outside may be in the images, drawn or not.
+    """
+    out = np.zeros((len(modalities), len(self.classes)), bool)
+    for row, modality in zip(out, modalities, strict=True):
+      row[list(modality.codes.values())] = True
+    return out
 
 
 class Scan(NamedTuple):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
+from data import task_file
 from data.prepared import Prepared
 from data.split import Split
-from data.task import TASKS
 
 
 def switched_off(
@@ -25,7 +25,7 @@ def switched_off(
     consistent: `[K]` bool, modalities with unlabelled scans in use.
   """
   lines = []
-  classes = TASKS[config.task].classes
+  classes = task_file.find(config.task).classes
   for name, row in zip(modalities, present, strict=True):
     missing = [c for c, here in zip(classes, row, strict=True) if not here]
     if missing:
@@ -81,7 +81,7 @@ def text(
     off: what `switched_off` says.
     workdir: the run's folder.
   """
-  task = TASKS[config.task]
+  task = task_file.find(config.task)
   chosen = task.select(config.modalities)
   slices = {case.name: case.num_slices for case in prepared.cases}
   lines = [

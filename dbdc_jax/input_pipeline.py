@@ -12,7 +12,7 @@ import grain.python as grain
 import ml_collections
 import numpy as np
 
-from data import phantom, prepare
+from data import phantom, prepare, task_file
 from data import split as splits
 from data.prepared import Prepared, PreparedCase
 from data.split import Split
@@ -28,11 +28,11 @@ def load(config: ml_collections.ConfigDict) -> Prepared:
     prepare.BadScans: scans that cannot be used.
     ValueError: folders that are missing.
   """
-  task = TASKS[config.task]
+  task = task_file.find(config.task)
   modalities = task.select(config.modalities)
   roots = {m.source: config.data[m.source] for m in modalities}
   missing = [source for source, root in roots.items() if not root]
-  if len(missing) == len(roots):
+  if len(missing) == len(roots) and config.task in TASKS:
     roots = _phantom(config)
     unknown = [source for source in missing if source not in roots]
     if unknown:
@@ -96,10 +96,23 @@ def choose_split(
       seed=config.data.split_seed,
       fold=config.data.fold,
       labeled_fraction=config.labeled_fraction,
+      partly_labeled=_partly_labeled(config, prepared),
     )
   splits.check(split, prepared.cases)
   splits.save(split, str(saved))
   return split
+
+
+def _partly_labeled(
+  config: ml_collections.ConfigDict, prepared: Prepared
+) -> set[str]:
+  """Modalities of own scans of which some carry no label.
+
+  Of the archives, those without are the organisers' own test scans.
+  """
+  task = task_file.find(config.task)
+  own = {m.name for m in task.modalities if m.source == 'folder'}
+  return {c.modality for c in prepared.cases if not c.labeled} & own
 
 
 def _phantom(config: ml_collections.ConfigDict) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 DICE_EPSILON = 1e-5
 # A logit that no softmax gives any weight, and that stays finite in float32.
@@ -64,6 +65,26 @@ def cross_entropy(
   chosen = one_hot(labels, logits.shape[-1])
   # A sum over the one-hot, not a gather: no scatter in the gradient.
   return mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1), axis_name)
+
+
+def only_labelable(
+  logits: jax.Array, labelable: np.ndarray, modality: jax.Array
+) -> jax.Array:
+  """Takes classes that a modality's labels cannot contain out of the softmax.
+
+  Partial labels: such a class is background in the labels wherever it is in the
+  image. Without its logit it is neither learnt as background nor predicted.
+
+  Args:
+    logits: `[N, ..., C]`.
+    labelable: `[K, C]` bool; all True leaves the logits alone.
+    modality: `[N]` int32.
+  """
+  if labelable.all():
+    return logits
+  rows = jnp.asarray(labelable)[modality]  # [N, C]
+  shape = (rows.shape[0], *(1,) * (logits.ndim - 2), rows.shape[1])
+  return jnp.where(rows.reshape(shape), logits, NEGATIVE)
 
 
 def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:

@@ -65,7 +65,10 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def _workdir(config) -> str:
-  return _WORKDIR.value or f'runs/{config.task}_{config.method}'
+  # A folder's task is the path of its dataset.json.
+  path = pathlib.Path(config.task)
+  task = path.parent.name if path.suffix == '.json' else config.task
+  return _WORKDIR.value or f'runs/{task}_{config.method}'
 
 
 def _saved_configs(argv: list[str]) -> list[str]:

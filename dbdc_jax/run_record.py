@@ -14,7 +14,8 @@ from typing import Any
 
 import ml_collections
 
-from data import atomic
+from data import atomic, task_file
+from data.task import Task
 
 _PACKAGES = (
   'jax',
@@ -42,6 +43,10 @@ _HARMLESS = (
   'data.memory_limit_gib',
   'data.split',
 )
+
+
+# The run's task, in the form of a dataset.json.
+TASK = 'task.json'
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -215,31 +220,32 @@ def save(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
   *,
+  task: Task,
   modalities: Sequence[str],
-  classes: Sequence[str],
   devices: str,
   fingerprint: Mapping[str, Any],
   skipped: list[dict[str, str]],
 ) -> None:
-  """Writes config.json and run.json.
+  """Writes config.json, run.json and task.json.
 
   Args:
     workdir: the run's folder.
     config: as it is used.
+    task: what is segmented.
     modalities: names, in bank order.
-    classes: names, background first.
     devices: the devices in words.
     fingerprint: of the prepared data.
     skipped: bad scans that the run goes on without.
   """
   write_json(workdir / 'config.json', config.to_dict())
+  task_file.write(task_file.to_dict(task), workdir / TASK)
   write_json(
     workdir / 'run.json',
     {
       'packages': {p: importlib.metadata.version(p) for p in _PACKAGES},
       'commit': _commit(),
       'modalities': list(modalities),
-      'classes': list(classes),
+      'classes': list(task.classes),
       'devices': devices,
       'threads': _threads(),
       'data': fingerprint,

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import ml_collections
 
+from data import task_file
 from data.prepared import Prepared
 from data.split import Split
-from data.task import TASKS
 from dbdc_jax import (
   banner,
   checkpoint,
@@ -39,7 +39,7 @@ from dbdc_jax.step import TrainState, init_state
 def _set_up(
   config, workdir, prepared, split, steps_per_epoch, on_epoch
 ) -> loop.Run:
-  task = TASKS[config.task]
+  task = task_file.find(config.task)
   modalities = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config, parallel.AXIS)
   batches = input_pipeline.Batches(
@@ -217,7 +217,7 @@ def train_and_evaluate(
   """
   folder = pathlib.Path(workdir).absolute()
   # Everything that can be refused is refused before anything is written.
-  task = TASKS[config.task]
+  task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
   joint = methods.build(config).joint
   parallel.check_batch(config.batch_size)
@@ -248,8 +248,8 @@ def _prepare(config, folder, names) -> tuple[Prepared, Split]:
     run_record.save(
       folder,
       config,
+      task=task_file.find(config.task),
       modalities=names,
-      classes=TASKS[config.task].classes,
       devices=parallel.describe(),
       fingerprint=prepared.fingerprint,
       skipped=prepared.skipped,
@@ -261,7 +261,7 @@ def _prepare(config, folder, names) -> tuple[Prepared, Split]:
 
 def _run_all(config, folder, names, joint, on_epoch) -> dict[str, Any]:
   """Everything that writes into the workdir."""
-  task = TASKS[config.task]
+  task = task_file.find(config.task)
   prepared, split = _prepare(config, folder, names)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.
@@ -278,7 +278,7 @@ def _run_all(config, folder, names, joint, on_epoch) -> dict[str, Any]:
     cases += scores
   info = {
     'method': config.method,
-    'task': config.task,
+    'task': task.name,
     'seed': config.seed,
     'split_seed': config.data.split_seed,
     # A split that was given says itself who is labelled.

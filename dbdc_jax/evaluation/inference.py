@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from data import preprocess
+from data import preprocess, task_file
 from data.prepared import Prepared, PreparedCase
 from dbdc_jax import parallel, pictures
 from dbdc_jax.evaluation import metrics, scoring, sliding_window
@@ -97,6 +97,7 @@ def test_cases(
     region of interest, `prepared` ones on the prepared grid.
   """
   out = []
+  scored = _scored_classes(config)
   for modality, group in enumerate(cases):
     for case in group:
       p = sliding_window.probabilities(
@@ -115,15 +116,26 @@ def test_cases(
           'case': case.name,
           'patient': case.patient,
           'modality': case.modality,
-          'native': scoring.score_case(
-            native, reference, case.spacing, classes
+          'native': scoring.only(
+            scored[modality],
+            scoring.score_case(native, reference, case.spacing, classes),
           ),
-          'prepared': scoring.score_prepared(
-            p.argmax(-1).astype(np.uint8), prepared.labels(case), classes
+          'prepared': scoring.only(
+            scored[modality],
+            scoring.score_prepared(
+              p.argmax(-1).astype(np.uint8), prepared.labels(case), classes
+            ),
           ),
         }
       )
   return out
+
+
+def _scored_classes(config: ml_collections.ConfigDict) -> list[set[str]]:
+  """Names of the classes that each modality's labels can contain."""
+  task = task_file.find(config.task)
+  rows = task.labelable(task.select(config.modalities))
+  return [{task.classes[c] for c in np.flatnonzero(row)} for row in rows]
 
 
 def overlay_writer(

@@ -1,6 +1,6 @@
 """Cases to tables: scores per class, case and modality, each with its unit."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import csv
 import io
 import json
@@ -87,6 +87,11 @@ def score_prepared(
   return _score(prediction, reference, (1.0, 1.0, 1.0), classes, PREPARED)
 
 
+def only(classes: Collection[str], scores: Scores) -> Scores:
+  """The scores of some classes: those that the reference can contain."""
+  return {name: row for name, row in scores.items() if name in classes}
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
   """Mean of what has a value; None if nothing has."""
   found = [v for v in values if v is not None]
@@ -97,7 +102,9 @@ def _aggregate(cases, grid, names, classes):
   """Per class and mean of one modality's cases."""
   out: dict[str, Any] = {'classes': {}, 'mean': {}}
   for name in classes[1:]:
-    rows = [case[grid][name] for case in cases]
+    rows = [case[grid][name] for case in cases if name in case[grid]]
+    if not rows:
+      continue  # Not labelled in this modality.
     entry: dict[str, Any] = {m: _mean([r[m] for r in rows]) for m in names}
     entry['cases'] = sum(r['dice'] is not None for r in rows)
     entry['both_empty'] = sum(r['empty'] == 'both empty' for r in rows)
@@ -190,7 +197,7 @@ def table(results: dict[str, Any]) -> str:
     lines.append(f'{"test " + title:<16s}' + head)
     for modality, entry in results['modalities'].items():
       grid = entry['native_grid']
-      values = [grid['classes'][c][metric] for c in classes]
+      values = [grid['classes'].get(c, {}).get(metric) for c in classes]
       lines.append(_line(modality, [*values, grid['mean'][metric]]))
     mean = results['mean']['native_grid'][metric]
     blank = [None] * len(classes)

@@ -13,7 +13,8 @@ import jax
 import ml_collections
 
 from configs import heart
-from data.task import TASKS
+from data import task_file
+from data.task import HEART
 from dbdc_jax import input_pipeline, methods, optimizer, parallel, step
 from dbdc_jax.measuring.workload import PLAN, Workload
 
@@ -27,7 +28,7 @@ def config(workload: Workload) -> ml_collections.ConfigDict:
   Slices have twice the patch's side, as in the paper's heart task.
   """
   config = heart.get_config(None)
-  names = [m.name for m in TASKS['heart'].modalities]
+  names = [m.name for m in HEART.modalities]
   config.modalities = ','.join(names[: workload.modalities])
   return workload.resize(config)
 
@@ -67,7 +68,7 @@ def measure(
   """
   prepared = input_pipeline.load(config)
   split = input_pipeline.choose_split(config, prepared, folder, resume=False)
-  task = TASKS[config.task]
+  task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config, parallel.AXIS)
   batches = input_pipeline.Batches(

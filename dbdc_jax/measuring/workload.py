@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
+import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +15,10 @@ import numpy as np
 import optax
 
 from configs import common
-from data.task import TASKS, Intensity, Modality, Task
+from data import task_file
+from data.task import Intensity, Modality, Task
 from dbdc_jax import methods, optimizer, parallel, step
 
-_TASK = 'benchmark'
 PLAN = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4))
 
 
@@ -48,10 +50,10 @@ class Workload:
   dtype: str = 'auto'
   assignment: str = 'sinkhorn'
 
-  def config(self) -> ml_collections.ConfigDict:
-    """The paper's settings with this workload's sizes."""
+  def config(self, task: str = '') -> ml_collections.ConfigDict:
+    """The paper's settings with this workload's sizes; `task` is its file."""
     config = common.base()
-    config.task = _TASK
+    config.task = task
     config.augment.flips = True
     config.mpcl.assignment = self.assignment
     return self.resize(config)
@@ -99,12 +101,15 @@ class Step(NamedTuple):
 
 
 @contextlib.contextmanager
-def _task(workload: Workload) -> Iterator[None]:
-  """A task of K equal modalities, known inside of the context only."""
+def _task(workload: Workload) -> Iterator[str]:
+  """The file of a task of K equal modalities, there in the context only."""
   codes = {code: code for code in range(workload.classes)}
-  TASKS[_TASK] = Task(
-    name=_TASK,
-    classes=tuple(f'class {c}' for c in range(workload.classes)),
+  task = Task(
+    name='benchmark',
+    classes=(
+      'background',
+      *(f'class {c}' for c in range(1, workload.classes)),
+    ),
     modalities=tuple(
       Modality(f'm{k}', f'M{k}', 'none', '', codes, Intensity())
       for k in range(workload.modalities)
@@ -112,10 +117,10 @@ def _task(workload: Workload) -> Iterator[None]:
     slice_size=2 * workload.patch,
     roi='none',
   )
-  try:
-    yield
-  finally:
-    del TASKS[_TASK]
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'task.json'
+    task_file.write(task_file.to_dict(task), path)
+    yield str(path)
 
 
 def use_virtual_devices(count: int) -> None:
@@ -128,8 +133,8 @@ def build_method(
   workload: Workload, axis_name: str | None = parallel.AXIS
 ) -> methods.Method:
   """The workload's method, by the same builder as in training."""
-  with _task(workload):
-    return methods.build(workload.config(), axis_name)
+  with _task(workload) as task:
+    return methods.build(workload.config(task), axis_name)
 
 
 def is_joint(name: str) -> bool:

@@ -20,8 +20,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
-from data.task import TASKS
+from data import task_file
 from dbdc_jax import augment, losses, prototypes
 from dbdc_jax.methods import base
 from dbdc_jax.models.projector import Projector
@@ -36,9 +37,18 @@ class _Networks(NamedTuple):
   projector: Projector
   config: ml_collections.ConfigDict
   settings: augment.Augmentation
-  num_modalities: int
-  num_classes: int
+  labelable: np.ndarray  # [K, C] bool, see `Task.labelable`
   axis_name: str | None
+
+  @property
+  def num_modalities(self) -> int:
+    """K."""
+    return self.labelable.shape[0]
+
+  @property
+  def num_classes(self) -> int:
+    """C."""
+    return self.labelable.shape[1]
 
 
 class _View(NamedTuple):
@@ -80,9 +90,9 @@ def build(
     raise ValueError(
       f'mpcl.assignment={config.mpcl.assignment!r}: choose sinkhorn or label'
     )
-  task = TASKS[config.task]
-  num_classes = len(task.classes)
-  num_modalities = len(task.select(config.modalities))
+  task = task_file.find(config.task)
+  labelable = task.labelable(task.select(config.modalities))
+  num_modalities, num_classes = labelable.shape
   dtype = compute_dtype(config.dtype)
   unet = UNet(
     num_classes=num_classes,
@@ -100,8 +110,7 @@ def build(
     projector=Projector(dim=config.model.embedding_dim, dtype=dtype),
     config=config,
     settings=augment.Augmentation(**config.augment),
-    num_modalities=num_modalities,
-    num_classes=num_classes,
+    labelable=labelable,
     axis_name=axis_name,
   )
 
@@ -110,7 +119,8 @@ def build(
       'params': params['unet'],
       'modulation': memory['modulation'],
     }
-    return predictor.apply(variables, images, modality, False)
+    logits = predictor.apply(variables, images, modality, False)
+    return losses.only_labelable(logits, labelable, modality)
 
   return base.Method(
     init=functools.partial(_init, nets, predictor),
@@ -171,6 +181,8 @@ def _decode(nets, params, statistics, features, count, project):
   taps, statistics = _apply(nets, params, statistics, 'decode', features, count)
   logits, statistics = _apply(nets, params, statistics, 'head', taps[-1], count)
   grouped = lambda x: x.reshape(nets.num_modalities, count, *x.shape[1:])
+  ids = jnp.arange(nets.num_modalities)
+  logits = losses.only_labelable(grouped(logits), nets.labelable, ids)
   embeddings = None
   if project and nets.config.mpcl.enabled:
     embeddings = nets.projector.apply(
@@ -179,7 +191,7 @@ def _decode(nets, params, statistics, features, count, project):
     embeddings = embeddings.reshape(
       nets.num_modalities, -1, embeddings.shape[-1]
     )
-  return _View(grouped(logits), embeddings), statistics
+  return _View(logits, embeddings), statistics
 
 
 def _strided(nets, labels):

@@ -8,7 +8,7 @@ Loss: cross entropy + Dice (the paper's eq 21 without its MPCL term).
 import jax.numpy as jnp
 import ml_collections
 
-from data.task import TASKS
+from data import task_file
 from dbdc_jax import augment, losses
 from dbdc_jax.methods import base
 from dbdc_jax.models.unet import UNet
@@ -19,9 +19,9 @@ def build(
   config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> base.Method:
   """Builds the method; see `base.Method`."""
-  task = TASKS[config.task]
-  num_modalities = len(task.select(config.modalities))
-  if num_modalities != 1:
+  task = task_file.find(config.task)
+  labelable = task.labelable(task.select(config.modalities))
+  if len(labelable) != 1:
     # The loop trains one such network per modality (joint=False).
     return base.Method(None, None, None, None, joint=False, unlabeled=False)
   net = UNet(
@@ -51,7 +51,9 @@ def build(
     logits, memory = net.apply(
       variables, images, modality, True, mutable=['modulation']
     )
-    logits, labels = logits[None], labels[None]  # one modality: K = 1
+    # One modality: K = 1.
+    logits = losses.only_labelable(logits[None], labelable, jnp.arange(1))
+    labels = labels[None]
     terms = {
       'sup_ce': losses.cross_entropy(logits, labels, axis_name),
       'sup_dice': losses.dice(logits, labels, signals.present, axis_name),
@@ -61,7 +63,8 @@ def build(
     return value, (memory, {**terms, 'dice_counts': counts})
 
   def predict(params, memory, images, modality):
-    return net.apply({'params': params, **memory}, images, modality, False)
+    logits = net.apply({'params': params, **memory}, images, modality, False)
+    return losses.only_labelable(logits, labelable, modality)
 
   return base.Method(
     init, loss, predict, base.keep_memory, joint=False, unlabeled=False

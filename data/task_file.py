@@ -1,0 +1,262 @@
+"""Tasks as files: a folder's `dataset.json`, and what a run keeps of its task.
+
+  {
+    "name": "abdomen",
+    "classes": ["background", "liver", "spleen", "stomach"],
+    "slice_size": 256,
+    "roi": "none",
+    "modalities": {
+      "ct": {
+        "title": "CT",
+        "labels": {"liver": 6, "spleen": 1, "stomach": 7, "background": [2, 3]},
+        "intensity": {"window": [-125, 275]}
+      },
+      "t2": {
+        "labels": {"liver": 63, "spleen": 252},
+        "intensity": {"upper_percentile": 99.5},
+        "mm_per_pixel": 1.5
+      }
+    },
+    "patients": {"ct/scan_a": "Smith", "t2/scan_7": "Smith"}
+  }
+
+`labels` gives each class its code in the modality's label maps; several codes
+may mean one class (predictions are written with the first), codes under
+"background" are not segmented. 0 always is background. A class that a modality
+does not name is not labelled there: it is left out of that modality's losses
+and scores. Every other key has a default, see `FIELDS` and `MODALITY_FIELDS`.
+"""
+
+from collections.abc import Mapping
+import functools
+import json
+import pathlib
+import re
+from typing import Any
+
+from data import atomic
+from data.task import TASKS, Intensity, Modality, Task
+
+# Keys of a file and of each of its modalities, with their meaning.
+FIELDS = {
+  'name': 'shown to people (default: the folder)',
+  'classes': 'class names, background first (default: in order of appearance)',
+  'slice_size': 'pixels of the longer side of a prepared slice (default 256)',
+  'roi': "'none' (default), or 'label': crop to the labelled region",
+  'modalities': 'name -> its fields, in bank order',
+  'patients': "'MODALITY/CASE' -> patient (default: the case's name)",
+}
+MODALITY_FIELDS = {
+  'title': 'shown to people (default: the name)',
+  'folder': 'where its scans are (default: the subfolder of that name)',
+  'source': 'reader of its scans (default: folder)',
+  'labels': 'class -> code, or list of codes, in its label maps',
+  'intensity': "{'window': [low, high]} or {'upper_percentile': 99.5}",
+  'mm_per_pixel': 'of its prepared slices (default: what fills the slice)',
+}
+_SLICE_SIZE = 256
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
+
+
+class _TaskError(ValueError):
+  """What is wrong with a task, without the name of its file."""
+
+
+def find(name: str) -> Task:
+  """A built-in task by its name, or the task of a file.
+
+  Args:
+    name: 'heart', 'abdomen', or the path of a task file.
+
+  Raises:
+    ValueError: there is no such task, or the file is not one; says why.
+  """
+  if name in TASKS:
+    return TASKS[name]
+  path = pathlib.Path(name)
+  if path.suffix != '.json':
+    raise ValueError(
+      f'task {name!r}: choose {", ".join(sorted(TASKS))}, or give the path of a'
+      ' dataset.json'
+    )
+  try:
+    stat = path.stat()
+  except OSError as error:
+    raise ValueError(
+      f'{name}: {error.strerror}; `python -m data.prepare --init'
+      f' {path.parent}` writes a first one'
+    ) from error
+  return _read(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: pathlib.Path, mtime_ns: int, size: int) -> Task:
+  del mtime_ns, size  # Part of the cache's key: a changed file is read again.
+  try:
+    return from_dict(json.loads(path.read_text()), path.absolute().parent.name)
+  except _TaskError as error:
+    raise ValueError(f'{path}: {error}') from error
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path}: not readable JSON ({error})') from error
+
+
+def patients(path: pathlib.Path) -> dict[str, str]:
+  """The file's patients: 'MODALITY/CASE' -> patient."""
+  return json.loads(path.read_text()).get('patients', {})
+
+
+def _check_keys(found: Any, known: Mapping[str, str], where: str) -> None:
+  if not isinstance(found, dict):
+    raise _TaskError(f'{where} must hold keys and values')
+  for key in found:
+    if key not in known:
+      raise _TaskError(
+        f'{where}: unknown key {key!r}; known are {", ".join(known)}'
+      )
+
+
+def _codes(labels: Any, name: str) -> dict[str, list[int]]:
+  """Class -> codes of one modality, checked."""
+  if not isinstance(labels, dict) or not labels:
+    raise _TaskError(f'{name}: labels must give each class its code')
+  out = {}
+  seen = {0: 'background'}
+  for label, codes in labels.items():
+    codes = codes if isinstance(codes, list) else [codes]
+    if not codes or any(type(code) is not int for code in codes):
+      raise _TaskError(f'{name}: labels of {label!r} must be whole numbers')
+    for code in codes:
+      if seen.setdefault(code, label) != label:
+        raise _TaskError(f'{name}: code {code} means {seen[code]} and {label}')
+    out[label] = codes
+  if not set(out) - {'background'}:
+    raise _TaskError(f'{name}: labels name no class but background')
+  return out
+
+
+def _intensity(found: Any, name: str) -> Intensity:
+  _check_keys(found, dict.fromkeys(Intensity._fields, ''), f'{name}: intensity')
+  window = found.get('window')
+  if window is not None:
+    numbers = isinstance(window, list) and len(window) == 2
+    numbers = numbers and all(type(v) in (int, float) for v in window)
+    if not numbers or window[0] >= window[1]:
+      raise _TaskError(f'{name}: window must be [low, high], not {window!r}')
+    window = (float(window[0]), float(window[1]))
+  percentile = found.get('upper_percentile', Intensity().upper_percentile)
+  if type(percentile) not in (int, float) or not 50 < percentile <= 100:
+    raise _TaskError(
+      f'{name}: upper_percentile={percentile!r}: above 50, up to 100'
+    )
+  return Intensity(window, float(percentile))
+
+
+def _modality(name: str, found: Any, classes: list[str]) -> Modality:
+  if not _NAME.fullmatch(name):
+    raise _TaskError(f'modality {name!r}: use letters, digits, "_" and "-"')
+  _check_keys(found, MODALITY_FIELDS, f'modality {name}')
+  codes = {0: 0}
+  for label, values in _codes(found.get('labels'), name).items():
+    if label not in classes:
+      raise _TaskError(f'{name}: class {label!r} is not among the classes')
+    codes |= dict.fromkeys(values, classes.index(label))
+  mm = found.get('mm_per_pixel')
+  if mm is not None and not (type(mm) in (int, float) and 0 < mm <= 100):
+    raise _TaskError(f'{name}: mm_per_pixel={mm!r} must be positive')
+  return Modality(
+    name=name,
+    title=str(found.get('title', name)),
+    source=str(found.get('source', 'folder')),
+    series=str(found.get('folder', name)),
+    codes=codes,
+    intensity=_intensity(found.get('intensity', {}), name),
+    mm_per_pixel=None if mm is None else float(mm),
+  )
+
+
+def from_dict(found: Any, folder: str) -> Task:
+  """A task from a file's content.
+
+  Args:
+    found: what the JSON holds.
+    folder: default of the task's name.
+
+  Raises:
+    ValueError: saying which key is wrong.
+  """
+  _check_keys(found, FIELDS, 'a task')
+  modalities = found.get('modalities')
+  if not isinstance(modalities, dict) or not modalities:
+    raise _TaskError('modalities must name at least one modality')
+  classes = found.get('classes')
+  if classes is None:
+    named = [
+      label
+      for fields in modalities.values()
+      if isinstance(fields, dict) and isinstance(fields.get('labels'), dict)
+      for label in fields['labels']
+    ]
+    classes = list(dict.fromkeys(['background', *named]))
+  if not isinstance(classes, list) or classes[:1] != ['background']:
+    raise _TaskError('classes must be a list that starts with background')
+  if len(set(classes)) != len(classes) or not 2 <= len(classes) <= 256:
+    raise _TaskError(
+      'classes must be 1 to 255 different names behind background'
+    )
+  size = found.get('slice_size', _SLICE_SIZE)
+  if type(size) is not int or size < 16 or size % 8:
+    raise _TaskError(f'slice_size={size!r}: a multiple of 8, at least 16')
+  roi = found.get('roi', 'none')
+  if roi not in ('none', 'label'):
+    raise _TaskError(f'roi={roi!r}: choose none or label')
+  people = found.get('patients', {})
+  _check_keys(people, {key: '' for key in people}, 'patients')
+  task = Task(
+    name=str(found.get('name', folder)),
+    classes=tuple(map(str, classes)),
+    modalities=tuple(
+      _modality(name, fields, classes) for name, fields in modalities.items()
+    ),
+    slice_size=size,
+    roi=roi,
+  )
+  unused = set(range(1, len(classes))) - {
+    c for m in task.modalities for c in m.codes.values()
+  }
+  if unused:
+    names = ', '.join(classes[c] for c in sorted(unused))
+    raise _TaskError(f'no modality has a label code for {names}')
+  return task
+
+
+def to_dict(task: Task) -> dict[str, Any]:
+  """The content of a task's file; `from_dict` gives the same task."""
+  modalities = {}
+  for m in task.modalities:
+    labels: dict[str, list[int]] = {}
+    for code, index in m.codes.items():
+      labels.setdefault(task.classes[index], []).append(code)
+    intensity = {'upper_percentile': m.intensity.upper_percentile}
+    if m.intensity.window:
+      intensity['window'] = list(m.intensity.window)
+    modalities[m.name] = {
+      'title': m.title,
+      'source': m.source,
+      'folder': m.series,
+      'labels': labels,
+      'intensity': intensity,
+    }
+    if m.mm_per_pixel is not None:
+      modalities[m.name]['mm_per_pixel'] = m.mm_per_pixel
+  return {
+    'name': task.name,
+    'classes': list(task.classes),
+    'slice_size': task.slice_size,
+    'roi': task.roi,
+    'modalities': modalities,
+  }
+
+
+def write(found: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Writes a task's file; it is whole or not there."""
+  atomic.write(path, (json.dumps(found, indent=2) + '\n').encode())
