@@ -145,7 +145,7 @@ def test_interruption_leaves_nothing_half_usable(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patched:
-    patched.setattr(prepare.preprocess, 'prepare_scan', stop)
+    patched.setattr(record_writer.preprocess, 'prepare_scan', stop)
     with pytest.raises(KeyboardInterrupt):
       _prepare(tmp_path)
   assert not any((tmp_path / 'cache').iterdir())

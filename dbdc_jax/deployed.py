@@ -1,0 +1,128 @@
+"""A trained run, ready to segment: its networks and how scans are prepared."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from configs import saved
+from data import task_file
+from data.task import Modality, Task
+from dbdc_jax import checkpoint, methods, optimizer, parallel, run_record
+from dbdc_jax.step import init_state
+
+
+class Network(NamedTuple):
+  """A network and the modality's place in it.
+
+  Attributes:
+    method: the method that trained it.
+    params: its parameters, on the devices.
+    memory: its memory, on the devices.
+    index: id of the modality in this network.
+  """
+
+  method: methods.Method
+  params: Any
+  memory: Any
+  index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+  """What a run has learnt.
+
+  Attributes:
+    folder: the run's workdir.
+    config: the run's config.
+    task: classes, modalities and label codes.
+    modalities: those of the run, in bank order.
+    mm_per_pixel: modality -> pixel side that it was trained with (median).
+    networks: modality -> its network; one network may serve several.
+  """
+
+  folder: pathlib.Path
+  config: ml_collections.ConfigDict
+  task: Task
+  modalities: tuple[Modality, ...]
+  mm_per_pixel: dict[str, float]
+  networks: dict[str, Network]
+
+  def modality(self, name: str) -> Modality:
+    """A modality of the run by its name.
+
+    Raises:
+      ValueError: the run was not trained on it.
+    """
+    for modality in self.modalities:
+      if modality.name == name:
+        return modality
+    known = ', '.join(m.name for m in self.modalities)
+    raise ValueError(
+      f'{self.folder} was not trained on modality {name!r}: choose {known}'
+    )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f'{path}: not readable ({error}); give the workdir of a finished run'
+    ) from error
+
+
+def _network(config, workdir: pathlib.Path, classes: int, count: int):
+  """Method and best weights of one network."""
+  method = methods.build(config)
+  like = jax.eval_shape(
+    lambda: init_state(method, optimizer.build(), config, classes, count)
+  )
+  with checkpoint.Checkpoints(workdir, read_only=True) as store:
+    found = store.best(like)
+  if found is None:
+    raise ValueError(f'{workdir}: no checkpoint there; train the run first')
+  _, arrays = found
+  return method, parallel.place((arrays.params, arrays.memory))
+
+
+def load(folder: str | os.PathLike) -> Deployed:
+  """Loads a run's best checkpoint.
+
+  Args:
+    folder: the workdir of a run.
+
+  Raises:
+    ValueError: it is not one, or it is damaged; says what is wrong.
+  """
+  folder = pathlib.Path(folder).absolute()
+  record = _read(folder / 'run.json')
+  config = saved.get_config(str(folder / 'config.json'))
+  if (folder / run_record.TASK).exists():
+    config.task = str(folder / run_record.TASK)
+  task = task_file.find(config.task)
+  names = record['modalities']
+  config.modalities = ','.join(names)
+  networks = {}
+  if methods.build(config).joint:
+    method, weights = _network(config, folder, len(task.classes), len(names))
+    for index, name in enumerate(names):
+      networks[name] = Network(method, *weights, index)
+  else:
+    for name in names:
+      config.modalities = name
+      method, weights = _network(config, folder / name, len(task.classes), 1)
+      networks[name] = Network(method, *weights, 0)
+    config.modalities = ','.join(names)
+  return Deployed(
+    folder=folder,
+    config=config,
+    task=task,
+    modalities=task.select(config.modalities),
+    mm_per_pixel={name: record['data'][name]['mm_per_pixel'] for name in names},
+    networks=networks,
+  )
