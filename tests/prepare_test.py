@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from data import btcv, prepare
+from data import btcv, prepare, record_writer
 from data.task import ABDOMEN, Case, Scan
 from data.volume_io import ScanError
 
