@@ -38,7 +38,7 @@ class Segmentation(NamedTuple):
   box: Box
 
 
-class _Region(NamedTuple):
+class Region(NamedTuple):
   """A part of a reoriented scan, and how it becomes [0, 1].
 
   Attributes:
@@ -51,7 +51,7 @@ class _Region(NamedTuple):
 
 
 def _probabilities(
-  run: Deployed, modality: Modality, region: _Region, mm: float, mirror: bool
+  run: Deployed, modality: Modality, region: Region, mm: float, mirror: bool
 ) -> Iterator[np.ndarray]:
   """Slices of class probabilities on the region's grid, `[h, w, C]` each."""
   network = run.networks[modality.name]
@@ -201,14 +201,36 @@ class Segmenter:
       box=box,
     )
 
+  def _crops(self, run: Deployed) -> bool:
+    return self._roi == 'auto' and run.config.data.roi == 'label'
+
+  def region(
+    self, volume: np.ndarray, affine: np.ndarray, run: Deployed, modality: str
+  ) -> tuple[Region, float]:
+    """What of a scan is segmented, and at which pixel side in mm."""
+    image = preprocess.reorient(volume, affine)
+    spacing = preprocess.reoriented_spacing(affine)
+    box = self._find_region(image, spacing, modality)
+    region = Region(image[tuple(slice(*part) for part in box)], spacing)
+    return region, self._pixel(region, run, modality)
+
+  def _pixel(self, region: Region, run: Deployed, modality: str) -> float:
+    """Pixel side in mm; of a cropped scan as in its preparation."""
+    if not self._crops(run):
+      return run.mm_per_pixel[modality]
+    sides = zip(region.image.shape[1:], region.spacing[1:], strict=True)
+    longest = max(n * mm for n, mm in sides)
+    fixed = run.modality(modality).mm_per_pixel
+    return fixed or longest / run.config.data.slice_size
+
   def _find_region(self, image, spacing, modality) -> Box:
     """The box that is segmented: all, or what a coarse pass finds."""
     everything = [[0, n] for n in image.shape]
-    cropped = [run for run in self.runs if run.config.data.roi == 'label']
-    if self._roi == 'none' or not cropped:
+    cropped = [run for run in self.runs if self._crops(run)]
+    if not cropped:
       return everything
     run = cropped[0]
-    region = _Region(image, spacing)
+    region = Region(image, spacing)
     slices = _probabilities(
       run, run.modality(modality), region, run.mm_per_pixel[modality], False
     )
@@ -219,14 +241,12 @@ class Segmenter:
   def _segment_region(self, image, spacing, modality, box):
     """Classes and entropy of the whole reoriented scan."""
     crop = tuple(slice(*part) for part in box)
-    region = _Region(image[crop], spacing)
+    region = Region(image[crop], spacing)
     count = len(self.runs[0].task.classes)
     streams = []
     for run in self.runs:
+      mm = self._pixel(region, run, modality)
       chosen = run.modality(modality)
-      mm = run.mm_per_pixel[modality]
-      if self._roi == 'auto' and run.config.data.roi == 'label':
-        mm = _cropped_mm(region, run, chosen)
       streams.append(_probabilities(run, chosen, region, mm, self._mirror))
     classes = np.zeros(image.shape, np.uint8)
     entropy = np.zeros(image.shape, np.float32) if self._entropy else None
@@ -237,10 +257,3 @@ class Segmenter:
         safe = np.maximum(p, 1e-12)
         entropy[index][crop[1:]] = -(p * np.log(safe)).sum(-1) / np.log(count)
     return classes, entropy
-
-
-def _cropped_mm(region: _Region, run: Deployed, modality: Modality) -> float:
-  """Pixel side that a cropped scan is prepared with, as in training."""
-  sides = zip(region.image.shape[1:], region.spacing[1:], strict=True)
-  longest = max(n * mm for n, mm in sides)
-  return modality.mm_per_pixel or longest / run.config.data.slice_size
