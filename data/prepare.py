@@ -18,13 +18,11 @@ import sys
 from typing import Any
 
 import numpy as np
-from rich import console as rich_console
-from rich import progress as rich_progress
 
-from data import atomic, builder, preprocess
+from data import atomic, builder, preprocess, progress
 from data.prepared import META, Prepared, PreparedCase, summary
+from data.scan_error import ScanError, table
 from data.task import TASKS, Case, Modality, Task
-from data.volume_io import ScanError
 
 # Part of the cache's key: raise it when prepared data would change, or when a
 # scan would be refused that was not.
@@ -46,13 +44,6 @@ class BadScans(Exception):  # noqa: N818  Reads better where it is caught.
       + '\nMend or remove them, or go on without them:'
       ' --config.data.skip_bad=true'
     )
-
-
-def table(errors: Sequence[ScanError]) -> str:
-  """Bad scans as lines 'file | reason | remedy' under a heading."""
-  rows = [('file', 'reason', 'remedy')]
-  rows += [(e.file, e.reason, e.remedy) for e in errors]
-  return '\n'.join('  ' + ' | '.join(row) for row in rows)
 
 
 def cache_folder(cache: str = '') -> pathlib.Path:
@@ -110,17 +101,6 @@ def find_cases(
       )
   order = {m.name: k for k, m in enumerate(modalities)}
   return sorted(found, key=lambda case: order[case.modality])
-
-
-def _progress(quiet: bool) -> rich_progress.Progress:
-  return rich_progress.Progress(
-    rich_progress.TextColumn('{task.description}'),
-    rich_progress.BarColumn(),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TimeRemainingColumn(),
-    console=rich_console.Console(file=sys.stderr),
-    disable=quiet,
-  )
 
 
 class _Writer:
@@ -266,7 +246,7 @@ def prepare(
       print(summary(prepared))
     return prepared
   with atomic.filling(folder, (folder / META).exists) as temporary:
-    with _progress(quiet) as bar:
+    with progress.bar(quiet) as bar:
       job = bar.add_task('preparing scans', total=len(cases))
       writer = _Writer(
         task, modalities, cases, roi, slice_size, lambda: bar.advance(job)
