@@ -100,6 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except (ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1
+  except KeyboardInterrupt:
+    print('stopped: nothing was written', file=sys.stderr)
+    return 130
   if problems:
     print('not scored:\n' + scan_error.table(problems), file=sys.stderr)
   return 1 if problems else 0

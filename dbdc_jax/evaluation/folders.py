@@ -177,7 +177,7 @@ def _occurring(codes: np.ndarray) -> np.ndarray:
   """The codes that occur, sorted; wild ones are sorted for, others counted."""
   lowest, highest = int(codes.min()), int(codes.max())
   if highest - lowest > 1 << 16:
-    return np.unique(codes)
+    return np.unique(codes).astype(np.int64)
   counts = np.zeros(highest - lowest + 1, np.int64)
   for part in codes:
     counts += np.bincount(part.ravel() - lowest, minlength=len(counts))
