@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     spacing: voxel sides along the file's axes, mm.
     tolerance: of the NSD, mm.
     others: 'prediction' and 'reference' -> codes found there that belong to no
-      class.
+      class; None if it is bad.
     problem: file, reason, remedy.
   """
 
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
   scores: scoring.Scores | None = None
   spacing: tuple[float, ...] = ()
   tolerance: float = 0.0
-  others: dict[str, list[int]] = {}  # noqa: RUF012  Never changed.
+  others: dict[str, list[int]] | None = None
   problem: tuple[str, str, str] | None = None
 
 
