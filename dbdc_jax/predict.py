@@ -28,7 +28,7 @@ import sys
 from absl import logging
 
 from data import prepare
-from data.scan_error import ScanError
+from data.scan_error import ScanError, table
 from dbdc_jax import compilation_cache, deployed, memory, segmentation
 from dbdc_jax.prediction import batch, scans
 
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       overlay=flags.overlay,
     )
   except ScanError as error:
-    print(prepare.table([error]), file=sys.stderr)
+    print(table([error]), file=sys.stderr)
     return 1
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   if outcome.errors:
     print(
       f'{len(outcome.errors)} could not be segmented:\n'
-      + prepare.table(outcome.errors),
+      + table(outcome.errors),
       file=sys.stderr,
     )
   return int(bool(outcome.errors))

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from data import atomic, folder, prepare, preprocess, volume_io
+from data import atomic, folder, preprocess, progress, volume_io
 from data.scan_error import ScanError
 from data.volume_io import Volume
 from dbdc_jax import pictures
@@ -129,7 +129,7 @@ def run(
   with (
     futures.ThreadPoolExecutor(1) as reader,
     futures.ThreadPoolExecutor(1) as writer,
-    prepare.progress(quiet) as bar,
+    progress.bar(quiet) as bar,
   ):
     say = (lambda text: None) if quiet else bar.console.print
     job = bar.add_task('segmenting', total=len(todo))
