@@ -177,6 +177,8 @@ class Segmenter:
       ValueError: a run was not trained on the modality, or the volume is not a
         3-D one with positive voxel sides.
     """
+    for run in self.runs:
+      run.modality(modality)
     volume = np.asarray(volume)
     if volume.ndim != 3 or len(spacing) != 3 or min(spacing) <= 0:
       raise ValueError(

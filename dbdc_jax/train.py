@@ -152,10 +152,9 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
       run.config.evaluation.overlays,
     ),
   )
-  fit = {
-    name: _fit(run, state, index) for index, name in enumerate(run.modalities)
-  }
-  run_record.write_json(run.workdir / recognition.FILE, fit)
+  if run.method.fit:
+    fit = {name: _fit(run, state, k) for k, name in enumerate(run.modalities)}
+    run_record.write_json(run.workdir / recognition.FILE, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
 
 

@@ -134,12 +134,13 @@ def recognize(segmenter: Segmenter, volume: Volume) -> Fit:
     ValueError: the run has not kept how its own scans fit.
   """
   run = segmenter.runs[0]
+  known = {m.name: load(run.folder, m.name) for m in run.modalities}
   gaps, similarities, limits = {}, {}, {}
   for modality in run.modalities:
     name = modality.name
     windows = _windows(segmenter, run, volume, name)
     gap, similarities[name] = measure(run.networks[name], windows)
-    median, *limits[name] = _limits(load(run.folder, name))
+    median, *limits[name] = _limits(known[name])
     gaps[name] = gap / median
   best = min(gaps, key=gaps.__getitem__)
   furthest, least = limits[best]

@@ -1,5 +1,6 @@
 """The scans that a prediction is asked for, by name."""
 
+import os
 import pathlib
 
 from data import folder
@@ -24,7 +25,8 @@ def find(place: pathlib.Path) -> dict[str, pathlib.Path]:
   else:
     paths = folder.scans_in(place)
     if not paths and dicom_files(place):
-      paths = [place.absolute()]
+      # '..' and '.' are no names.
+      paths = [pathlib.Path(os.path.abspath(place))]
   found: dict[str, pathlib.Path] = {}
   for path in paths:
     name = folder.scan_name(path)
