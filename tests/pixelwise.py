@@ -32,8 +32,8 @@ class Pixels(nn.Module):
   @nn.compact
   def __call__(self, x, modality, train):
     shape = (self.num_classes,)
-    w = self.param('w', nn.initializers.normal(3.0), shape)
-    b = self.param('b', nn.initializers.normal(1.0), shape)
+    w = self.param('w', nn.initializers.normal(0.8), shape)
+    b = self.param('b', nn.initializers.normal(0.4), shape)
     x = ModulationBank(
       self.num_modalities, axis_name=self.axis_name, grouped=self.grouped
     )(x, modality, train)
