@@ -29,10 +29,12 @@ class Plan(NamedTuple):
   Attributes:
     seed: int32, of all random draws.
     learning_rate: float32, of this step.
+    left: float32, the share of the run's steps that is still to be done.
   """
 
   seed: jax.Array
   learning_rate: jax.Array
+  left: jax.Array | float = 1.0
 
 
 def step_function(
@@ -46,6 +48,7 @@ def step_function(
     method: built with `axis_name=parallel.AXIS`.
     tx: the optimizer, without its learning rate.
   """
+  tx = optax.with_extra_args_support(tx)
 
   def step(state, batch, signals, plan):
     key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
@@ -53,7 +56,9 @@ def step_function(
       method.loss, has_aux=True
     )(state.params, state.memory, batch, key, signals)
     gradients = parallel.mean_gradients(gradients)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    updates, opt_state = tx.update(
+      gradients, state.opt_state, state.params, left=plan.left
+    )
     updates = optax.tree.scale(-plan.learning_rate, updates)
     params = optax.apply_updates(state.params, updates)
     counts = metrics.pop('dice_counts')

@@ -26,7 +26,6 @@ from dbdc_jax import (
   input_pipeline,
   loop,
   methods,
-  optimizer,
   parallel,
   pictures,
   run_record,
@@ -71,7 +70,7 @@ def _set_up(
     method=method,
     batches=batches,
     present=present,
-    tx=optimizer.build(),
+    tx=method.tx,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     on_epoch=on_epoch,
@@ -238,8 +237,9 @@ def train_and_evaluate(
   # Everything that can be refused is refused before anything is written.
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  joint = methods.build(config).joint
-  parallel.check_batch(config.batch_size)
+  method = methods.build(config)
+  joint = method.joint
+  parallel.check_batch(config.batch_size, method.multiple)
   if config.deterministic:
     parallel.check_deterministic()
   notes = parallel.from_lead(
@@ -297,6 +297,7 @@ def _run_all(config, folder, names, joint, on_epoch) -> dict[str, Any]:
     cases += scores
   info = {
     'method': config.method,
+    'recipe': config.recipe,
     'task': task.name,
     'seed': config.seed,
     'split_seed': config.data.split_seed,
