@@ -78,7 +78,7 @@ def signals(**fields) -> methods.Signals:
 def views(made, batch, key):
   """The views that a step of this key has, as NumPy arrays; and their keys."""
   settings = augment.Augmentation(**made.augment)
-  net = passes.Plain(None, None, settings, made, 0.0, None)
+  net = passes.Plain(None, None, settings, made, None, 0.0, None)
   draw = jax.jit(lambda batch: passes.views(passes.Step(net, batch, key, None)))
   found = draw(batch)
   return (*map(np.asarray, found[:3]), found.keys)
