@@ -15,6 +15,10 @@ from dbdc_jax.evaluation import sliding_window
 SLAB = 8
 WINDOWS = 32
 ROI_CHOICES = ('auto', 'none')
+# Passes that look for the region, and the share of what they find that may lie
+# outside of it on each side.
+_COARSE_PASSES = 3
+_OUTERMOST = 0.01
 
 Box = list[list[int]]
 
@@ -78,6 +82,28 @@ def _probabilities(
     )
     for p in found:
       yield preprocess.native_probabilities(p, geometry)
+
+
+def central_box(
+  classes: np.ndarray, spacing: Sequence[float], margin: float
+) -> Box:
+  """The box of what is found, without the outermost hundredth on each side.
+
+  Args:
+    classes: `[S, h, w]`, somewhere not 0.
+    spacing: mm.
+    margin: mm added on every side.
+  """
+  box = []
+  for axis, mm in enumerate(spacing):
+    others = tuple(i for i in range(3) if i != axis)
+    share = np.cumsum((classes > 0).sum(others))
+    share = share / share[-1]
+    extra = int(np.ceil(margin / mm))
+    first = int(np.searchsorted(share, _OUTERMOST)) - extra
+    last = int(np.searchsorted(share, 1 - _OUTERMOST)) + 1 + extra
+    box.append([max(0, first), min(classes.shape[axis], last)])
+  return box
 
 
 def largest_components(classes: np.ndarray, num_classes: int) -> np.ndarray:
@@ -226,19 +252,31 @@ class Segmenter:
     return fixed or longest / run.config.data.slice_size
 
   def _find_region(self, image, spacing, modality) -> Box:
-    """The box that is segmented: all, or what a coarse pass finds."""
-    everything = [[0, n] for n in image.shape]
+    """The box that is segmented: all, or what coarse passes find.
+
+    A network that was trained on cropped scans has not seen what lies around
+    them, and finds something there too. So the first box is a rough one, and
+    each further pass looks at the box before, prepared as in training.
+    """
+    box = [[0, n] for n in image.shape]
     cropped = [run for run in self.runs if self._crops(run)]
     if not cropped:
-      return everything
+      return box
     run = cropped[0]
-    region = Region(image, spacing)
-    slices = _probabilities(
-      run, run.modality(modality), region, run.mm_per_pixel[modality], False
-    )
-    found = np.stack([p.argmax(-1).astype(np.uint8) for p in slices])
-    margin = preprocess.ROI_MARGIN
-    return preprocess.label_box(found, spacing, margin) or everything
+    mm = run.mm_per_pixel[modality]
+    for _ in range(_COARSE_PASSES):
+      crop = tuple(slice(*part) for part in box)
+      region = Region(image[crop], spacing)
+      slices = _probabilities(run, run.modality(modality), region, mm, False)
+      found = np.zeros(image.shape, np.uint8)
+      found[crop] = np.stack([p.argmax(-1) for p in slices])
+      found = largest_components(found, len(run.task.classes))
+      if not found.any():
+        return box
+      box = central_box(found, spacing, preprocess.ROI_MARGIN)
+      crop = tuple(slice(*part) for part in box)
+      mm = self._pixel(Region(image[crop], spacing), run, modality)
+    return box
 
   def _segment_region(self, image, spacing, modality, box):
     """Classes and entropy of the whole reoriented scan."""

@@ -100,6 +100,14 @@ def test_keep_largest_drops_islands_of_each_class():
   np.testing.assert_array_equal(kept, islands)
 
 
+def test_the_central_box_leaves_specks_out_and_adds_its_margin():
+  classes = np.zeros((10, 40, 50), np.uint8)
+  classes[2:8, 10:30, 20:40] = 2
+  classes[0, 0, 0] = classes[9, 39, 49] = 1
+  box = segmentation.central_box(classes, (5.0, 1.0, 2.0), margin=4.0)
+  assert box == [[1, 9], [6, 34], [18, 42]]
+
+
 def test_largest_component_of_an_empty_map_is_empty():
   empty = np.zeros((2, 3, 4), np.uint8)
   assert not segmentation.largest_components(empty, 3).any()
