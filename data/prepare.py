@@ -23,20 +23,18 @@ import runpy
 import sys
 from typing import Any
 
-from rich import console as rich_console
-from rich import progress as rich_progress
-
 from data import (
   atomic,
   builder,
   folder,
   integrity,
+  progress,
   record_writer,
   task_file,
 )
 from data.prepared import META, Prepared, summary
+from data.scan_error import ScanError, table
 from data.task import Case, Modality, Task
-from data.volume_io import ScanError
 
 # Part of the cache's key: raise it when prepared data would change, or when a
 # scan would be refused that was not.
@@ -58,13 +56,6 @@ class BadScans(Exception):  # noqa: N818  Reads better where it is caught.
       + '\nMend or remove them, or go on without them:'
       ' --config.data.skip_bad=true'
     )
-
-
-def table(errors: Sequence[ScanError]) -> str:
-  """Bad scans as lines 'file | reason | remedy' under a heading."""
-  rows = [('file', 'reason', 'remedy')]
-  rows += [(e.file, e.reason, e.remedy) for e in errors]
-  return '\n'.join('  ' + ' | '.join(row) for row in rows)
 
 
 def cache_folder(cache: str = '') -> pathlib.Path:
@@ -124,18 +115,6 @@ def find_cases(
   return sorted(found, key=lambda case: order[case.modality])
 
 
-def progress(quiet: bool) -> rich_progress.Progress:
-  """A bar with the time left, on the error stream."""
-  return rich_progress.Progress(
-    rich_progress.TextColumn('{task.description}'),
-    rich_progress.BarColumn(),
-    rich_progress.MofNCompleteColumn(),
-    rich_progress.TimeRemainingColumn(),
-    console=rich_console.Console(file=sys.stderr),
-    disable=quiet,
-  )
-
-
 def prepare(
   task: Task,
   modalities: Sequence[Modality],
@@ -185,7 +164,7 @@ def prepare(
       print(summary(prepared))
     return prepared
   with atomic.filling(folder, (folder / META).exists) as temporary:
-    with progress(quiet) as bar:
+    with progress.bar(quiet) as bar:
       job = bar.add_task('preparing scans', total=len(cases))
       writer = record_writer.RecordWriter(
         task,
@@ -275,7 +254,7 @@ def _init(root: pathlib.Path) -> None:
   path = root / folder.TASK_FILE
   if path.exists():
     raise ValueError(f'{path} is there already: edit it, or move it away')
-  with progress(False) as bar:
+  with progress.bar(False) as bar:
     job = bar.add_task('reading scans', total=integrity.count_scans(root))
     found = integrity.first_task(root, lambda: bar.advance(job))
   task_file.write(found, path)
@@ -316,7 +295,7 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
 def _check(task: Task, roots: dict[str, str], flags) -> int:
   """The integrity table; 1 if anything is wrong."""
   cases = find_cases(task.select(flags.modalities), roots)
-  with progress(flags.json) as bar:
+  with progress.bar(flags.json) as bar:
     job = bar.add_task('reading scans', total=len(cases))
     facts, errors = integrity.check(cases, lambda: bar.advance(job))
   if flags.json:

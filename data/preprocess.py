@@ -49,26 +49,44 @@ def _orientation(affine: np.ndarray) -> np.ndarray:
   )
 
 
+def reoriented_spacing(affine: np.ndarray) -> list[float]:
+  """Voxel sides in mm of a reoriented scan: (slice, row, column)."""
+  sizes = np.linalg.norm(affine[:3, :3], axis=0)
+  # ornt_transform says for each input axis which output axis it becomes.
+  spacing = [0.0, 0.0, 0.0]
+  for axis, (target, _) in enumerate(_orientation(affine)):
+    spacing[int(target)] = float(sizes[axis])
+  return spacing
+
+
 def reorient(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
   """`[X, Y, Z]` on disk to `[slices, rows, columns]`."""
   return nib.orientations.apply_orientation(voxels, _orientation(affine))
 
 
-def to_unit(image: np.ndarray, intensity: Intensity) -> np.ndarray:
-  """Scanner units to [0, 1], float32.
+def limits(image: np.ndarray, intensity: Intensity) -> tuple[float, float]:
+  """The scanner values of a volume that become 0 and 1.
 
-  A fixed window, or the volume's minimum to its upper percentile; a volume
-  without any contrast becomes 0.
+  A fixed window, or the volume's minimum to its upper percentile (its maximum
+  where that is the minimum).
   """
   low, high = intensity.window or (
     float(image.min()),
     float(np.percentile(image, intensity.upper_percentile)),
   )
-  if high <= low:
-    high = float(image.max())
+  return low, (high if high > low else float(image.max()))
+
+
+def between(image: np.ndarray, low: float, high: float) -> np.ndarray:
+  """Scanner units to [0, 1], float32; without any contrast, 0."""
   if high <= low:
     return np.zeros(image.shape, np.float32)
   return np.clip((image - low) / (high - low), 0, 1).astype(np.float32)
+
+
+def to_unit(image: np.ndarray, intensity: Intensity) -> np.ndarray:
+  """Scanner units of a whole volume to [0, 1], float32; see `limits`."""
+  return between(image, *limits(image, intensity))
 
 
 def label_box(
@@ -109,17 +127,31 @@ def _factor_and_offset(geometry, axis):
   return factor, geometry['pad'][axis]
 
 
-def _to_prepared(stack, geometry, order):
-  """Resamples `[S, h, w]` to `[S, size, size]`, padding with 0."""
-  size = geometry['slice_size']
+def resample(
+  stack: np.ndarray,
+  geometry: dict[str, Any],
+  canvas: tuple[int, int],
+  order: int,
+) -> np.ndarray:
+  """Resamples slices in plane, padding with 0.
+
+  Args:
+    stack: `[S, h, w]` on the native grid.
+    geometry: says how large a pixel is, and where the slice lies.
+    canvas: rows and columns to make.
+    order: 1 for images (linear), 0 for labels (nearest).
+
+  Returns:
+    `[S, *canvas]`.
+  """
   height, width = geometry['native_shape'][1:]
-  factors, starts = [], []
+  factors, at = [], []
   for axis in (0, 1):
     factor, pad = _factor_and_offset(geometry, axis)
     factors.append(factor)
-    # Native coordinate of prepared pixel 0 and the step between pixels.
-    starts.append((0.5 - pad) / factor - 0.5)
-  at = [s + np.arange(size) / f for s, f in zip(starts, factors, strict=True)]
+    # Native coordinates of the prepared pixels.
+    start = (0.5 - pad) / factor - 0.5
+    at.append(start + np.arange(canvas[axis]) / factor)
   inside = [
     (a > -0.5 - 1e-6) & (a < n - 0.5 + 1e-6)
     for a, n in zip(at, (height, width), strict=True)
@@ -181,11 +213,7 @@ def prepare_scan(
   image = reorient(scan.image, scan.affine)
   label = None if scan.label is None else reorient(scan.label, scan.affine)
   transform = _orientation(scan.affine)
-  sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
-  # ornt_transform says for each input axis which output axis it becomes.
-  spacing = [0.0, 0.0, 0.0]
-  for axis, (target, _) in enumerate(transform):
-    spacing[int(target)] = float(sizes[axis])
+  spacing = reoriented_spacing(scan.affine)
   box = [[0, n] for n in image.shape]
   if roi == 'label' and label is not None:
     box = label_box(label, spacing, margin) or box
@@ -215,10 +243,11 @@ def prepare_scan(
     'mm_per_pixel': mm,
     'pad': [(slice_size - length / mm) / 2 for length in lengths],
   }
-  resampled = _to_prepared(image, geometry, order=1)
+  canvas = (slice_size, slice_size)
+  resampled = resample(image, geometry, canvas, order=1)
   return PreparedScan(
     images=np.round(resampled * 65535).astype(np.uint16),
-    labels=_to_prepared(native, geometry, order=0).astype(np.uint8),
+    labels=resample(native, geometry, canvas, order=0).astype(np.uint8),
     native_labels=np.ascontiguousarray(native),
     geometry=geometry,
     spacing=tuple(spacing),
@@ -230,6 +259,48 @@ def _native_positions(geometry, axis):
   factor, pad = _factor_and_offset(geometry, axis)
   size = geometry['native_shape'][1 + axis]
   return (np.arange(size) + 0.5) * factor - 0.5 + pad
+
+
+def region_geometry(
+  shape: tuple[int, int, int],
+  spacing: tuple[float, float, float],
+  mm: float,
+  smallest: int,
+) -> tuple[dict[str, Any], tuple[int, int]]:
+  """How slices of any size are resampled for prediction, and back.
+
+  Args:
+    shape: `[S, h, w]` of the region.
+    spacing: (slice, row, column), mm.
+    mm: side of a resampled pixel.
+    smallest: pixels that each side has at least.
+
+  Returns:
+    The geometry for `resample` and `native_probabilities`, and the canvas.
+  """
+  lengths = [n * side for n, side in zip(shape[1:], spacing[1:], strict=True)]
+  # A hair less: what fits to rounding needs no further pixel.
+  canvas = [max(smallest, int(np.ceil(n / mm - 1e-6))) for n in lengths]
+  geometry = {
+    'native_shape': [int(n) for n in shape],
+    'spacing': list(spacing),
+    'mm_per_pixel': mm,
+    'pad': [
+      (side - length / mm) / 2
+      for side, length in zip(canvas, lengths, strict=True)
+    ],
+  }
+  return geometry, (canvas[0], canvas[1])
+
+
+def native_probabilities(
+  probabilities: np.ndarray, geometry: dict[str, Any]
+) -> np.ndarray:
+  """One slice `[H, W, C]` on the native grid, `[h, w, C]`, bilinear."""
+  rows = _native_positions(geometry, 0)
+  return _linear(
+    _linear(probabilities, rows, 0), _native_positions(geometry, 1), 1
+  )
 
 
 def to_native(
@@ -244,11 +315,9 @@ def to_native(
   Returns:
     `[S, h, w]` uint8 classes: bilinear probabilities, then the largest.
   """
-  rows = _native_positions(geometry, 0)
-  columns = _native_positions(geometry, 1)
   return np.stack(
     [
-      np.argmax(_linear(_linear(p, rows, 0), columns, 1), -1).astype(np.uint8)
+      np.argmax(native_probabilities(p, geometry), -1).astype(np.uint8)
       for p in probabilities
     ]
   )
@@ -265,9 +334,17 @@ def to_scan(labels: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
   """Native labels `[S, h, w]` on the array grid of the file, exactly."""
   full = np.zeros(geometry['reoriented_shape'], labels.dtype)
   full[tuple(slice(*part) for part in geometry['box'])] = labels
-  # The way back: undo flips, then the axis order.
-  forward = np.array(geometry['orientation'])
+  return _undo(full, np.array(geometry['orientation']))
+
+
+def _undo(voxels: np.ndarray, forward: np.ndarray) -> np.ndarray:
+  """The way back: undo flips, then the axis order."""
   for axis, (_, flip) in enumerate(forward):
     if flip < 0:
-      full = np.flip(full, int(forward[axis, 0]))
-  return np.transpose(full, forward[:, 0].astype(int))
+      voxels = np.flip(voxels, int(forward[axis, 0]))
+  return np.transpose(voxels, forward[:, 0].astype(int))
+
+
+def restore(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+  """`[slices, rows, columns]` as on disk: the inverse of `reorient`."""
+  return _undo(voxels, _orientation(affine))

@@ -1,5 +1,6 @@
 """What is wrong with a scan, and what to do about it."""
 
+from collections.abc import Sequence
 import os
 
 
@@ -15,3 +16,10 @@ class ScanError(Exception):
   def __init__(self, file: str | os.PathLike, reason: str, remedy: str):
     self.file, self.reason, self.remedy = str(file), reason, remedy
     super().__init__(f'{self.file}: {reason}; {remedy}')
+
+
+def table(errors: Sequence[ScanError]) -> str:
+  """Bad scans as lines 'file | reason | remedy' under a heading."""
+  rows = [('file', 'reason', 'remedy')]
+  rows += [(e.file, e.reason, e.remedy) for e in errors]
+  return '\n'.join('  ' + ' | '.join(row) for row in rows)

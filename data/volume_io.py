@@ -28,10 +28,12 @@ class Volume(NamedTuple):
   Attributes:
     voxels: `[X, Y, Z]`.
     affine: `[4, 4]` float64, voxel index to RAS millimetres.
+    header: of the NIfTI file it comes from, if it does.
   """
 
   voxels: np.ndarray
   affine: np.ndarray
+  header: nib.Nifti1Header | None = None
 
 
 @contextlib.contextmanager
@@ -164,12 +166,14 @@ def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
       'set scl_slope to 1 and scl_inter to 0, or to their true values',
     )
   with np.errstate(all='ignore'):  # The checks find what overflows.
-    voxels = np.asanyarray(image.dataobj).reshape(shape)
     if label:
-      return Volume(_label_codes(voxels, file), affine)
-    voxels = voxels.astype(np.float32)
+      voxels = np.asanyarray(image.dataobj).reshape(shape)
+      return Volume(_label_codes(voxels, file), affine, image.header)
+    # Scaled in single precision: a large scan need not be there in double.
+    voxels = image.get_fdata(caching='unchanged', dtype=np.float32)
+    voxels = voxels.reshape(shape)
   check_image(voxels, file)
-  return Volume(voxels, affine)
+  return Volume(voxels, affine, image.header)
 
 
 def check_image(voxels: np.ndarray, file: str) -> None:
@@ -279,6 +283,38 @@ def check_pair(
       'the label lies elsewhere than the image (affines differ)',
       'resample the label map to the image',
     )
+
+
+def nifti_bytes(
+  voxels: np.ndarray, like: Volume, *, compressed: bool = True
+) -> bytes:
+  """A NIfTI file of voxels that lie where another volume's do.
+
+  Shape, affine, codes of sform and qform, voxel sides and their unit are those
+  of the volume's own header; a volume that has none (DICOM) gets its affine as
+  both forms. The same voxels give the same bytes.
+
+  Args:
+    voxels: `[X, Y, Z]`, on the grid of `like`.
+    like: as it was read.
+    compressed: as .nii.gz.
+  """
+  if like.header is None:
+    image = nib.Nifti1Image(voxels, like.affine)
+    image.set_sform(like.affine, 1)
+    image.set_qform(like.affine, 1)
+  else:
+    header = like.header.copy()
+    header.set_data_dtype(voxels.dtype)
+    # Said of the scan's values, not of these.
+    header['cal_min'] = header['cal_max'] = 0
+    header.set_slope_inter(1, 0)
+    kind = nib.Nifti1Image
+    if isinstance(header, nib.Nifti2Header):
+      kind = nib.Nifti2Image
+    image = kind(voxels.reshape(header.get_data_shape()), None, header)
+  data = image.to_bytes()
+  return gzip.compress(data, 1, mtime=0) if compressed else data
 
 
 def write_nifti(

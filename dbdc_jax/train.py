@@ -23,6 +23,7 @@ from data.split import Split
 from dbdc_jax import (
   banner,
   checkpoint,
+  deployed,
   input_pipeline,
   loop,
   methods,
@@ -35,7 +36,11 @@ from dbdc_jax import (
 from dbdc_jax.evaluation import inference, scoring
 from dbdc_jax.metric_writer import MetricWriter, read_rows
 from dbdc_jax.precision import compute_dtype
+from dbdc_jax.prediction import recognition
 from dbdc_jax.step import TrainState, init_state
+
+# Scans of each modality that `fit.json` is measured on.
+_FIT_SCANS = 24
 
 
 def _set_up(
@@ -125,7 +130,21 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
       run.config.evaluation.overlays,
     ),
   )
+  if run.method.fit:
+    fit = {name: _fit(run, state, k) for k, name in enumerate(run.modalities)}
+    run_record.write_json(run.workdir / recognition.FILE, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
+
+
+def _fit(run: loop.Run, state: TrainState, index: int) -> dict[str, Any]:
+  """How a modality's training and validation scans fit its network."""
+  network = deployed.Network(run.method, state.params, state.memory, index)
+  parts = ('labeled', 'unlabeled', 'validation')
+  cases = [case for part in parts for case in run.cases(part)[index]]
+  patch = run.config.augment.patch_size
+  # Enough to know what is usual.
+  scans = (run.prepared.images(case) for case in cases[:_FIT_SCANS])
+  return recognition.calibrate(network, scans, patch)
 
 
 def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:

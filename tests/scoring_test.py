@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from dbdc_jax.evaluation import scoring
+from dbdc_jax.evaluation import metrics, scoring
 
 CLASSES = ('background', 'a', 'b', 'c')
 
@@ -71,3 +71,25 @@ def test_table_shows_both_headlines():
 def test_other_grids_are_refused():
   with pytest.raises(ValueError, match='same grid'):
     scoring.score_prepared(np.zeros((2, 3, 3)), np.zeros((2, 3, 4)), CLASSES)
+
+
+@pytest.mark.parametrize('spacing', [(0.7, 0.7, 0.7), (2.0, 1.0, 0.5)])
+def test_any_metrics_can_be_asked_for(spacing):
+  rng = np.random.default_rng(0)
+  p, r = rng.integers(0, 3, (2, 5, 6, 7)).astype(np.uint8)
+  names = ('volume_prediction', 'hd95', 'hd95_union_voxel', 'nsd')
+  found = scoring.score(p, r, spacing, CLASSES, names, tolerance=0.5)
+  # In voxels, whether scaled from millimetres or computed anew.
+  union = metrics.hd95_union_voxel(p == 1, r == 1)
+  volume = (p == 1).sum() * np.prod(spacing) / 1000
+  assert found['a'] == pytest.approx(
+    {
+      'empty': '',
+      'volume_prediction': volume,
+      'hd95': metrics.hd95(p == 1, r == 1, spacing),
+      'hd95_union_voxel': union,
+      'nsd': 100 * metrics.nsd(p == 1, r == 1, spacing, 0.5),
+    }
+  )
+  nothing = dict.fromkeys(names) | {'empty': 'both empty'}
+  assert found['c'] == nothing | {'volume_prediction': 0}

@@ -1,13 +1,14 @@
 """Segmentation metrics on whole volumes, in millimetres, float64.
 
 Definitions (see `DEFINITIONS`): surface = mask minus its 6-connected erosion,
-the volume's edge counting as surface. The distances of a pair are computed
-once (`surface_distances`) and serve every metric.
+the volume's edge counting as surface. Surfaces of all classes are found once
+(`surfaces`), the distances of a pair (`distances`) serve every metric.
 
 Empty masks: both empty = no value (NaN; to be left out and counted); exactly
 one empty = Dice 0, NSD 0, HD95 and ASSD = the volume's diagonal.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,31 @@ DEFINITIONS: dict[str, dict[str, str]] = {
     'unit': 'voxel',
     'empty': "both empty: left out; one empty: the volume's diagonal",
   },
+  'volume_prediction': {
+    'definition': "volume of the prediction's mask",
+    'unit': 'mL',
+    'empty': 'an empty mask has 0, which counts',
+  },
+  'volume_reference': {
+    'definition': "volume of the reference's mask",
+    'unit': 'mL',
+    'empty': 'an empty mask has 0, which counts',
+  },
 }
+
+
+class Surfaces(NamedTuple):
+  """The surfaces of one class in a prediction and its reference.
+
+  Attributes:
+    prediction: bool, inside of the class's box only; None if it is empty.
+    reference: bool, inside of the same box; None if it is empty.
+    shape: of the whole volume.
+  """
+
+  prediction: np.ndarray | None
+  reference: np.ndarray | None
+  shape: tuple[int, ...]
 
 
 class Distances(NamedTuple):
@@ -61,12 +86,44 @@ class Distances(NamedTuple):
   Attributes:
     forward: from the prediction's surface to the reference's.
     backward: from the reference's surface to the prediction's.
-    diagonal: of the volume, for the empty rule.
+    one_empty: whether one mask is empty; both arrays then hold nothing but the
+      volume's diagonal.
   """
 
   forward: np.ndarray
   backward: np.ndarray
-  diagonal: float
+  one_empty: bool = False
+
+
+def joint_histogram(
+  prediction: np.ndarray, reference: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """How many voxels have which pair of classes.
+
+  Args:
+    prediction: class indices.
+    reference: class indices of the same shape.
+    num_classes: C, background included.
+
+  Returns:
+    `[C, C]` counts, rows by the reference's class.
+  """
+  joint = np.zeros(num_classes**2, np.int64)
+  # Slice by slice: the pair's indices need 8 bytes a voxel.
+  for p, r in zip(prediction, reference, strict=True):
+    pair = r.ravel().astype(np.int64) * num_classes + p.ravel()
+    joint += np.bincount(pair, minlength=num_classes**2)
+  return joint.reshape(num_classes, num_classes)
+
+
+def dice_of(joint: np.ndarray) -> np.ndarray:
+  """Dice of every class, `[C]` in [0, 1], from a joint histogram.
+
+  NaN where both masks are empty.
+  """
+  sizes = joint.sum(0) + joint.sum(1)
+  with np.errstate(invalid='ignore'):
+    return np.where(sizes > 0, 2 * np.diag(joint) / sizes, np.nan)
 
 
 def dice(
@@ -82,36 +139,102 @@ def dice(
   Returns:
     `[C]` in [0, 1]; NaN where both are empty.
   """
-  joint = np.bincount(
-    reference.ravel().astype(np.int64) * num_classes + prediction.ravel(),
-    minlength=num_classes**2,
-  ).reshape(num_classes, num_classes)
-  sizes = joint.sum(0) + joint.sum(1)
-  with np.errstate(invalid='ignore'):
-    return np.where(sizes > 0, 2 * np.diag(joint) / sizes, np.nan)
-
-
-def _joint_box(a: np.ndarray, b: np.ndarray) -> tuple[slice, ...]:
-  """Bounding box of two masks together."""
-  both = a | b
-  box = []
-  for axis in range(both.ndim):
-    others = tuple(i for i in range(both.ndim) if i != axis)
-    found = np.flatnonzero(both.any(axis=others))
-    box.append(slice(int(found[0]), int(found[-1]) + 1))
-  return tuple(box)
+  return dice_of(joint_histogram(prediction, reference, num_classes))
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
   """Mask minus its 6-connected erosion; the array's edge is surface."""
-  cross = ndimage.generate_binary_structure(mask.ndim, 1)
-  return mask & ~ndimage.binary_erosion(mask, cross, border_value=0)
+  inner = mask.copy()
+  for axis in range(mask.ndim):
+    here, eroded = mask.swapaxes(0, axis), inner.swapaxes(0, axis)
+    eroded[1:] &= here[:-1]
+    eroded[:-1] &= here[1:]
+    eroded[0] = eroded[-1] = False
+  return mask & ~inner
+
+
+def _joint_box(boxes) -> tuple[slice, ...]:
+  """The smallest box around boxes."""
+  return tuple(
+    slice(min(s.start for s in sides), max(s.stop for s in sides))
+    for sides in zip(*boxes, strict=True)
+  )
+
+
+def surfaces(
+  prediction: np.ndarray, reference: np.ndarray, num_classes: int
+) -> list[Surfaces]:
+  """Surfaces of every foreground class, found in the class's box alone.
+
+  A mask is as empty outside of its box as outside of the volume, so that the
+  box changes nothing.
+
+  Args:
+    prediction: class indices.
+    reference: class indices of the same shape.
+    num_classes: C, background included.
+
+  Returns:
+    C - 1 pairs, of class 1 first.
+  """
+  found = []
+  pairs = zip(
+    ndimage.find_objects(prediction, num_classes - 1),
+    ndimage.find_objects(reference, num_classes - 1),
+    strict=True,
+  )
+  for index, boxes in enumerate(pairs, 1):
+    if None in boxes:
+      # No distance is needed, only whether there is a voxel.
+      p, r = (None if b is None else np.ones((), bool) for b in boxes)
+    else:
+      box = _joint_box(boxes)
+      p, r = (surface(v[box] == index) for v in (prediction, reference))
+    found.append(Surfaces(p, r, reference.shape))
+  return found
+
+
+def _nearest(a: np.ndarray, b: np.ndarray, sides: np.ndarray) -> np.ndarray:
+  """Distance from each voxel of `a` to the nearest one of `b`."""
+  out = np.zeros(np.count_nonzero(a))
+  # What both have in common is at no distance.
+  apart = a & ~b
+  tree = cKDTree(np.argwhere(b) * sides, balanced_tree=False)
+  out[apart[a]] = tree.query(np.argwhere(apart) * sides)[0]
+  return out
+
+
+def distances(
+  pair: Surfaces, spacing: Sequence[float], tree_limit: int = TREE_LIMIT
+) -> Distances | None:
+  """Directed distances between the surfaces of one class.
+
+  Args:
+    pair: of `surfaces`.
+    spacing: voxel sides, mm.
+    tree_limit: surface voxels above which distance transforms are used.
+
+  Returns:
+    None if both masks are empty.
+  """
+  a, b = pair.prediction, pair.reference
+  if a is None and b is None:
+    return None
+  sides = np.asarray(spacing, np.float64)
+  if a is None or b is None:
+    far = np.array([np.linalg.norm(sides * np.array(pair.shape))])
+    return Distances(far, far, one_empty=True)
+  if np.count_nonzero(a) + np.count_nonzero(b) > tree_limit:
+    to_b = ndimage.distance_transform_edt(~b, sampling=sides)
+    to_a = ndimage.distance_transform_edt(~a, sampling=sides)
+    return Distances(to_b[a], to_a[b])
+  return Distances(_nearest(a, b, sides), _nearest(b, a, sides))
 
 
 def surface_distances(
   prediction: np.ndarray,
   reference: np.ndarray,
-  spacing: tuple[float, ...],
+  spacing: Sequence[float],
   tree_limit: int = TREE_LIMIT,
 ) -> Distances | None:
   """Directed surface distances of two boolean volumes.
@@ -126,53 +249,33 @@ def surface_distances(
     None if both are empty; if exactly one is, arrays that hold only the
     volume's diagonal.
   """
-  prediction, reference = prediction.astype(bool), reference.astype(bool)
-  sides = np.asarray(spacing, np.float64)
-  diagonal = float(np.linalg.norm(sides * np.array(prediction.shape)))
-  if not prediction.any() and not reference.any():
-    return None
-  if not prediction.any() or not reference.any():
-    far = np.array([diagonal])
-    return Distances(far, far, diagonal)
-  # A mask is as empty outside of the box as outside of the volume.
-  box = _joint_box(prediction, reference)
-  a, b = surface(prediction[box]), surface(reference[box])
-  if a.sum() + b.sum() > tree_limit:
-    to_b = ndimage.distance_transform_edt(~b, sampling=sides)
-    to_a = ndimage.distance_transform_edt(~a, sampling=sides)
-    return Distances(to_b[a], to_a[b], diagonal)
-  at_a, at_b = np.argwhere(a) * sides, np.argwhere(b) * sides
-  return Distances(
-    cKDTree(at_b).query(at_a)[0], cKDTree(at_a).query(at_b)[0], diagonal
-  )
+  p, r = (np.asarray(v, bool).view(np.uint8) for v in (prediction, reference))
+  return distances(surfaces(p, r, 2)[0], spacing, tree_limit)
 
 
 def from_distances(
-  distances: Distances | None, tolerance: float
+  found: Distances | None, tolerance: float
 ) -> dict[str, float]:
   """hd95, assd, nsd and hd95_union of one pair of masks.
 
   Args:
-    distances: of `surface_distances`.
-    tolerance: of the NSD, mm.
+    found: of `distances`.
+    tolerance: of the NSD, in the distances' unit.
 
   Returns:
     NaN for all if both masks are empty; NSD in [0, 1].
   """
-  if distances is None:
+  if found is None:
     return dict.fromkeys(('hd95', 'assd', 'nsd', 'hd95_union'), np.nan)
-  forward, backward, _ = distances
+  forward, backward, one_empty = found
   both = np.concatenate([forward, backward])
+  nsd = 0.0 if one_empty else float((both <= tolerance).mean())
   return {
     'hd95': float(max(np.percentile(forward, 95), np.percentile(backward, 95))),
     'assd': float(both.mean()),
-    'nsd': float((both <= tolerance).mean()),
+    'nsd': nsd,
     'hd95_union': float(np.percentile(both, 95)),
   }
-
-
-def _one_empty(prediction: np.ndarray, reference: np.ndarray) -> bool:
-  return bool(np.any(prediction)) != bool(np.any(reference))
 
 
 def hd95(
@@ -208,8 +311,6 @@ def nsd(
   tolerance: float,
 ) -> float:
   """Normalised surface Dice at a tolerance in mm, in [0, 1]."""
-  if _one_empty(prediction, reference):
-    return 0.0
   return from_distances(
     surface_distances(prediction, reference, spacing), tolerance
   )['nsd']

@@ -16,6 +16,8 @@ from dbdc_jax.evaluation import metrics
 
 NATIVE = ('dice', 'hd95', 'assd', 'nsd')
 PREPARED = ('dice', 'hd95_voxel', 'hd95_union_voxel')
+# By how many of a class's two masks are empty.
+EMPTY = ('', 'one empty', 'both empty')
 _CSV_HEADER = ('modality', 'case', 'patient', 'class', 'grid')
 _CSV_HEADER += ('metric', 'unit', 'value', 'empty')
 AGGREGATION = (
@@ -26,35 +28,72 @@ AGGREGATION = (
 Scores = dict[str, dict[str, Any]]
 
 
-def _score(prediction, reference, spacing, classes, names) -> Scores:
-  """The named metrics of every foreground class."""
+def _in_voxels(pair, spacing, found):
+  """Distances with a voxel side of 1, from those in mm where that is enough."""
+  if found is None or len(set(spacing)) > 1:
+    return metrics.distances(pair, (1.0,) * len(spacing))
+  forward, backward = (d / spacing[0] for d in (found.forward, found.backward))
+  return found._replace(forward=forward, backward=backward)
+
+
+def _surface_scores(pair, spacing, names, tolerance) -> dict[str, float]:
+  """Every metric of a class's surfaces, those in voxels if they are asked."""
+  found = metrics.distances(pair, spacing)
+  values = metrics.from_distances(found, tolerance)
+  values['nsd'] *= 100
+  if {'hd95_voxel', 'hd95_union_voxel'} & set(names):
+    voxel = metrics.from_distances(_in_voxels(pair, spacing, found), 0.0)
+    values['hd95_voxel'] = voxel['hd95']
+    values['hd95_union_voxel'] = voxel['hd95_union']
+  return values
+
+
+def score(
+  prediction: np.ndarray,
+  reference: np.ndarray,
+  spacing: Sequence[float],
+  classes: Sequence[str],
+  names: Sequence[str],
+  tolerance: float | None = None,
+) -> Scores:
+  """The named metrics of every foreground class.
+
+  Args:
+    prediction: class indices.
+    reference: class indices on the same grid.
+    spacing: voxel sides along the arrays' axes, mm.
+    classes: names, background first.
+    names: keys of `metrics.DEFINITIONS`.
+    tolerance: of the NSD, mm; None is the largest voxel side.
+
+  Returns:
+    Class -> metric -> value in its unit, None where there is none; and `empty`.
+
+  Raises:
+    ValueError: arrays of different shapes.
+  """
   if prediction.shape != reference.shape:
     raise ValueError(
       f'prediction of shape {prediction.shape}, reference of shape'
       f' {reference.shape}: they must lie on the same grid'
     )
-  dice = metrics.dice(prediction, reference, len(classes))
+  tolerance = max(spacing) if tolerance is None else tolerance
+  joint = metrics.joint_histogram(prediction, reference, len(classes))
+  dice = metrics.dice_of(joint)
+  millilitres = float(np.prod(spacing)) / 1000
+  pairs = metrics.surfaces(prediction, reference, len(classes))
   out: Scores = {}
-  for index, name in enumerate(classes):
-    if index == 0:
-      continue
-    p, r = prediction == index, reference == index
-    empty = int(not p.any()) + int(not r.any())
-    row: dict[str, Any] = {
-      'empty': {0: '', 1: 'one empty', 2: 'both empty'}[empty],
+  for index, (name, pair) in enumerate(zip(classes[1:], pairs, strict=True), 1):
+    voxels = int(joint[:, index].sum()), int(joint[index].sum())
+    values = {
       'dice': 100 * float(dice[index]),
+      'volume_prediction': voxels[0] * millilitres,
+      'volume_reference': voxels[1] * millilitres,
+      **_surface_scores(pair, spacing, names, tolerance),
     }
-    distances = metrics.surface_distances(p, r, spacing)
-    values = metrics.from_distances(distances, max(spacing))
-    if set(names) & {'hd95_union_voxel'}:
-      row['hd95_voxel'] = values['hd95']
-      row['hd95_union_voxel'] = values['hd95_union']
-    else:
-      row['hd95'], row['assd'] = values['hd95'], values['assd']
-      row['nsd'] = 0.0 if empty == 1 else 100 * values['nsd']
     out[name] = {
-      key: None if isinstance(v, float) and math.isnan(v) else v
-      for key, v in row.items()
+      'empty': EMPTY[voxels.count(0)],
+      **{m: None if math.isnan(values[m]) else values[m] for m in names},
     }
   return out
 
@@ -77,14 +116,14 @@ def score_case(
     Class -> dice (percent), hd95 (mm), assd (mm), nsd (percent) and `empty`;
     values are None where both masks are empty.
   """
-  return _score(prediction, reference, spacing, classes, NATIVE)
+  return score(prediction, reference, spacing, classes, NATIVE)
 
 
 def score_prepared(
   prediction: np.ndarray, reference: np.ndarray, classes: Sequence[str]
 ) -> Scores:
   """Scores on the prepared grid, in voxels, as the literature prints them."""
-  return _score(prediction, reference, (1.0, 1.0, 1.0), classes, PREPARED)
+  return score(prediction, reference, (1.0, 1.0, 1.0), classes, PREPARED)
 
 
 def only(classes: Collection[str], scores: Scores) -> Scores:
@@ -98,17 +137,29 @@ def _mean(values: Sequence[float | None]) -> float | None:
   return float(np.mean(found)) if found else None
 
 
-def _aggregate(cases, grid, names, classes):
-  """Per class and mean of one modality's cases."""
+def aggregate(
+  cases: Sequence[Scores], names: Sequence[str], classes: Sequence[str]
+) -> dict[str, Any]:
+  """Means over cases, and then over classes.
+
+  Args:
+    cases: the scores of each.
+    names: metrics.
+    classes: names, without the background.
+
+  Returns:
+    'classes' (class -> metric -> mean, and how many cases there are with a
+    value, with both masks empty and with one empty) and 'mean'.
+  """
   out: dict[str, Any] = {'classes': {}, 'mean': {}}
-  for name in classes[1:]:
-    rows = [case[grid][name] for case in cases if name in case[grid]]
+  for name in classes:
+    rows = [case[name] for case in cases if name in case]
     if not rows:
       continue  # Not labelled in this modality.
     entry: dict[str, Any] = {m: _mean([r[m] for r in rows]) for m in names}
-    entry['cases'] = sum(r['dice'] is not None for r in rows)
-    entry['both_empty'] = sum(r['empty'] == 'both empty' for r in rows)
-    entry['one_empty'] = sum(r['empty'] == 'one empty' for r in rows)
+    entry['cases'] = sum(r['empty'] != EMPTY[2] for r in rows)
+    entry['both_empty'] = sum(r['empty'] == EMPTY[2] for r in rows)
+    entry['one_empty'] = sum(r['empty'] == EMPTY[1] for r in rows)
     out['classes'][name] = entry
   for metric in names:
     out['mean'][metric] = _mean(
@@ -136,7 +187,7 @@ def summarize(
   """
   results: dict[str, Any] = {
     'run': info,
-    'definitions': metrics.DEFINITIONS,
+    'definitions': {m: metrics.DEFINITIONS[m] for m in NATIVE + PREPARED},
     'aggregation': AGGREGATION,
     'classes': list(classes),
     'modalities': {},
@@ -150,7 +201,8 @@ def summarize(
       entry = results['modalities'].setdefault(
         modality, {'test_cases': len(mine)}
       )
-      entry[key] = _aggregate(mine, grid, names, classes)
+      scores = [case[grid] for case in mine]
+      entry[key] = aggregate(scores, names, classes[1:])
     results['mean'][key] = {
       metric: _mean(
         [results['modalities'][m][key]['mean'][metric] for m in modalities]

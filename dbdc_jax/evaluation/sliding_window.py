@@ -114,3 +114,80 @@ def _scan(
       )[: len(chunk)]
     )
   return np.concatenate(out)
+
+
+@functools.partial(jax.jit, static_argnames=('predict', 'mirrored'))
+def _window_probabilities(predict, params, memory, windows, ids, mirrored):
+  """Class probabilities of `windows [B, p, p]`: `[B, p, p, C]` float32."""
+  forward = lambda x: jax.nn.softmax(
+    predict(params, memory, x[..., None], ids).astype(jnp.float32)
+  )
+  if not mirrored:
+    return forward(windows)
+  flips = ((), (1,), (2,), (1, 2))
+  return sum(jnp.flip(forward(jnp.flip(windows, f)), f) for f in flips) / 4
+
+
+def of_any_size(
+  predict: Callable[..., jax.Array],
+  params: Any,
+  memory: Any,
+  images: np.ndarray,
+  modality: int,
+  *,
+  patch: int,
+  stride: int,
+  batch: int,
+  mirrored: bool = False,
+) -> np.ndarray:
+  """Class probabilities of slices of any size, by one compiled function.
+
+  What is compiled sees a fixed number of windows; they are cut and put
+  together here.
+
+  Args:
+    predict: a method's `predict`; keep the same object between calls.
+    params: the method's parameters.
+    memory: the method's memory.
+    images: `[S, H, W]` float32 in [0, 1]; H and W at least `patch`.
+    modality: the modality's id.
+    patch: side of a window, in pixels.
+    stride: step between windows, in pixels.
+    batch: windows per call.
+    mirrored: average over the four mirror images of each window.
+
+  Returns:
+    `[S, H, W, C]` float32.
+  """
+  count, height, width = images.shape
+  corners = [
+    (s, r, c)
+    for s in range(count)
+    for r in window_starts(height, patch, stride)
+    for c in window_starts(width, patch, stride)
+  ]
+  ids = parallel.spread(np.full(batch, modality, np.int32))
+
+  def start(part):
+    windows = np.zeros((batch, patch, patch), np.float32)
+    for i, (s, r, c) in enumerate(part):
+      windows[i] = images[s, r : r + patch, c : c + patch]
+    return _window_probabilities(
+      predict, params, memory, parallel.spread(windows), ids, mirrored
+    )
+
+  parts = [corners[i : i + batch] for i in range(0, len(corners), batch)]
+  total, weight = None, np.zeros((height, width, 1), np.float32)
+  running = start(parts[0])
+  for part, following in zip(parts, [*parts[1:], None], strict=True):
+    # The device has the next windows before these are added up.
+    done, running = running, start(following) if following else None
+    p = np.asarray(done)
+    if total is None:
+      total = np.zeros((count, height, width, p.shape[-1]), np.float32)
+    for i, (s, r, c) in enumerate(part):
+      total[s, r : r + patch, c : c + patch] += p[i]
+  for s, r, c in corners:
+    if s == 0:
+      weight[r : r + patch, c : c + patch] += 1
+  return total / weight

@@ -61,6 +61,9 @@ class Method(NamedTuple):
     joint: True if one network takes all modalities; False trains one network
       per modality.
     unlabeled: whether `loss` reads `batch['unlabeled']`.
+    fit: `(params, memory, images, modality) -> (gap, similarity)`, scalars:
+      how far the images `[n, H, W, 1]` are from what the modality's (`[n]`,
+      all equal) banks know, see `models/fit.py`.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -69,6 +72,7 @@ class Method(NamedTuple):
   update: Callable[..., Any]
   joint: bool
   unlabeled: bool
+  fit: Callable[..., tuple[jax.Array, jax.Array]] | None = None
 
 
 def keep_memory(params: Any, memory: Any) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 from data import task_file
 from dbdc_jax import augment, losses, prototypes
 from dbdc_jax.methods import base
+from dbdc_jax.models import fit
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.precision import compute_dtype
@@ -129,7 +130,24 @@ def build(
     update=base.keep_memory,
     joint=True,
     unlabeled=config.dc.ipc or config.dc.fpc,
+    fit=functools.partial(_fit, nets, predictor),
   )
+
+
+def _fit(nets, predictor, params, memory, images, modality):
+  """How well images fit a modality's rows of both banks."""
+  variables = {'params': params['unet'], 'modulation': memory['modulation']}
+  logits, taps, gap = fit.statistics_gap(predictor, variables, images, modality)
+  if not nets.config.mpcl.enabled:
+    return gap, jnp.full((), jnp.nan)
+  stride = nets.config.mpcl.stride
+  embeddings = nets.projector.apply(
+    {'params': params['projector']}, taps, stride
+  )
+  logits = losses.only_labelable(logits, nets.labelable, modality)
+  classes = jnp.argmax(logits[:, ::stride, ::stride], -1)
+  bank = memory['prototypes'].bank[modality[0]]
+  return gap, fit.prototype_similarity(embeddings, classes, bank)
 
 
 def _init(nets, predictor, key):

@@ -11,6 +11,7 @@ import ml_collections
 from data import task_file
 from dbdc_jax import augment, losses
 from dbdc_jax.methods import base
+from dbdc_jax.models import fit
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.precision import compute_dtype
 
@@ -66,6 +67,17 @@ def build(
     logits = net.apply({'params': params, **memory}, images, modality, False)
     return losses.only_labelable(logits, labelable, modality)
 
+  def fit_of(params, memory, images, modality):
+    variables = {'params': params, **memory}
+    *_, gap = fit.statistics_gap(net, variables, images, modality)
+    return gap, jnp.full((), jnp.nan)
+
   return base.Method(
-    init, loss, predict, base.keep_memory, joint=False, unlabeled=False
+    init,
+    loss,
+    predict,
+    base.keep_memory,
+    joint=False,
+    unlabeled=False,
+    fit=fit_of,
   )

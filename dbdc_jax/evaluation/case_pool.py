@@ -1,0 +1,86 @@
+"""One function for many cases, on several processes.
+
+A process that is killed (out of memory, mostly) costs its own case and no other
+one: what it and its neighbours left undone is done again, case by case.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from concurrent.futures.process import BrokenProcessPool
+import contextlib
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+
+def count() -> int:
+  """Processors that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _ignore_interrupt() -> None:
+  # Ctrl-C reaches the whole group; the first process tells the others.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[futures.ProcessPoolExecutor]:
+  """Fresh processes, not copies of this one: it may have threads."""
+  pool = futures.ProcessPoolExecutor(
+    workers, multiprocessing.get_context('spawn'), _ignore_interrupt
+  )
+  try:
+    yield pool
+  finally:
+    # What has not begun is not waited for, whatever ended this one.
+    pool.shutdown(cancel_futures=True)
+
+
+def run(
+  function: Callable[[Any], Any],
+  items: Sequence[Any],
+  workers: int,
+  lost: Callable[[Any], Any],
+  advance: Callable[[], None],
+) -> list[Any]:
+  """The function's result for every item.
+
+  Args:
+    function: of one item; a module's own function, or a partial of one.
+    items: what it is called with.
+    workers: processes; with 1 this one does it all.
+    lost: gives the result of an item whose process was killed.
+    advance: called after each item.
+
+  Returns:
+    As many results, in the items' order.
+  """
+  if min(workers, len(items)) <= 1:
+    return [_then(advance, function(item)) for item in items]
+  results: dict[int, Any] = {}
+  with (
+    contextlib.suppress(BrokenProcessPool),
+    _pool(min(workers, len(items))) as pool,
+  ):
+    waiting = {pool.submit(function, x): i for i, x in enumerate(items)}
+    for done in futures.as_completed(waiting):
+      results[waiting[done]] = _then(advance, done.result())
+  left = [i for i in range(len(items)) if i not in results]
+  while left:
+    with _pool(1) as pool:
+      try:
+        while left:
+          done = pool.submit(function, items[left[0]]).result()
+          results[left.pop(0)] = _then(advance, done)
+      except BrokenProcessPool:
+        index = left.pop(0)
+        results[index] = _then(advance, lost(items[index]))
+  return [results[i] for i in range(len(items))]
+
+
+def _then(advance: Callable[[], None], result: Any) -> Any:
+  advance()
+  return result

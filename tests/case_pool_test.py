@@ -1,0 +1,48 @@
+"""Functions here are called by other processes, which import this module."""
+
+import os
+
+import pytest
+
+from dbdc_jax.evaluation import case_pool
+
+
+def _square_or_die(number):
+  if number < 0:
+    os.kill(os.getpid(), 9)
+  return number**2
+
+
+def _fail(number):
+  raise ArithmeticError(number)
+
+
+def _run(function, items, workers):
+  seen = []
+  found = case_pool.run(
+    function, items, workers, lambda n: f'lost {n}', lambda: seen.append(1)
+  )
+  assert len(seen) == len(items)
+  return found
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_results_are_in_the_order_of_the_items(workers):
+  items = list(range(5, 0, -1))
+  assert _run(_square_or_die, items, workers) == [25, 16, 9, 4, 1]
+  assert _run(_square_or_die, [], workers) == []
+
+
+def test_a_killed_process_costs_its_own_items_alone():
+  items = [1, -2, 3, 4, -5, 6]
+  found = _run(_square_or_die, items, 2)
+  assert found == [1, 'lost -2', 9, 16, 'lost -5', 36]
+
+
+def test_an_error_of_the_function_is_raised():
+  with pytest.raises(ArithmeticError):
+    _run(_fail, [1, 2], 2)
+
+
+def test_there_is_a_processor():
+  assert 1 <= case_pool.count() <= (os.cpu_count() or 1)
