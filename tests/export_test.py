@@ -77,6 +77,10 @@ def _close(logits, wanted):
   assert np.abs(logits - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
 
+def _fit(folder):
+  return json.loads((folder / 'fit.json').read_text())
+
+
 def _learnt(model):
   return {n: (w.params, w.memory) for n, w in model.networks.items()}
 
@@ -109,6 +113,7 @@ def test_an_export_is_loaded_as_its_run_is(mr_added, whole):
     assert model.config[name] == run.config[name]
   for name in ('slice_size', 'roi'):
     assert model.config.data[name] == run.config.data[name]
+  assert _fit(whole) == _fit(mr_added)
   # Places of the machine that trained it.
   assert model.config.data.cache == model.config.init_from == ''
 
@@ -178,7 +183,10 @@ def test_ct_alone_and_the_rows_of_mr_are_the_whole_network(
     wanted = _logits(run, name, images)
     np.testing.assert_array_equal(_logits(model, name, images), wanted)
   said = json.loads((output / 'model.json').read_text())
-  assert said['test']['mr'] is not None
+  for name, source in (('ct', ct_alone), ('mr', mr_added)):
+    results = json.loads((source / 'results.json').read_text())
+    assert said['test'][name] == results['modalities'][name]
+    assert _fit(output)[name] == _fit(source)[name]
   # An export takes rows as a run does, once each.
   assert (
     _export('--run', output, '--add', rows, '--output', tmp_path / 'x') == 1
