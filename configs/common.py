@@ -19,8 +19,20 @@ def base() -> ml_collections.ConfigDict:
   config.task = ''
   # Comma-separated modality names in bank order; '' means all of the task.
   config.modalities = ''
-  # 'dbdc' or 'supervised': the names of the files in dbdc_jax/methods/.
+  # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
+  # for one modality: 'mean_teacher', 'uamt', 'cps', 'ict', 'evil'. They are the
+  # files of dbdc_jax/methods/.
   config.method = 'dbdc'
+  # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
+  # are trained as they were published instead: SGD (momentum 0.9, weight decay
+  # 1e-4, 'evil' 1e-3), optimizer.own_learning_rate, no scaling and no intensity
+  # curves (augment.scale, .intensity_labeled), a Gaussian ramp over all epochs
+  # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
+  # published are 30,000 steps of 12 + 12 slices (batch_size 12).
+  config.recipe = 'dbdc'
+  # 'true': one network takes all modalities; 'false': one network for each;
+  # 'auto': as is the method's way (dbdc: one for all, the others: one each).
+  config.joint = 'auto'
   # Weights, batches, augmentation. Who is in which split: config.data.
   config.seed = 0
   # Share of the training patients whose labels are used; 1 = upper bound.
@@ -51,6 +63,7 @@ def base() -> ml_collections.ConfigDict:
   config.augment = _augment()
   config.mpcl = _mpcl()
   config.dc = _dc()
+  config.ssl = _ssl()
   config.weighting = _weighting()
   config.optimizer = _optimizer()
   config.evaluation = _evaluation()
@@ -94,6 +107,11 @@ def _model() -> ml_collections.ConfigDict:
   model.width = 32
   # D, length of an embedding and of a prototype.
   model.embedding_dim = 64
+  # Where a network of several modalities has a normalisation of its own for
+  # each (MLMB, the paper's Table IV): 'all', 'encoder+bottleneck', 'encoder' or
+  # 'none'. Elsewhere they share one, through which each goes on its own.
+  # 'mixed': none, and all modalities go through it together.
+  model.modulation = 'all'
   return model
 
 
@@ -157,9 +175,28 @@ def _dc() -> ml_collections.ConfigDict:
   return dc
 
 
+def _ssl() -> ml_collections.ConfigDict:
+  """The semi-supervised methods other than DBDC."""
+  ssl = ml_collections.ConfigDict()
+  # Largest weight of the unlabelled losses; the ramp multiplies it.
+  ssl.weight = 0.1
+  # mean_teacher, uamt, ict: largest share of the teacher that a step keeps.
+  ssl.decay = 0.99
+  # mean_teacher, uamt: standard deviation of the noise on its images.
+  ssl.noise = 0.1
+  # uamt: noisy passes that its uncertainty is taken from.
+  ssl.passes = 8
+  # ict: both parameters of the Beta distribution that shares are drawn from.
+  ssl.mix = 0.2
+  # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
+  # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
+  ssl.threshold = 0.2
+  return ssl
+
+
 def _weighting() -> ml_collections.ConfigDict:
   weighting = ml_collections.ConfigDict()
-  # False: all modalities weigh 1.
+  # dbdc: False: all modalities weigh 1 (as they always do in other methods).
   weighting.enabled = True
   # Bounds 'low,high' of the learning-speed factor; '' = the paper, none.
   weighting.clip = ''
@@ -171,6 +208,8 @@ def _optimizer() -> ml_collections.ConfigDict:
   # Adam, decayed polynomially to 0 with this power.
   optimizer.learning_rate = 1e-4
   optimizer.power = 0.9
+  # SGD's first learning rate with recipe=own.
+  optimizer.own_learning_rate = 0.01
   return optimizer
 
 

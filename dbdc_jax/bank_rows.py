@@ -3,6 +3,7 @@
 Everything else is shared. A row is told by its place in the tree: below a
 `modulation` (scale and bias among the parameters; mean, var and count in the
 memory) or `prototypes`; its first axis counts the modalities, in bank order.
+That holds where every modulation has a row for each (`check`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,23 @@ import numpy as np
 _BANKS = ('modulation', 'prototypes')
 # What a new row takes from the old ones: their mean. See `spread`.
 _AVERAGED = ('scale', 'bias', 'mean', 'var')
+
+
+def check(modulation: str, what: str) -> None:
+  """Checks that every normalisation has a row for each modality.
+
+  Args:
+    modulation: the config's `model.modulation`.
+    what: is wanted, for the error.
+
+  Raises:
+    ValueError: some are shared, and change with every modality.
+  """
+  if modulation != 'all':
+    raise ValueError(
+      f'{what}: model.modulation={modulation!r} lets modalities share'
+      " normalisations, which a new one would change for all; choose 'all'"
+    )
 
 
 def _name(path: Any) -> str:
@@ -86,10 +104,12 @@ def spread(old: Any, fresh: Any, places: Sequence[int]) -> Any:
   places = np.asarray(places)
 
   def one(name, before, start):
-    wanted = (len(places), *start.shape[1:]) if name else start.shape
+    # One row for several modalities is shared, see `ModulationBank.shared`.
+    shared = not name or len(start) == 1
+    wanted = start.shape if shared else (len(places), *start.shape[1:])
     if before.shape != wanted:
       raise ValueError(f'{name or "an array"}: {before.shape}, not {wanted}')
-    if not name:
+    if shared:
       return before
     out = np.array(start)
     if name.split('/')[-1] in _AVERAGED:

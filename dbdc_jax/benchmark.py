@@ -5,7 +5,7 @@
   python -m dbdc_jax.benchmark --parts --waiting --json benchmark.json
   python -m dbdc_jax.benchmark --collectives 8,64
   python -m dbdc_jax.benchmark --compare 2,4 --widths 8 --patch 48
-  python -m dbdc_jax.benchmark --metrics
+  python -m dbdc_jax.benchmark --metrics --predict --width 32
 
 Several can be asked for at once. Images are random and made here, except for
 --waiting, which trains on the phantom: no scans are needed.
@@ -24,7 +24,14 @@ from typing import Any
 import jax
 
 from dbdc_jax import counting, memory, methods, parallel
-from dbdc_jax.measuring import collectives, report, steps, volumes, waiting
+from dbdc_jax.measuring import (
+  collectives,
+  prediction,
+  report,
+  steps,
+  volumes,
+  waiting,
+)
 from dbdc_jax.measuring.workload import (
   Workload,
   is_joint,
@@ -37,7 +44,15 @@ _TASKS = (('heart', 8, 96), ('abdomen', 5, 128))
 # Twice the modalities may take this much longer.
 COMPARE_LIMIT = 2.2
 # Flags that run something; --count only counts.
-_MEASURED = ('steps', 'parts', 'waiting', 'collectives', 'compare', 'metrics')
+_MEASURED = (
+  'steps',
+  'parts',
+  'waiting',
+  'collectives',
+  'compare',
+  'metrics',
+  'predict',
+)
 
 
 def count_table(width: int = 32) -> str:
@@ -100,6 +115,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   what.add_argument(
     '--metrics', action='store_true', help="scores of one volume's test"
+  )
+  what.add_argument(
+    '--predict', action='store_true', help='one volume, from file to file'
   )
   add('--methods', type=_list(str), metavar='NAME,NAME', help='default: all')
   add('--modalities', type=_list(int), metavar='K,K', default=[1])
@@ -221,6 +239,9 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
   if flags.metrics:
     found['metrics'] = volumes.measure()
     print(report.metrics_line(found['metrics']))
+  if flags.predict:
+    found['predict'] = prediction.measure(joint)
+    print(report.predict_line(found['predict']))
   return kept
 
 

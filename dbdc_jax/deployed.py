@@ -12,14 +12,7 @@ import ml_collections
 from configs import saved
 from data import task_file
 from data.task import Modality, Task
-from dbdc_jax import (
-  exported,
-  methods,
-  optimizer,
-  parallel,
-  run_record,
-  weights,
-)
+from dbdc_jax import exported, methods, parallel, run_record, weights
 from dbdc_jax.step import init_state
 
 
@@ -88,7 +81,7 @@ def _network(config, workdir: pathlib.Path, classes: int, count: int):
   """Method and best weights of one network."""
   method = methods.build(config)
   like = jax.eval_shape(
-    lambda: init_state(method, optimizer.build(), config, classes, count)
+    lambda: init_state(method, method.tx, config, classes, count)
   )
   found = weights.best(workdir, like)
   if found is None:

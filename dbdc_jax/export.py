@@ -109,6 +109,7 @@ def _names(model: Model, otherwise: str) -> list[str]:
       f'{model.source}: {model.config.method} has a network per modality;'
       f' {otherwise}'
     )
+  bank_rows.check(model.config.model.modulation, str(model.source))
   return model.names
 
 

@@ -57,7 +57,7 @@ class Run:
 
 def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
   weights = jnp.ones(len(run.modalities))
-  if run.config.weighting.enabled:
+  if run.config.weighting.enabled and run.method.weighted:
     weights = weighting.weights(state.weighting)
   return parallel.place(
     methods.Signals(
@@ -66,13 +66,21 @@ def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
       active=jnp.asarray(epoch > run.config.dc.warmup_epochs),
       present=jnp.asarray(run.present),
       consistent=jnp.asarray(run.batches.consistent),
+      progress=jnp.float32(epoch / run.config.epochs),
     )
   )
 
 
 def _plan(run: Run, finished: int) -> Plan:
-  rate = optimizer.learning_rate(run.config, finished, run.total_steps)
-  return Plan(seed=np.int32(run.config.seed), learning_rate=np.float32(rate))
+  rate = optimizer.learning_rate(
+    run.config, finished, run.total_steps, run.method.learning_rate
+  )
+  left = optimizer.share_left(finished, run.total_steps)
+  return Plan(
+    seed=np.int32(run.config.seed),
+    learning_rate=np.float32(rate),
+    left=np.float32(left),
+  )
 
 
 def _run_epoch(run, step_fn, state, epoch, writer):

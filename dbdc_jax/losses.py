@@ -97,6 +97,8 @@ def dice(
   labels: jax.Array,
   present: jax.Array,
   axis_name: str | None = None,
+  *,
+  linear: bool = False,
 ) -> jax.Array:
   """Soft Dice loss per modality, squared denominator, background included.
 
@@ -109,6 +111,7 @@ def dice(
     labels: `[K, b, ...]` int class indices.
     present: `[K, C]` bool, classes that the modality's labels contain.
     axis_name: the device axis, or None.
+    linear: p and g not squared in the denominator.
 
   Returns:
     `[K]` in [0, 1].
@@ -119,7 +122,7 @@ def dice(
   sums = jnp.stack(
     [
       jnp.sum(jnp.where(g, p, 0.0), axes),
-      jnp.sum(p * p, axes),
+      jnp.sum(p if linear else p * p, axes),
       jnp.sum(g.astype(jnp.float32), axes),
     ]
   )

@@ -1,15 +1,21 @@
-"""The optimizer and its learning rate."""
+"""The optimizers and the learning rate."""
 
 import ml_collections
 import optax
+
+
+def share_left(finished: int, total_steps: int) -> float:
+  """The share of a run's steps that is still to be done, in [0, 1]."""
+  return 1 - min(finished, total_steps) / total_steps
 
 
 def learning_rate(
   config: ml_collections.ConfigDict,
   finished: int,
   total_steps: int,
+  first: float | None = None,
 ) -> float:
-  """Polynomial decay from `optimizer.learning_rate` to 0 over `total_steps`.
+  """Polynomial decay from the first learning rate to 0 over `total_steps`.
 
   Plain numbers: an array would have to wait for the step that the device is at.
 
@@ -17,9 +23,10 @@ def learning_rate(
     config: the run's config.
     finished: steps that are done.
     total_steps: steps of the whole run.
+    first: the first rate; None is `optimizer.learning_rate`.
   """
-  left = 1 - min(finished, total_steps) / total_steps
-  return config.optimizer.learning_rate * left**config.optimizer.power
+  first = config.optimizer.learning_rate if first is None else first
+  return first * share_left(finished, total_steps) ** config.optimizer.power
 
 
 def build() -> optax.GradientTransformation:
@@ -29,3 +36,31 @@ def build() -> optax.GradientTransformation:
   another length or rate share one compiled program.
   """
   return optax.scale_by_adam()
+
+
+def sgd(weight_decay: float) -> optax.GradientTransformation:
+  """Gradient descent with momentum 0.9, without its learning rate.
+
+  Args:
+    weight_decay: times the parameters, added to the gradient before the
+      momentum, as is usual for this optimizer.
+  """
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay), optax.trace(decay=0.9)
+  )
+
+
+def scale_by_left(power: float) -> optax.GradientTransformationExtraArgs:
+  """Multiplies by the run's share that is left to this power.
+
+  The learning rate is one number for all parameters. A part of them whose rate
+  falls faster has this behind its optimizer (`optax.multi_transform`).
+  """
+
+  def update(updates, state, params=None, *, left, **_):
+    del params
+    return optax.tree.scale(left**power, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )

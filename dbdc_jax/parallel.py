@@ -203,19 +203,25 @@ def tree_from_lead(tree: Any) -> Any:
   )
 
 
-def check_batch(batch_size: int) -> None:
+def check_batch(batch_size: int, multiple: int = 1) -> None:
   """Checks that the per-modality batch divides over the devices.
+
+  Args:
+    batch_size: slices per modality on all devices.
+    multiple: each device's share must be a multiple of this.
 
   Raises:
     ValueError: naming the nearest batch size that does.
   """
   devices = device_count()
-  if batch_size % devices:
-    nearest = max(1, round(batch_size / devices)) * devices
+  unit = devices * multiple
+  if batch_size % unit:
+    nearest = max(1, round(batch_size / unit)) * unit
+    groups = f' in groups of {multiple}' if multiple > 1 else ''
     raise ValueError(
       f'batch_size={batch_size} slices per modality do not divide over'
-      f' {devices} devices: the nearest batch size that does is {nearest}'
-      f' (--config.batch_size={nearest})'
+      f' {devices} devices{groups}: the nearest batch size that does is'
+      f' {nearest} (--config.batch_size={nearest})'
     )
 
 

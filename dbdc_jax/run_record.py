@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import common
 from data import atomic, task_file
 from data.task import Task
 
@@ -174,7 +175,9 @@ def check_resumable(
     return []
   old = _read(workdir / 'config.json')
   record = _read(workdir / 'run.json')
-  lines = difference(old, config.to_dict())
+  # A field that is younger than the run had its default.
+  defaults = dict(_leaves(common.base().to_dict()))
+  lines = difference(defaults | dict(_leaves(old)), config.to_dict())
   now = {'modalities': list(modalities), 'classes': list(classes)}
   for name, value in now.items():
     if record[name] != value:

@@ -12,8 +12,8 @@ from dbdc_jax.deployed import Deployed
 from dbdc_jax.evaluation import sliding_window
 
 # Slices that are in memory as probabilities at a time, and windows per call.
-_SLAB = 8
-_WINDOWS = 32
+SLAB = 8
+WINDOWS = 32
 ROI_CHOICES = ('auto', 'none')
 
 Box = list[list[int]]
@@ -60,8 +60,8 @@ def _probabilities(
     region.image.shape, region.spacing, mm, patch
   )
   low, high = preprocess.limits(region.image, modality.intensity)
-  for first in range(0, len(region.image), _SLAB):
-    slab = region.image[first : first + _SLAB]
+  for first in range(0, len(region.image), SLAB):
+    slab = region.image[first : first + SLAB]
     images = preprocess.resample(
       preprocess.between(slab, low, high), geometry, canvas, order=1
     )
@@ -73,7 +73,7 @@ def _probabilities(
       network.index,
       patch=patch,
       stride=patch // 2,
-      batch=_WINDOWS,
+      batch=WINDOWS,
       mirrored=mirror,
     )
     for p in found:

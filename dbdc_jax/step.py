@@ -30,10 +30,12 @@ class Plan(NamedTuple):
   Attributes:
     seed: int32, of all random draws.
     learning_rate: float32, of this step.
+    left: float32, the share of the run's steps that is still to be done.
   """
 
   seed: jax.Array
   learning_rate: jax.Array
+  left: jax.Array | float = 1.0
 
 
 def step_function(
@@ -51,6 +53,7 @@ def step_function(
     trained: `[K]` bool, modalities whose bank rows alone are trained; None:
       everything is.
   """
+  tx = optax.with_extra_args_support(tx)
 
   def step(state, batch, signals, plan):
     key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
@@ -58,12 +61,16 @@ def step_function(
       method.loss, has_aux=True
     )(state.params, state.memory, batch, key, signals)
     if trained is not None:
-      # Of a gradient that always was 0 Adam makes an update of exactly 0; what
-      # computes the others is left out of the program.
+      # What computes the others is left out of the program.
       nothing = jax.tree.map(jnp.zeros_like, gradients)
       gradients = bank_rows.select(gradients, nothing, trained)
     gradients = parallel.mean_gradients(gradients)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    updates, opt_state = tx.update(
+      gradients, state.opt_state, state.params, left=plan.left
+    )
+    if trained is not None:
+      # An optimizer may decay weights that have no gradient.
+      updates = bank_rows.select(updates, nothing, trained)
     updates = optax.tree.scale(-plan.learning_rate, updates)
     params = optax.apply_updates(state.params, updates)
     memory = method.update(params, memory)

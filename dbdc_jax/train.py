@@ -27,7 +27,6 @@ from dbdc_jax import (
   input_pipeline,
   loop,
   methods,
-  optimizer,
   parallel,
   pictures,
   run_record,
@@ -74,7 +73,7 @@ def _set_up(
     batches=batches,
     present=present,
     trained=np.isin(modalities, added) if added else None,
-    tx=optimizer.build(),
+    tx=method.tx,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     on_epoch=on_epoch,
@@ -217,8 +216,9 @@ def train_and_evaluate(
   # Everything that can be refused is refused before anything is written.
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  joint = methods.build(config).joint
-  parallel.check_batch(config.batch_size)
+  method = methods.build(config)
+  joint = method.joint
+  parallel.check_batch(config.batch_size, method.multiple)
   if config.deterministic:
     parallel.check_deterministic()
   notes = parallel.from_lead(
@@ -282,6 +282,7 @@ def _run_all(config, folder, names, added, joint, on_epoch) -> dict[str, Any]:
     cases += scores
   info = {
     'method': config.method,
+    'recipe': config.recipe,
     'task': task.name,
     'seed': config.seed,
     'split_seed': config.data.split_seed,

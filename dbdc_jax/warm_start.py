@@ -60,6 +60,8 @@ def added(
       f'train_only=banks: {config.method} has a network per modality and no'
       ' banks; choose method=dbdc'
     )
+  if only:
+    bank_rows.check(config.model.modulation, 'train_only=banks')
   if run_record.started(workdir):
     # What is new was decided when the run began.
     return run_record.added(workdir) if only else []

@@ -50,6 +50,14 @@ def test_old_rows_find_their_places_and_new_ones_start_in_between(rng):
   assert tiny.same(out['prototype_norm'], old['prototype_norm'])
 
 
+def test_a_normalisation_that_modalities_share_is_taken_as_it_is(rng):
+  trees = [_tree(rng, 1), _tree(rng, 1)]
+  old, fresh = ({'modulation': tree['unet']['modulation']} for tree in trees)
+  assert tiny.same(bank_rows.spread(old, fresh, [2, 0]), old)
+  with pytest.raises(ValueError, match="choose 'all'"):
+    bank_rows.check('encoder', 'rows')
+
+
 def test_another_network_is_no_start(rng):
   with pytest.raises(ValueError, match='not'):
     bank_rows.spread(_tree(rng, 2, 4), _tree(rng, 3), [0, 1])

@@ -8,6 +8,7 @@ from dbdc_jax import benchmark, counting, parallel
 from dbdc_jax.measuring import (
   collectives,
   parts,
+  prediction,
   program,
   report,
   steps,
@@ -117,3 +118,11 @@ def test_unknown_methods_and_nothing_to_do_are_refused(capsys):
       benchmark.main(arguments)
     assert caught.value.code == 2
   assert 'unknown methods unet; there are: dbdc' in capsys.readouterr().err
+
+
+def test_a_predictions_parts_add_up():
+  found = prediction.measure(SMALL, shape=(20, 24, 10), repeats=1)
+  parts_of_it = sum(found[k] for k in ('read', 'resample', 'network', 'write'))
+  np.testing.assert_allclose(parts_of_it, found['total'])
+  assert min(found[k] for k in ('read', 'network', 'write')) > 0
+  assert '20 x 24 x 10' in report.predict_line(found)

@@ -31,6 +31,24 @@ def test_parameters_are_the_papers(classes, plain, bank, both):
 
 
 @pytest.mark.parametrize(
+  ('modulation', 'parameters'),
+  [
+    ('mixed', 4_912_808),
+    ('none', 4_912_808),
+    ('encoder', 4_914_664),
+    ('encoder+bottleneck', 4_915_688),
+    ('all', 4_917_672),
+  ],
+)
+def test_parts_of_the_modulation_bank_cost_their_channels(
+  modulation, parameters
+):
+  """Table IV: 928, 512 and 992 channels, two values each per modality."""
+  net = UNet(8, 2, extra_head=True, modulation=modulation)
+  assert counting.parameters(net) == parameters
+
+
+@pytest.mark.parametrize(
   ('classes', 'patch', 'paper', 'here'),
   [
     (8, 96, (5.670, 6.051, 10.014), (5.670, 6.012, 8.679)),

@@ -254,9 +254,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
   workdir = tmp_path / 'run'
   rate = optimizer.learning_rate
 
-  def explode(config, finished, total_steps):
+  def explode(config, finished, total_steps, *first_rate):
     first = total_steps // config.epochs
-    usual = rate(config, finished, total_steps)
+    usual = rate(config, finished, total_steps, *first_rate)
     return usual if finished < first else jnp.inf
 
   monkeypatch.setattr(optimizer, 'learning_rate', explode)

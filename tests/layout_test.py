@@ -39,6 +39,7 @@ WIDE_TESTS = {
   'faults',
   'integration',
   'layout',
+  'own_data',
   'parallel',
   'readers',
 }

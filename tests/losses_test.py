@@ -95,3 +95,32 @@ def test_masked_mean_selects_instead_of_multiplying():
   np.testing.assert_allclose(losses.masked_mean(values, mask, None), [2.0])
   nothing = losses.masked_mean(values, jnp.zeros((1, 3), bool), None)
   np.testing.assert_array_equal(nothing, [0.0])
+
+
+def test_a_class_that_cannot_be_labelled_is_in_no_loss():
+  """As if the network had never had it: losses, gradients and Dice."""
+  labelable = np.array([[True, True, False, True], [True] * 4])
+  logits = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 4))
+  labels = jax.random.randint(jax.random.key(1), (2, 3, 4, 4), 0, 2)
+  present = jnp.asarray(labelable)
+
+  def loss(x):
+    x = losses.only_labelable(x, labelable, jnp.arange(2))
+    return losses.cross_entropy(x, labels) + losses.dice(x, labels, present)
+
+  kept = jnp.asarray([0, 1, 3])
+  plain = losses.cross_entropy(logits[:1, ..., kept], labels[:1])
+  plain += losses.dice(
+    logits[:1, ..., kept], labels[:1], jnp.ones((1, 3), bool)
+  )
+  np.testing.assert_allclose(loss(logits)[0], plain[0], rtol=1e-5)
+  gradient = jax.grad(lambda x: loss(x).sum())(logits)
+  assert not gradient[0, ..., 2].any() and gradient[1, ..., 2].any()
+  hard = losses.only_labelable(logits, labelable, jnp.arange(2)).argmax(-1)
+  assert not (hard[0] == 2).any() and (hard[1] == 2).any()
+
+
+def test_complete_labels_leave_logits_alone():
+  logits = jnp.ones((2, 3, 4))
+  same = losses.only_labelable(logits, np.ones((2, 4), bool), jnp.arange(2))
+  assert same is logits

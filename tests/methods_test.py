@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pixelwise
 import pytest
 
 from configs import abdomen, heart
 from data.task import TASKS
-from dbdc_jax import methods
+from dbdc_jax import methods, parallel
 
 CONFIGS = {'heart': heart, 'abdomen': abdomen}
 B, SIZE = 2, 16
@@ -26,9 +27,12 @@ def _batch(modalities, classes):
   }
 
 
-@pytest.mark.parametrize('task', sorted(TASKS))
-@pytest.mark.parametrize('name', methods.names())
-def test_two_steps_of_every_method_on_every_task(name, task):
+# Of the plain networks one task tells all: only their classes' number differs.
+NAMED = [(name, 'abdomen') for name in methods.names()] + [('dbdc', 'heart')]
+
+
+@pytest.mark.parametrize(('name', 'task'), NAMED)
+def test_two_steps_of_every_method(name, task):
   config = CONFIGS[task].get_config(f'method={name}')
   config.model.width, config.model.embedding_dim = 2, 4
   config.augment.patch_size = SIZE
@@ -73,3 +77,104 @@ def test_an_unknown_assignment_is_refused():
   config.mpcl.assignment = 'sinkhron'
   with pytest.raises(ValueError, match='choose sinkhorn or label'):
     methods.build(config)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'allowed'),
+  [
+    ('recipe', 'theirs', 'dbdc, own'),
+    ('joint', 'yes', 'auto, true, false'),
+    ('model.modulation', 'decoder', r'none, encoder, encoder\+bottleneck, all'),
+  ],
+)
+def test_unknown_choices_are_refused(field, value, allowed):
+  config = heart.get_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=f"{field}='{value}': choose {allowed}"):
+    methods.build(config)
+
+
+@pytest.mark.parametrize('name', methods.names())
+def test_joint_says_how_many_networks_there_are(name):
+  config = heart.get_config(f'method={name}')
+  assert methods.build(config).joint == (name == 'dbdc')
+  for value, joint in (('true', True), ('false', False)):
+    config.joint = value
+    assert methods.build(config).joint == joint
+  # Adaptive weights are DBDC's own.
+  assert methods.build(config).weighted == (name == 'dbdc')
+
+
+@pytest.mark.parametrize('name', sorted({*methods.names()} - {'dbdc'}))
+def test_one_network_for_all_has_one_normalisation_or_one_for_each(name):
+  """Modality-specific ones cost what they do in DBDC, mixed ones nothing."""
+  sizes = {}
+  for joint, modulation in (
+    ('false', 'all'),
+    ('true', 'mixed'),
+    ('true', 'none'),
+    ('true', 'all'),
+  ):
+    config = heart.get_config(f'scans=/d,method={name}')
+    config.joint, config.model.modulation = joint, modulation
+    config.modalities = 'ct' if joint == 'false' else 'ct,mr'
+    init = methods.build(config).init
+    params, _ = jax.eval_shape(init, jax.random.key(0))
+    sizes[joint, modulation] = sum(x.size for x in jax.tree.leaves(params))
+  alone = sizes['false', 'all']
+  assert sizes['true', 'mixed'] == sizes['true', 'none'] == alone
+  networks = round(alone / 4_875_752)
+  # Without DBDC's convolution in the head: 128 values fewer than 4,864.
+  assert sizes['true', 'all'] - alone == networks * (4_864 - 128)
+
+
+def test_each_recipe_has_its_optimizer():
+  config = heart.get_config('method=cps')
+  config.modalities = 'ct'
+  adam = methods.build(config)
+  assert adam.learning_rate is None
+  config.recipe = 'own'
+  sgd = methods.build(config)
+  assert sgd.learning_rate == 0.01
+  params = {'net1': jnp.ones(2), 'net2': jnp.ones(2)}
+  count = lambda method: len(jax.tree.leaves(method.tx.init(params)))
+  # Adam: two moments of each array and a counter; SGD: one momentum.
+  assert (count(adam), count(sgd)) == (5, 2)
+  # DBDC's own recipe is the one that all have by default.
+  config.method = 'dbdc'
+  assert methods.build(config).learning_rate is None
+
+
+@pytest.mark.parametrize('name', ['mean_teacher', 'uamt', 'cps', 'ict', 'evil'])
+def test_four_devices_equal_one(name, monkeypatch):
+  """Gradients, statistics and metrics, whatever is spread over devices."""
+  count = 8  # Pairs on each of four devices.
+  config = pixelwise.config(name, recipe='own', batch_size=count)
+  batch = pixelwise.batch(count=count)
+  signals = pixelwise.signals(progress=jnp.float32(0.3))
+  key = jax.random.key(5)
+  method = pixelwise.build(monkeypatch, config)
+  params, memory = jax.jit(method.init)(jax.random.key(0))
+
+  def run(method):
+    def step(state, batch, signals, plan):
+      (_, aux), gradients = jax.value_and_grad(method.loss, has_aux=True)(
+        *state, batch, key, signals
+      )
+      return gradients, aux
+
+    return step
+
+  one = jax.jit(run(method))((params, memory), batch, signals, None)
+  spread = run(methods.build(config, parallel.AXIS))
+
+  def averaged(*args):
+    gradients, aux = spread(*args)
+    return parallel.mean_gradients(gradients), aux
+
+  state, signals = parallel.place(((params, memory), signals))
+  four = parallel.pmap_step(averaged)(
+    state, parallel.shard(batch), signals, None
+  )
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)

@@ -153,3 +153,60 @@ def test_statistics_over_devices_equal_one_device():
   np.testing.assert_allclose(
     split['modulation']['var'][0], state['modulation']['var'], atol=1e-5
   )
+
+
+@pytest.mark.parametrize('grouped', [False, True])
+def test_a_shared_row_is_one_batch_norm_that_modalities_pass_in_turns(grouped):
+  """Outputs, gradients and running values are those of K separate passes."""
+  x, ids = _inputs()
+  rows = jax.tree.map(lambda v: v[:1], _variables())
+  weights = jnp.asarray(np.random.default_rng(2).normal(size=x.shape))
+  offset = jnp.arange(4.0)
+
+  def together(params):
+    bank = ModulationBank(K, grouped=grouped, shared=True)
+    out, state = bank.apply(
+      {**rows, 'params': params}, x, ids, True, offset, mutable=['modulation']
+    )
+    return jnp.sum(out * weights), (out, state['modulation'])
+
+  def in_turns(params):
+    state, outs = rows['modulation'], []
+    for k in range(K):
+      out, state = ModulationBank(1).apply(
+        {'params': params, 'modulation': state},
+        x[2 * k : 2 * k + 2],
+        ids[:2],
+        True,
+        offset,
+        mutable=['modulation'],
+      )
+      state = state['modulation']
+      outs.append(out)
+    out = jnp.concatenate(outs)
+    return jnp.sum(out * weights), (out, state)
+
+  found, expected = (
+    jax.jit(jax.grad(f, has_aux=True))(rows['params'])
+    for f in (together, in_turns)
+  )
+  for a, b in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  # In evaluation no modality differs from another.
+  bank, single = ModulationBank(K, grouped=grouped, shared=True), rows
+  np.testing.assert_allclose(
+    bank.apply(single, x, ids, False),
+    ModulationBank(1).apply(single, x, jnp.zeros_like(ids), False),
+    rtol=1e-6,
+  )
+
+
+def test_an_absent_modality_leaves_a_shared_row_alone():
+  x, ids = _inputs()
+  rows = jax.tree.map(lambda v: v[:1], _variables())
+  bank = ModulationBank(K, shared=True)
+  here = ids != 1
+  _, found = bank.apply(rows, x[here], ids[here], True, mutable=['modulation'])
+  assert float(found['modulation']['count'][0]) == K - 1

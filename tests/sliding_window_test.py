@@ -89,3 +89,35 @@ def test_any_number_of_slices_and_any_modality_is_one_compilation():
       batch=4,
     )
   assert traced == 1
+
+
+@pytest.mark.parametrize('shape', [(3, 9, 21), (1, 8, 8), (5, 16, 11)])
+def test_any_size_equals_the_plain_loop(shape):
+  images = _images(*shape)
+  found = sliding_window.of_any_size(
+    _predict,
+    2.0,
+    None,
+    images / np.float32(65535),
+    1,
+    patch=8,
+    stride=4,
+    batch=4,
+  )
+  slow = _slow(images, 1, 8, 4)
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, slow, atol=1e-5)
+
+
+def test_mirrored_windows_are_averaged():
+  """Over both flips, and flipped back: a slow loop of one window."""
+  image = _images(1, 8, 8) / np.float32(65535)
+  found = sliding_window.of_any_size(
+    _predict, 2.0, None, image, 0, patch=8, stride=4, batch=4, mirrored=True
+  )
+  slow = 0
+  for flip in ((), (0,), (1,), (0, 1)):
+    window = np.flip(image[0], flip)
+    logits = _predict(2.0, None, window[None, ..., None], np.array([0]))
+    slow = slow + np.flip(np.asarray(jax.nn.softmax(logits))[0], flip) / 4
+  np.testing.assert_allclose(found[0], slow, atol=1e-5)

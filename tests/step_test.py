@@ -19,7 +19,7 @@ from trajectory import (
 )
 
 from configs import abdomen
-from dbdc_jax import epoch_metrics, methods, parallel, step
+from dbdc_jax import epoch_metrics, methods, parallel, step, supervision
 from dbdc_jax.models.unet import UNet
 
 WIDTH = 3
@@ -133,11 +133,9 @@ def test_warmup_stops_even_a_nan(batch, start, one_device):
   params, memory = start
 
   def loss(p):
-    gated = gate(p, jnp.asarray(False))
+    gated = supervision.gate(p, jnp.asarray(False))
     bad = jnp.sum(gated['w'] * jnp.nan)
     return jnp.sum(p['w'] ** 2) + jnp.where(False, bad, 0.0)
-
-  from dbdc_jax.methods.dbdc import gate
 
   value, gradient = jax.value_and_grad(loss)({'w': jnp.ones(3)})
   assert value == 3

@@ -136,6 +136,7 @@ def test_the_banner_says_what_is_trained(adding):
     ({'train_only': 'bank'}, "choose banks, or ''"),
     ({'init_from': ''}, 'give --config.init_from'),
     ({'method': 'supervised'}, 'network per modality'),
+    ({'model.modulation': 'encoder'}, 'would change for all'),
     ({'modalities': 'ct'}, 'name a new one'),
     ({'modalities': 'mr'}, 'trained on ct too'),
     ({'init_from': 'nowhere'}, 'no readable run.json'),

@@ -81,3 +81,15 @@ def metrics_line(found: dict[str, Any]) -> str:
     f' structures: {found["seconds"]:.2f} s (Dice {found["dice"]:.2f}, HD95'
     f' {found["hd95_mm"]:.1f} mm)'
   )
+
+
+def predict_line(found: dict[str, Any]) -> str:
+  """How long a volume takes from file to file, and what of it does."""
+  parts = ', '.join(
+    f'{name} {found[name]:.2f}'
+    for name in ('read', 'resample', 'network', 'write')
+  )
+  return (
+    f'a volume of {" x ".join(map(str, found["shape"]))} voxels, file to file:'
+    f' {found["total"]:.2f} s ({parts})'
+  )

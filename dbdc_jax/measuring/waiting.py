@@ -15,7 +15,7 @@ import ml_collections
 from configs import heart
 from data import task_file
 from data.task import HEART
-from dbdc_jax import input_pipeline, methods, optimizer, parallel, step
+from dbdc_jax import input_pipeline, methods, parallel, step
 from dbdc_jax.measuring.workload import PLAN, Workload
 
 # Steps before the clock starts: compilation, and the threads' head start.
@@ -81,15 +81,14 @@ def measure(
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,
   )
-  tx = optimizer.build()
   present = input_pipeline.present_classes(
     prepared, split, names, len(task.classes)
   )
   signals = methods.full_signals(present, batches.consistent)
   waited, total = _run(
     batches,
-    step.make_step(method, tx),
-    step.init_state(method, tx, config, len(task.classes), len(names)),
+    step.make_step(method, method.tx),
+    step.init_state(method, method.tx, config, len(task.classes), len(names)),
     parallel.place(signals),
     steps,
   )

@@ -17,7 +17,7 @@ import optax
 from configs import common
 from data import task_file
 from data.task import Intensity, Modality, Task
-from dbdc_jax import methods, optimizer, parallel, step
+from dbdc_jax import methods, parallel, step
 
 PLAN = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4))
 
@@ -182,7 +182,7 @@ def make(
 
   Args:
     workload: what to train.
-    tx: another optimizer than training's.
+    tx: another optimizer than the method's.
 
   Raises:
     ValueError: several modalities for a method that has a network for each,
@@ -195,8 +195,8 @@ def make(
       f'{workload.method} trains one network per modality: a step of it has'
       ' 1 modality'
     )
-  parallel.check_batch(workload.batch)
-  tx = tx or optimizer.build()
+  parallel.check_batch(workload.batch, method.multiple)
+  tx = tx or method.tx
   k, c = workload.modalities, workload.classes
 
   shapes = jax.eval_shape(lambda: step.init_state(method, tx, config, c, k))

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import optax
+
+from dbdc_jax import optimizer
 
 
 class Signals(NamedTuple):
@@ -21,6 +25,7 @@ class Signals(NamedTuple):
     active: scalar bool, False in the supervised warm-up epochs.
     present: `[K, C]` bool, classes that each modality's labels contain.
     consistent: `[K]` bool, modalities that have unlabelled scans.
+    progress: scalar in (0, 1], this epoch's number over that of all epochs.
   """
 
   weights: jax.Array
@@ -28,6 +33,7 @@ class Signals(NamedTuple):
   active: jax.Array
   present: jax.Array
   consistent: jax.Array
+  progress: jax.Array | float = 1.0
 
 
 def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
@@ -43,6 +49,7 @@ def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
     active=jnp.asarray(True),
     present=jnp.asarray(present),
     consistent=jnp.asarray(consistent),
+    progress=jnp.float32(1.0),
   )
 
 
@@ -64,6 +71,13 @@ class Method(NamedTuple):
     fit: `(params, memory, images, modality) -> (gap, similarity)`, scalars:
       how far the images `[n, H, W, 1]` are from what the modality's (`[n]`,
       all equal) banks know, see `models/fit.py`.
+    tx: the optimizer, without its learning rate: the step multiplies by minus
+      that number. Parts of `params` may differ by `optax.multi_transform`,
+      their rates by a factor in it. It may take the extra argument `left`, the
+      share of the run that is still to be done.
+    learning_rate: the first one; None is the config's.
+    weighted: whether MAW's weights act on its modalities.
+    multiple: slices per modality and device must be a multiple of this.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -73,6 +87,20 @@ class Method(NamedTuple):
   joint: bool
   unlabeled: bool
   fit: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+  tx: optax.GradientTransformation = optimizer.build()
+  learning_rate: float | None = None
+  weighted: bool = False
+  multiple: int = 1
+
+
+def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:
+  """Whether one network takes all modalities.
+
+  Args:
+    config: the run's config; `joint` may decide.
+    default: the method's own way.
+  """
+  return {'auto': default, 'true': True, 'false': False}[config.joint]
 
 
 def keep_memory(params: Any, memory: Any) -> Any:

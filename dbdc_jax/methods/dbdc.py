@@ -14,7 +14,7 @@ Running statistics are updated by labelled, weak and strong, in this order.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 
 from data import task_file
-from dbdc_jax import augment, losses, prototypes
+from dbdc_jax import augment, losses, prototypes, supervision
 from dbdc_jax.methods import base
 from dbdc_jax.models import fit
 from dbdc_jax.models.projector import Projector
@@ -59,26 +59,6 @@ class _View(NamedTuple):
   embeddings: jax.Array | None  # [K, n, D], n = b * H/stride * W/stride
 
 
-@jax.custom_vjp
-def gate(params: Any, active: jax.Array) -> Any:
-  """Passes `params` on; its gradient is selected, so no NaN gets through.
-
-  While `active` is False the unlabelled losses must not act, not even as
-  0 * NaN in a gradient.
-  """
-  del active
-  return params
-
-
-gate.defvjp(
-  lambda params, active: (params, active),
-  lambda active, g: (
-    jax.tree.map(lambda x: jnp.where(active, x, jnp.zeros_like(x)), g),
-    None,
-  ),
-)
-
-
 def build(
   config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> base.Method:
@@ -103,6 +83,7 @@ def build(
     axis_name=axis_name,
     grouped=True,
     dtype=dtype,
+    modulation=config.model.modulation,
   )
   # Prediction takes any mixture of modalities: no grouped layout.
   predictor = unet.clone(grouped=False, axis_name=None)
@@ -128,9 +109,10 @@ def build(
     loss=functools.partial(_loss, nets),
     predict=predict,
     update=base.keep_memory,
-    joint=True,
+    joint=base.is_joint(config, True),
     unlabeled=config.dc.ipc or config.dc.fpc,
     fit=functools.partial(_fit, nets, predictor),
+    weighted=True,
   )
 
 
@@ -251,9 +233,9 @@ def _labeled(nets, params, statistics, bank, batch, key, signals):
   )
   view, statistics = _decode(nets, params, statistics, features, count, True)
   labels = labels.reshape(view.logits.shape[:-1])
-  ce = losses.cross_entropy(view.logits, labels, nets.axis_name)
-  dice = losses.dice(view.logits, labels, signals.present, nets.axis_name)
-  terms = {'sup_ce': ce, 'sup_dice': dice}
+  terms = supervision.labeled_terms(
+    view.logits, labels, signals, nets.axis_name
+  )
   terms |= _mpcl(nets, params, bank, view, labels, signals.present, 'sup')
   return terms, view, labels, statistics
 
@@ -287,8 +269,7 @@ def _unlabeled(nets, params, statistics, bank, batch, key, signals):
     count,
     project=False,
   )
-  allowed = signals.present[:, None, None, None]
-  pseudo = jnp.argmax(jnp.where(allowed, weak.logits, losses.NEGATIVE), -1)
+  pseudo = supervision.pseudo_labels(weak.logits, signals.present)
 
   terms, strong = {}, None
   if dc.fpc:
@@ -391,7 +372,7 @@ def _loss(nets, params, memory, batch, key, signals):
   if 'unlabeled' in batch and (dc.ipc or dc.fpc):
     more, strong, pseudo, statistics = _unlabeled(
       nets,
-      gate(params, signals.active),
+      supervision.gate(params, signals.active),
       statistics,
       bank,
       batch['unlabeled'],

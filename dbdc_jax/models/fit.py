@@ -15,6 +15,15 @@ from dbdc_jax.models.unet import UNet
 _EPSILON = 1e-5
 
 
+def normal_divergence(
+  mean: jax.Array, var: jax.Array, known_mean: jax.Array, known_var: jax.Array
+) -> jax.Array:
+  """KL(normal(mean, var) || normal(known_mean, known_var)), elementwise."""
+  var, known_var = var + _EPSILON, known_var + _EPSILON
+  off = jnp.square(mean - known_mean)
+  return 0.5 * (jnp.log(known_var / var) + (var + off) / known_var - 1)
+
+
 def _forward(net: UNet, x, modality):
   features = net.encode(x, modality, False)
   taps = net.decode(features, modality, False)
@@ -54,14 +63,10 @@ def statistics_gap(
     x, bias = layers[name]['conv']['__call__'][0]
     x = x.astype(jnp.float32)
     row = 0 if known['modulation']['mean'].shape[0] == 1 else modality[0]
-    mean, var = (known['modulation'][k][row] for k in ('mean', 'var'))
-    var = var + _EPSILON
     here = jnp.mean(x, (0, 1, 2))
-    spread = jnp.mean(jnp.square(x - here), (0, 1, 2)) + _EPSILON
-    off = jnp.square(here + bias - mean)
-    gaps.append(
-      jnp.mean(0.5 * (jnp.log(var / spread) + (spread + off) / var - 1))
-    )
+    spread = jnp.mean(jnp.square(x - here), (0, 1, 2))
+    mean, var = (known['modulation'][k][row] for k in ('mean', 'var'))
+    gaps.append(jnp.mean(normal_divergence(here + bias, spread, mean, var)))
   return logits, taps, jnp.mean(jnp.stack(gaps))
 
 

@@ -163,6 +163,10 @@ class ModulationBank(nn.Module):
       everything per modality is a reshape instead of a selection.
     slope: of the leaky ReLU that follows, for negative values; None: none
       follows.
+    shared: all modalities have one affine pair and one row of running values,
+      as when the modalities go through plain batch norm one after another:
+      each is still normalised by its own samples in training, and moves the
+      running values in its turn. Without a bank, this is what is left.
   """
 
   num_modalities: int
@@ -171,6 +175,7 @@ class ModulationBank(nn.Module):
   axis_name: str | None = None
   grouped: bool = False
   slope: float | None = None
+  shared: bool = False
 
   @nn.compact
   def __call__(
@@ -193,7 +198,8 @@ class ModulationBank(nn.Module):
     Returns:
       The same shape and dtype as `x`.
     """
-    shape = (self.num_modalities, x.shape[-1])
+    rows = 1 if self.shared else self.num_modalities
+    shape = (rows, x.shape[-1])
     scale = self.param('scale', nn.initializers.ones, shape)
     bias = self.param('bias', nn.initializers.zeros, shape)
     mean = self.variable('modulation', 'mean', jnp.zeros, shape)
@@ -210,14 +216,21 @@ class ModulationBank(nn.Module):
     if not train:
       factor = scale * lax.rsqrt(var.value + self.epsilon)
       shift = bias + (offset - mean.value) * factor
-      return groups.modulate(x, factor, shift, modality)
-    out, *found = _normalize(groups, x, scale, bias, modality)
+      one_row = groups._replace(num_modalities=rows)
+      return one_row.modulate(x, factor, shift, modality)
+    full = (self.num_modalities, x.shape[-1])
+    affine = (jnp.broadcast_to(row, full) for row in (scale, bias))
+    out, *found = _normalize(groups, x, *affine, modality)
     batch_mean, batch_var, seen = lax.stop_gradient(found)
     if self.is_mutable_collection('modulation') and not self.is_initializing():
-      alpha = running_momentum(count.value, self.momentum)[:, None]
       batch_mean = batch_mean + lax.stop_gradient(offset)
-      for running, batch in ((mean, batch_mean), (var, batch_var)):
-        moved = alpha * running.value + (1 - alpha) * batch
-        running.value = jnp.where(seen > 0, moved, running.value)
-      count.value = count.value + (seen[:, 0] > 0)
+      moments = ((mean, batch_mean), (var, batch_var))
+      # All rows at once; or the only row, once for each modality.
+      for start in range(0, self.num_modalities, rows):
+        now = slice(start, start + rows)
+        alpha = running_momentum(count.value, self.momentum)[:, None]
+        for running, batch in moments:
+          moved = alpha * running.value + (1 - alpha) * batch[now]
+          running.value = jnp.where(seen[now] > 0, moved, running.value)
+        count.value = count.value + (seen[now, 0] > 0)
     return out

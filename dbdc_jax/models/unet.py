@@ -7,6 +7,7 @@
   mid    1/8  8w -> 8w (m)
 
 with w = `width` (32 in the paper), and every normalisation a `ModulationBank`.
+Encoder: conv0 to d3; bottleneck: mid; decoder: u3 to the head.
 """
 
 import functools
@@ -19,6 +20,16 @@ from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
 
 LEAKY_SLOPE = 0.01
+# The paper's Table IV: in which parts each modality has its own modulation. In
+# the others one batch norm serves all, each modality's pass on its own;
+# 'mixed' is one batch norm over the samples of all modalities together.
+MODULATIONS = {
+  'none': (),
+  'encoder': ('encoder',),
+  'encoder+bottleneck': ('encoder', 'bottleneck'),
+  'all': ('encoder', 'bottleneck', 'decoder'),
+  'mixed': (),
+}
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -77,6 +88,7 @@ class ConvNorm(nn.Module):
   axis_name: str | None
   grouped: bool
   dtype: jnp.dtype
+  shared: bool = False
 
   @nn.compact
   def __call__(self, inputs, modality, train):
@@ -88,6 +100,7 @@ class ConvNorm(nn.Module):
       axis_name=self.axis_name,
       grouped=self.grouped,
       slope=LEAKY_SLOPE,
+      shared=self.shared,
       name='modulation',
     )(x, modality, train, bias)
 
@@ -103,6 +116,7 @@ class UNet(nn.Module):
     axis_name: the device axis of batch statistics, or None.
     grouped: training batches are sorted by modality with equal counts.
     dtype: of activations; parameters, statistics and logits are float32.
+    modulation: a key of `MODULATIONS`; without effect where K is 1.
   """
 
   num_classes: int
@@ -112,28 +126,34 @@ class UNet(nn.Module):
   axis_name: str | None = None
   grouped: bool = False
   dtype: jnp.dtype = jnp.float32
+  modulation: str = 'all'
 
   def setup(self):
     """Makes the layers of the module's table."""
-    w = self.width
+    w, modulation = self.width, self.modulation
 
-    def layer(features):
+    def layer(features, part):
       return ConvNorm(
         features,
-        self.num_modalities,
+        1 if modulation == 'mixed' else self.num_modalities,
         self.axis_name,
         self.grouped,
         self.dtype,
+        shared=part not in MODULATIONS[modulation],
       )
 
-    def block(features):
-      return [layer(features), layer(features)]
+    def block(features, part):
+      return [layer(features, part), layer(features, part)]
 
-    self.conv0 = layer(w)
-    self.d1, self.d2, self.d3 = block(2 * w), block(4 * w), block(8 * w)
-    self.mid = block(8 * w)
-    self.u3, self.u2, self.u1 = block(8 * w), block(4 * w), block(2 * w)
-    self.head_layers = [layer(2 * w)] * self.extra_head + [layer(w)]
+    encoder, bottleneck, decoder = 'encoder', 'bottleneck', 'decoder'
+    self.conv0 = layer(w, encoder)
+    self.d1, self.d2 = block(2 * w, encoder), block(4 * w, encoder)
+    self.d3 = block(8 * w, encoder)
+    self.mid = block(8 * w, bottleneck)
+    self.u3, self.u2 = block(8 * w, decoder), block(4 * w, decoder)
+    self.u1 = block(2 * w, decoder)
+    extra = [layer(2 * w, decoder)] * self.extra_head
+    self.head_layers = [*extra, layer(w, decoder)]
     self.logits = JoinedConv(self.num_classes, self.dtype)
 
   def _chain(self, layers, x, modality, train):

@@ -1,0 +1,56 @@
+"""Cross pseudo supervision (row "CPS" of the paper's Table II).
+
+Chen, Yuan, Zeng, Wang, "Semi-supervised semantic segmentation with cross pseudo
+supervision" (2021). Two networks of different starts see all slices, and each
+learns from the other's hard pseudo-labels:
+
+  loss_i = (CE + Dice) / 2 + w(t) CE(network_i, argmax network_j)
+
+on labelled and on unlabelled slices, without a threshold. The first network is
+validated and tested. The original also mixes images (CutMix); the common 2-D
+code that the paper's row is taken from does not, nor is it done here. Its two
+optimizers have the same rate: they are one.
+"""
+
+import ml_collections
+
+from dbdc_jax import losses, passes, plain, supervision
+from dbdc_jax.methods import base
+
+
+def build(
+  config: ml_collections.ConfigDict, axis_name: str | None = None
+) -> base.Method:
+  """Builds the method; see `base.Method`."""
+  return plain.build(config, axis_name, _loss, pair=True)
+
+
+def _loss(step, params, memory):
+  views, axis_name = passes.views(step), step.net.axis_name
+  logits, unlabeled, statistics = passes.pair_forward(
+    step, params, memory, views
+  )
+  labeled = {}
+  for name, suffix in zip(passes.PAIR, ('', '2'), strict=True):
+    labeled |= supervision.labeled_terms(
+      logits[name],
+      views.labels,
+      step.signals,
+      axis_name,
+      name=f'sup{suffix}',
+      share=plain.HALF,
+    )
+  first, second = (unlabeled[name] for name in passes.PAIR)
+  present = step.signals.present
+  terms = {
+    'cross_ce': losses.cross_entropy(
+      first, supervision.pseudo_labels(second, present), axis_name
+    ),
+    'cross2_ce': losses.cross_entropy(
+      second, supervision.pseudo_labels(first, present), axis_name
+    ),
+  }
+  memory = {**memory, 'modulation': statistics}
+  return plain.Outcome(
+    labeled, terms, logits[passes.PAIR[0]], views.labels, memory
+  )

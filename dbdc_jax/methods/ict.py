@@ -1,0 +1,82 @@
+"""Interpolation consistency training (row "ICT" of the paper's Table II).
+
+Verma, Kawaguchi, Lamb, Kannala, Solin, Bengio, Lopez-Paz, "Interpolation
+consistency training for semi-supervised learning" (2022). Unlabelled slices are
+mixed in pairs, and the student's answer to the mixture should be the mixture of
+the mean teacher's answers:
+
+  u = (1 - s) u_0 + s u_1,   s ~ Beta(0.2, 0.2) for each pair
+  J = mean |softmax_student(u) - (1 - s) softmax_teacher(u_0)
+                               - s softmax_teacher(u_1)|^2
+
+over pixels and classes, added to (CE + Dice) / 2 with the weight w(t). The
+student sees labelled slices and mixtures, the teacher (`teacher.py`) slices
+without noise. The student is validated and tested.
+
+The common code pairs the first half of the unlabelled slices with the second;
+here a slice is mixed with its neighbour in the batch (2 i with 2 i + 1), which
+is as random and stays within a device, whose number of slices has to be even.
+There, the teacher sees u_0 and u_1 in two passes with statistics of their own;
+here in one.
+"""
+
+import jax
+import ml_collections
+
+from dbdc_jax import losses, passes, plain, supervision
+from dbdc_jax.methods import base
+from dbdc_jax.methods.mean_teacher import squared_difference
+
+
+def build(
+  config: ml_collections.ConfigDict, axis_name: str | None = None
+) -> base.Method:
+  """Builds the method; see `base.Method`."""
+  return plain.build(config, axis_name, _loss, taught=True, multiple=2)
+
+
+def shares(keys: jax.Array, parameter: float) -> jax.Array:
+  """The share s of each pair's second slice.
+
+  Args:
+    keys: `[K, b]` the samples' keys; a pair draws with its first one's.
+    parameter: both of the Beta distribution's.
+
+  Returns:
+    `[K, b / 2]` in [0, 1].
+
+  Raises:
+    ValueError: b is odd.
+  """
+  if keys.shape[1] % 2:
+    raise ValueError(
+      f'batch_size: ict mixes pairs of slices, and {keys.shape[1]} of a'
+      ' modality on a device cannot be paired: choose a --config.batch_size'
+      ' that is a multiple of twice the number of devices'
+    )
+  draw = lambda key: jax.random.beta(key, parameter, parameter)
+  return jax.vmap(jax.vmap(draw))(keys[:, ::2])
+
+
+def mix(x: jax.Array, share: jax.Array) -> jax.Array:
+  """Mixes neighbours: `[K, b, ...]` and `[K, b / 2]` to `[K, b / 2, ...]`."""
+  share = share.reshape(*share.shape, *(1,) * (x.ndim - 2))
+  return (1 - share) * x[:, ::2] + share * x[:, 1::2]
+
+
+def _loss(step, params, memory):
+  views = passes.views(step)
+  statistics = memory['modulation']
+  share = shares(views.keys, step.net.config.ssl.mix)
+  p = passes.probabilities(step, memory['teacher'], statistics, views.unlabeled)
+  logits, student, statistics = passes.both_forward(
+    step, params, statistics, views.images, mix(views.unlabeled, share)
+  )
+  axis_name = step.net.axis_name
+  labeled = supervision.labeled_terms(
+    logits, views.labels, step.signals, axis_name, share=plain.HALF
+  )
+  difference = squared_difference(student, mix(p, share))
+  memory = {**memory, 'modulation': statistics}
+  terms = {'consistency': losses.mean(difference, axis_name)}
+  return plain.Outcome(labeled, terms, logits, views.labels, memory)

@@ -1,0 +1,154 @@
+"""A network of one pixel at a time: what a method makes of it, a loop can too.
+
+Stands in for the U-Net of `plain`: logits are `ModulationBank(image) * w + b`,
+compiled in a moment.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import abdomen
+from dbdc_jax import augment, methods, passes, plain
+from dbdc_jax.models.modulation import ModulationBank
+
+K, B, SIZE, C, PATCH = 2, 4, 20, 5, 16
+
+
+class Pixels(nn.Module):
+  """With the fields of `UNet`."""
+
+  num_classes: int
+  num_modalities: int
+  width: int = 1
+  axis_name: str | None = None
+  grouped: bool = False
+  dtype: jnp.dtype = jnp.float32
+  modulation: str = 'all'
+
+  @nn.compact
+  def __call__(self, x, modality, train):
+    shape = (self.num_classes,)
+    w = self.param('w', nn.initializers.normal(0.8), shape)
+    b = self.param('b', nn.initializers.normal(0.4), shape)
+    x = ModulationBank(
+      self.num_modalities, axis_name=self.axis_name, grouped=self.grouped
+    )(x, modality, train)
+    return x * w + b
+
+
+def config(name: str, **fields):
+  """One network for CT and T2, small; `a__b=c` sets the field a.b."""
+  made = abdomen.get_config(f'method={name}')
+  made.modalities, made.joint, made.batch_size = 'ct,t2', 'true', B
+  made.augment.patch_size = PATCH
+  made.dtype = 'float32'
+  made.update_from_flattened_dict(
+    {key.replace('__', '.'): value for key, value in fields.items()}
+  )
+  return made
+
+
+def build(monkeypatch, made, axis_name=None) -> methods.Method:
+  monkeypatch.setattr(plain, 'UNet', Pixels)
+  return methods.build(made, axis_name)
+
+
+def batch(seed: int = 0, count: int = B):
+  rng = np.random.default_rng(seed)
+  index = np.arange(K * count, dtype=np.int32).reshape(K, count)
+  shape = (K, count, SIZE, SIZE)
+  image = lambda: rng.integers(0, 65536, shape).astype(np.uint16)
+  label = rng.integers(0, C, shape).astype(np.uint8)
+  label[:, 0] = 0
+  return {
+    'labeled': {'image': image(), 'label': label, 'index': index},
+    'unlabeled': {'image': image(), 'index': index},
+  }
+
+
+def signals(**fields) -> methods.Signals:
+  full = methods.full_signals(np.ones((K, C), bool), np.ones(K, bool))
+  return full._replace(ramp=jnp.float32(0.5), **fields)
+
+
+def views(made, batch, key):
+  """The views that a step of this key has, as NumPy arrays; and their keys."""
+  settings = augment.Augmentation(**made.augment)
+  net = passes.Plain(None, None, settings, made, None, 0.0, None)
+  draw = jax.jit(lambda batch: passes.views(passes.Step(net, batch, key, None)))
+  found = draw(batch)
+  return (*map(np.asarray, found[:3]), found.keys)
+
+
+def passed(params, *images: np.ndarray) -> list[np.ndarray]:
+  """Logits `[K, n, H, W, C]` of one pass in train mode over all images."""
+  w, b = np.asarray(params['w'], float), np.asarray(params['b'], float)
+  bank = params['ModulationBank_0']
+  everything = np.concatenate(images, 1).astype(float)
+  out = np.zeros((*everything.shape[:-1], len(w)))
+  for k, mine in enumerate(everything):
+    z = (mine - mine.mean()) / np.sqrt(mine.var() + 1e-5)
+    z = z * np.asarray(bank['scale'][k]) + np.asarray(bank['bias'][k])
+    out[k] = z * w + b
+  ends = np.cumsum([x.shape[1] for x in images])[:-1]
+  return np.split(out, ends, 1)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+  e = np.exp(z - z.max(-1, keepdims=True))
+  return e / e.sum(-1, keepdims=True)
+
+
+def cross_entropy(z: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """`[K]`, pixel by pixel."""
+  p = softmax(z)
+  out = []
+  for k in range(len(p)):
+    flat, mine = p[k].reshape(-1, p.shape[-1]), labels[k].ravel()
+    out.append(
+      -np.mean([np.log(q[y]) for q, y in zip(flat, mine, strict=True)])
+    )
+  return np.array(out)
+
+
+def dice(z: np.ndarray, labels: np.ndarray, power: int = 2) -> np.ndarray:
+  """`[K]`, class by class."""
+  p, out = softmax(z), []
+  for k in range(len(p)):
+    terms = []
+    for c in range(p.shape[-1]):
+      q, g = p[k, ..., c], labels[k] == c
+      below = (q**power).sum() + g.sum() + 1e-5
+      terms.append(1 - (2 * q[g].sum() + 1e-5) / below)
+    out.append(np.mean(terms))
+  return np.array(out)
+
+
+def evaluate(method, params, memory, given, key, told):
+  """Loss, metrics, new memory and gradients of parameters and memory."""
+  floats = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+  leaves, tree = jax.tree.flatten(memory)
+
+  @jax.jit
+  def run(params, leaves):
+    def loss(params, moving):
+      all_leaves = iter(moving)
+      whole = [next(all_leaves) if floats(x) else x for x in leaves]
+      memory = jax.tree.unflatten(tree, whole)
+      return method.loss(params, memory, given, key, told)
+
+    moving = [x for x in leaves if floats(x)]
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, moving)
+
+  (value, (new, metrics)), gradients = run(params, leaves)
+  return value, metrics, new, gradients
+
+
+def largest(tree) -> float:
+  """Largest absolute value of a tree's arrays."""
+  values: Sequence = jax.tree.leaves(tree)
+  return max(float(np.abs(x).max()) for x in values)
