@@ -48,8 +48,13 @@ def base() -> ml_collections.ConfigDict:
   config.deterministic = False
   # Only test the finished run of the workdir again.
   config.eval_only = False
-  # Workdir of a finished run whose best weights and memory to start from.
+  # Workdir of a finished run, or an export, whose best weights and memory to
+  # start from. Its modalities may be some of this run's: they are found by
+  # name, and new ones start from the mean of its bank rows.
   config.init_from = ''
+  # 'banks': only the bank rows of modalities that init_from lacks are trained;
+  # all else keeps its bits. '' = everything is trained.
+  config.train_only = ''
   # What this config is expected to take and give; the banner prints it.
   config.expectation = ''
 

@@ -17,7 +17,8 @@ from data.task import Intensity, Modality, Scan
 ROI_MARGIN = 10.0
 # Orientation of prepared slices: slices to superior, rows to posterior,
 # columns to the left.
-_SLICES_ROWS_COLUMNS = nib.orientations.axcodes2ornt(('S', 'P', 'L'))
+AXES = ('S', 'P', 'L')
+_SLICES_ROWS_COLUMNS = nib.orientations.axcodes2ornt(AXES)
 
 
 class SliceTooSmallError(ValueError):

@@ -110,8 +110,7 @@ class Checkpoints:
       metrics=None if dice is None else {'dice': dice},
     )
     self._manager.wait_until_finished()
-    folder = self._folder / str(step)
-    atomic.write(folder / _SEAL, json.dumps(_hashes(folder)).encode())
+    seal(self._folder / str(step))
 
   def wait(self) -> None:
     """Waits until a running save is on disk.
@@ -174,28 +173,16 @@ class Checkpoints:
     step = parallel.from_lead(read)
     if step is None:
       return None
-    arrays = found[0] if found else jax.tree.map(_blank, like)
+    arrays = found[0] if found else blank(like)
     return step, parallel.tree_from_lead(arrays)
 
   def _read(self, step: int, like: Any) -> Any:
     """One checkpoint, checked against `like`."""
     # Asked before reading: a read that fails half-way leaves others behind.
-    found = _shapes(self._manager.metadata(step).item_metadata.tree)
-    wanted = _shapes(like)
-    differing = sorted(
-      name
-      for name in found.keys() | wanted.keys()
-      if found.get(name) != wanted.get(name)
-    )
-    if differing:
-      name = differing[0]
-      raise ValueError(
-        f'{self._folder / str(step)}: {len(differing)} arrays differ, the first'
-        f' is {name}: {found.get(name, "missing")} in the checkpoint,'
-        f' {wanted.get(name, "missing")} in this config'
-      )
+    found = self._manager.metadata(step).item_metadata.tree
+    check_shapes(self._folder / str(step), found, like)
     return self._manager.restore(
-      step, args=ocp.args.StandardRestore(jax.tree.map(_blank, like))
+      step, args=ocp.args.StandardRestore(blank(like))
     )
 
   def _set_damaged_aside(self) -> None:
@@ -206,10 +193,10 @@ class Checkpoints:
     """
     for step in steps(self._workdir):
       folder = self._folder / str(step)
-      fault = _fault(folder)
-      if not fault:
+      text = fault(folder)
+      if not text:
         continue
-      text = f'checkpoint {folder} is damaged ({fault})'
+      text = f'checkpoint {folder} is damaged ({text})'
       if self._read_only:
         raise ValueError(text)
       self._damaged += 1
@@ -258,9 +245,7 @@ def _manager(folder: pathlib.Path, read_only: bool) -> ocp.CheckpointManager:
     create=False,
     # The store has a thread of its own, which also seals.
     enable_async_checkpointing=False,
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
-      primary_host=0, active_processes={0}, barrier_sync_key_prefix='lead'
-    ),
+    multiprocessing_options=lead_only(),
   )
   return ocp.CheckpointManager(
     folder,
@@ -269,8 +254,16 @@ def _manager(folder: pathlib.Path, read_only: bool) -> ocp.CheckpointManager:
   )
 
 
-def _blank(x: Any) -> np.ndarray:
-  return np.zeros(x.shape, x.dtype)
+def lead_only() -> ocp.options.MultiprocessingOptions:
+  """Orbax's word for what the lead process does alone."""
+  return ocp.options.MultiprocessingOptions(
+    primary_host=0, active_processes={0}, barrier_sync_key_prefix='lead'
+  )
+
+
+def blank(like: Any) -> Any:
+  """Zeros of a tree's shapes and dtypes, to read into."""
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -279,6 +272,32 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
+
+
+def check_shapes(folder: pathlib.Path, found: Any, like: Any) -> None:
+  """Compares what a checkpoint holds with what is wanted of it.
+
+  Args:
+    folder: of the checkpoint, for the error.
+    found: its tree, of anything that has a shape.
+    like: the tree that is wanted.
+
+  Raises:
+    ValueError: other arrays or shapes; says how many, and the first.
+  """
+  found, wanted = _shapes(found), _shapes(like)
+  differing = sorted(
+    name
+    for name in found.keys() | wanted.keys()
+    if found.get(name) != wanted.get(name)
+  )
+  if differing:
+    name = differing[0]
+    raise ValueError(
+      f'{folder}: {len(differing)} arrays differ, the first is {name}:'
+      f' {found.get(name, "missing")} in the checkpoint,'
+      f' {wanted.get(name, "missing")} in this config'
+    )
 
 
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
@@ -290,7 +309,12 @@ def _hashes(folder: pathlib.Path) -> dict[str, str]:
   }
 
 
-def _fault(folder: pathlib.Path) -> str:
+def seal(folder: pathlib.Path) -> None:
+  """Puts the SHA-256 of each file of a checkpoint beside them."""
+  atomic.write(folder / _SEAL, json.dumps(_hashes(folder)).encode())
+
+
+def fault(folder: pathlib.Path) -> str:
   """What is wrong with a checkpoint's files; '' if nothing is."""
   try:
     sealed = json.loads((folder / _SEAL).read_text())

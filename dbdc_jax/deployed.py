@@ -12,7 +12,7 @@ import ml_collections
 from configs import saved
 from data import task_file
 from data.task import Modality, Task
-from dbdc_jax import checkpoint, methods, parallel, run_record
+from dbdc_jax import exported, methods, parallel, run_record, weights
 from dbdc_jax.step import init_state
 
 
@@ -37,7 +37,7 @@ class Deployed:
   """What a run has learnt.
 
   Attributes:
-    folder: the run's workdir.
+    folder: the run's workdir, or an export of it.
     config: the run's config.
     task: classes, modalities and label codes.
     modalities: those of the run, in bank order.
@@ -72,7 +72,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise ValueError(
-      f'{path}: not readable ({error}); give the workdir of a finished run'
+      f'{path}: not readable ({error}); give the workdir of a finished run, or'
+      ' an exported model'
     ) from error
 
 
@@ -82,24 +83,24 @@ def _network(config, workdir: pathlib.Path, classes: int, count: int):
   like = jax.eval_shape(
     lambda: init_state(method, method.tx, config, classes, count)
   )
-  with checkpoint.Checkpoints(workdir, read_only=True) as store:
-    found = store.best(like)
+  found = weights.best(workdir, like)
   if found is None:
     raise ValueError(f'{workdir}: no checkpoint there; train the run first')
-  _, arrays = found
-  return method, parallel.place((arrays.params, arrays.memory))
+  return method, parallel.place(tuple(found))
 
 
 def load(folder: str | os.PathLike) -> Deployed:
-  """Loads a run's best checkpoint.
+  """Loads a run's best checkpoint, or an export.
 
   Args:
-    folder: the workdir of a run.
+    folder: the workdir of a run, or what `export` made of one.
 
   Raises:
     ValueError: it is not one, or it is damaged; says what is wrong.
   """
   folder = pathlib.Path(folder).absolute()
+  if exported.is_model(folder):
+    exported.read(folder, exported.MODEL)
   record = _read(folder / 'run.json')
   config = saved.get_config(str(folder / 'config.json'))
   if (folder / run_record.TASK).exists():
@@ -109,14 +110,14 @@ def load(folder: str | os.PathLike) -> Deployed:
   config.modalities = ','.join(names)
   networks = {}
   if methods.build(config).joint:
-    method, weights = _network(config, folder, len(task.classes), len(names))
+    method, learnt = _network(config, folder, len(task.classes), len(names))
     for index, name in enumerate(names):
-      networks[name] = Network(method, *weights, index)
+      networks[name] = Network(method, *learnt, index)
   else:
     for name in names:
       config.modalities = name
-      method, weights = _network(config, folder / name, len(task.classes), 1)
-      networks[name] = Network(method, *weights, 0)
+      method, learnt = _network(config, folder / name, len(task.classes), 1)
+      networks[name] = Network(method, *learnt, 0)
     config.modalities = ','.join(names)
   return Deployed(
     folder=folder,

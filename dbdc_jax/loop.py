@@ -42,6 +42,7 @@ class Run:
   method: methods.Method
   batches: input_pipeline.Batches
   present: np.ndarray  # [K, C] bool
+  trained: np.ndarray | None  # [K] bool, see `step.step_function`
   tx: optax.GradientTransformation
   steps_per_epoch: int
   total_steps: int
@@ -141,7 +142,7 @@ def fit(
     OSError: the disk is full.
   """
   config = run.config
-  step_fn = make_step(run.method, run.tx)
+  step_fn = make_step(run.method, run.tx, run.trained)
   done = int(state.step) // run.steps_per_epoch
   for epoch in range(done + 1, config.epochs + 1):
     started = time.monotonic()

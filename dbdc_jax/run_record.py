@@ -200,6 +200,11 @@ def check_resumable(
   return notes
 
 
+def added(workdir: pathlib.Path) -> list[str]:
+  """Modalities whose bank rows alone a run trains; see `save`."""
+  return _read(workdir / 'run.json').get('added', [])
+
+
 def _threads() -> str:
   """Threads that XLA computes with on CPU."""
   return os.environ.get('NPROC', str(os.cpu_count()))
@@ -219,6 +224,14 @@ def _commit() -> str:
     return ''
 
 
+def versions() -> dict[str, Any]:
+  """Versions of the packages, and the commit of the code."""
+  return {
+    'packages': {p: importlib.metadata.version(p) for p in _PACKAGES},
+    'commit': _commit(),
+  }
+
+
 def save(
   workdir: pathlib.Path,
   config: ml_collections.ConfigDict,
@@ -228,6 +241,7 @@ def save(
   devices: str,
   fingerprint: Mapping[str, Any],
   skipped: list[dict[str, str]],
+  added: Sequence[str] = (),
 ) -> None:
   """Writes config.json, run.json and task.json.
 
@@ -239,19 +253,20 @@ def save(
     devices: the devices in words.
     fingerprint: of the prepared data.
     skipped: bad scans that the run goes on without.
+    added: modalities whose bank rows alone are trained.
   """
   write_json(workdir / 'config.json', config.to_dict())
   task_file.write(task_file.to_dict(task), workdir / TASK)
   write_json(
     workdir / 'run.json',
     {
-      'packages': {p: importlib.metadata.version(p) for p in _PACKAGES},
-      'commit': _commit(),
+      **versions(),
       'modalities': list(modalities),
       'classes': list(task.classes),
       'devices': devices,
       'threads': _threads(),
       'data': fingerprint,
       'skipped_scans': skipped,
+      'added': list(added),
     },
   )

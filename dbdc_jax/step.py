@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
-from dbdc_jax import methods, parallel, weighting
+from dbdc_jax import bank_rows, methods, parallel, weighting
 
 
 class TrainState(NamedTuple):
@@ -38,7 +39,9 @@ class Plan(NamedTuple):
 
 
 def step_function(
-  method: methods.Method, tx: optax.GradientTransformation
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  trained: np.ndarray | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """The step `(state, batch, signals, plan) -> (state, metrics)` of a device.
 
@@ -47,6 +50,8 @@ def step_function(
   Args:
     method: built with `axis_name=parallel.AXIS`.
     tx: the optimizer, without its learning rate.
+    trained: `[K]` bool, modalities whose bank rows alone are trained; None:
+      everything is.
   """
   tx = optax.with_extra_args_support(tx)
 
@@ -55,18 +60,28 @@ def step_function(
     (loss, (memory, metrics)), gradients = jax.value_and_grad(
       method.loss, has_aux=True
     )(state.params, state.memory, batch, key, signals)
+    if trained is not None:
+      # What computes the others is left out of the program.
+      nothing = jax.tree.map(jnp.zeros_like, gradients)
+      gradients = bank_rows.select(gradients, nothing, trained)
     gradients = parallel.mean_gradients(gradients)
     updates, opt_state = tx.update(
       gradients, state.opt_state, state.params, left=plan.left
     )
+    if trained is not None:
+      # An optimizer may decay weights that have no gradient.
+      updates = bank_rows.select(updates, nothing, trained)
     updates = optax.tree.scale(-plan.learning_rate, updates)
     params = optax.apply_updates(state.params, updates)
+    memory = method.update(params, memory)
+    if trained is not None:
+      memory = bank_rows.select(memory, state.memory, trained)
     counts = metrics.pop('dice_counts')
     metrics |= {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
     new = TrainState(
       step=state.step + 1,
       params=params,
-      memory=method.update(params, memory),
+      memory=memory,
       opt_state=opt_state,
       dice_counts=state.dice_counts + counts,
       weighting=state.weighting,
@@ -77,14 +92,16 @@ def step_function(
 
 
 def make_step(
-  method: methods.Method, tx: optax.GradientTransformation
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  trained: np.ndarray | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """`step_function` on all devices.
 
   Returns:
     One pmapped function; `batch` is `parallel.shard`ed, the state donated.
   """
-  return parallel.pmap_step(step_function(method, tx))
+  return parallel.pmap_step(step_function(method, tx, trained))
 
 
 def init_state(

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from data import task_file
 from data.prepared import Prepared
@@ -29,6 +30,7 @@ from dbdc_jax import (
   parallel,
   pictures,
   run_record,
+  warm_start,
 )
 from dbdc_jax.evaluation import inference, scoring
 from dbdc_jax.metric_writer import MetricWriter, read_rows
@@ -41,7 +43,7 @@ _FIT_SCANS = 24
 
 
 def _set_up(
-  config, workdir, prepared, split, steps_per_epoch, on_epoch
+  config, workdir, prepared, split, added, steps_per_epoch, on_epoch
 ) -> loop.Run:
   task = task_file.find(config.task)
   modalities = tuple(m.name for m in task.select(config.modalities))
@@ -70,35 +72,11 @@ def _set_up(
     method=method,
     batches=batches,
     present=present,
+    trained=np.isin(modalities, added) if added else None,
     tx=method.tx,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     on_epoch=on_epoch,
-  )
-
-
-def _start_from(run: loop.Run, state: TrainState) -> TrainState:
-  """The parameters and memory of another run's best checkpoint."""
-  other = pathlib.Path(run.config.init_from)
-  if not run.method.joint:
-    other /= run.modalities[0]
-  with checkpoint.Checkpoints(other, read_only=True) as store:
-    try:
-      found = store.best(state)
-    except ValueError as error:
-      raise ValueError(
-        f'init_from={other}: its network differs from this config (method,'
-        f' modalities, classes or width: {error}); use the same as in its'
-        ' config.json'
-      ) from error
-  if found is None:
-    raise ValueError(
-      f'init_from={other}: no checkpoints there; give the workdir of a'
-      ' finished run'
-    )
-  _, arrays = found
-  return parallel.place(
-    state._replace(params=arrays.params, memory=arrays.memory)
   )
 
 
@@ -114,7 +92,7 @@ def _train(run: loop.Run, state: TrainState) -> tuple[int, TrainState]:
         f'eval_only: {workdir} holds no checkpoint; train there first'
       )
     elif config.init_from:
-      state = _start_from(run, state)
+      state = warm_start.start(run, state)
     # Kept apart from the state, which the first step uses up.
     like = jax.eval_shape(lambda: state)
     first = int(state.step)
@@ -181,7 +159,7 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   )
   count = sum(x.size for x in jax.tree.leaves(state.params))
   if parallel.is_lead():
-    print(_banner(run, count), flush=True)
+    print(_banner(run, state, count), flush=True)
   best, state = _train(run, state)
   tested = parallel.from_lead(lambda: _test(run, state))
   facts = {
@@ -193,10 +171,11 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   return tested['cases'], facts
 
 
-def _banner(run: loop.Run, parameters: int) -> str:
+def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
   off = banner.switched_off(
     run.config, run.modalities, run.present, run.batches.consistent
   )
+  off += warm_start.banner_lines(run, state)
   return banner.text(
     run.config,
     run.prepared,
@@ -245,16 +224,19 @@ def train_and_evaluate(
   notes = parallel.from_lead(
     lambda: run_record.check_resumable(folder, config, names, task.classes)
   )
+  added = parallel.from_lead(
+    lambda: warm_start.added(config, folder, names, task.classes, joint)
+  )
   with contextlib.ExitStack() as stack:
     # Entered by the lead; the others hear of a refusal.
     owned = run_record.owned(folder)
     parallel.from_lead(lambda: stack.enter_context(owned))
     for note in notes:
       print(note, file=sys.stderr, flush=True)
-    return _run_all(config, folder, names, joint, on_epoch)
+    return _run_all(config, folder, names, added, joint, on_epoch)
 
 
-def _prepare(config, folder, names) -> tuple[Prepared, Split]:
+def _prepare(config, folder, names, added) -> tuple[Prepared, Split]:
   """Data and split, the same on all processes, and the run's record."""
   prepared = parallel.lead_first(lambda: input_pipeline.load(config))
   parallel.agree('prepared data', prepared.fingerprint)
@@ -272,16 +254,17 @@ def _prepare(config, folder, names) -> tuple[Prepared, Split]:
       devices=parallel.describe(),
       fingerprint=prepared.fingerprint,
       skipped=prepared.skipped,
+      added=added,
     )
     return split
 
   return prepared, parallel.from_lead(decide)
 
 
-def _run_all(config, folder, names, joint, on_epoch) -> dict[str, Any]:
+def _run_all(config, folder, names, added, joint, on_epoch) -> dict[str, Any]:
   """Everything that writes into the workdir."""
   task = task_file.find(config.task)
-  prepared, split = _prepare(config, folder, names)
+  prepared, split = _prepare(config, folder, names, added)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.
   steps = input_pipeline.steps_per_epoch(
@@ -292,7 +275,9 @@ def _run_all(config, folder, names, joint, on_epoch) -> dict[str, Any]:
     part_config = copy.deepcopy(config)
     part_config.modalities = ','.join(part)
     part_folder = folder if joint else folder / part[0]
-    run = _set_up(part_config, part_folder, prepared, split, steps, on_epoch)
+    run = _set_up(
+      part_config, part_folder, prepared, split, added, steps, on_epoch
+    )
     scores, facts[','.join(part)] = _train_one(run)
     cases += scores
   info = {

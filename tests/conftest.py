@@ -49,6 +49,44 @@ def cache(tmp_path_factory) -> pathlib.Path:
   return tmp_path_factory.mktemp('cache')
 
 
+def _two_epochs(cache, modalities, **fields):
+  import tiny
+
+  config = tiny.heart_config(cache)
+  config.update_from_flattened_dict(
+    {'epochs': 2, 'modalities': modalities, **fields}
+  )
+  return config
+
+
+@pytest.fixture(scope='session')
+def ct_alone(cache, tmp_path_factory):
+  """Workdir of a run on one modality."""
+  from dbdc_jax import train
+
+  workdir = tmp_path_factory.mktemp('run') / 'ct'
+  train.train_and_evaluate(_two_epochs(cache, 'ct'), workdir)
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def adding(cache, ct_alone):
+  """Config of the run that adds MR in front of CT."""
+  return _two_epochs(
+    cache, 'mr,ct', init_from=str(ct_alone), train_only='banks'
+  )
+
+
+@pytest.fixture(scope='session')
+def mr_added(adding, tmp_path_factory):
+  """Workdir of that run."""
+  from dbdc_jax import train
+
+  workdir = tmp_path_factory.mktemp('run') / 'mr_added'
+  train.train_and_evaluate(adding, workdir)
+  return workdir
+
+
 @pytest.fixture(scope='session')
 def trained(cache, tmp_path_factory):
   """One DBDC run on the tiny heart phantom: workdir, results, epochs."""
