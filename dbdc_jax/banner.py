@@ -32,6 +32,11 @@ def switched_off(
       lines.append(
         f'{", ".join(missing)}: never in the training labels of {name}'
       )
+  if len(modalities) > 1 and config.model.modulation != 'all':
+    lines.append(
+      'normalisation for each modality: config.model.modulation is'
+      f' {config.model.modulation!r}'
+    )
   if config.method != 'dbdc':
     if config.labeled_fraction < 1 and not np.any(consistent):
       lines.append(f'unlabelled scans: {config.method} does not use them')
@@ -84,9 +89,12 @@ def text(
   task = task_file.find(config.task)
   chosen = task.select(config.modalities)
   slices = {case.name: case.num_slices for case in prepared.cases}
+  own = config.recipe == 'own' and config.method != 'dbdc'
+  recipe = ', by its own recipe' if own else ''
+  structures = task.classes[1:]
   lines = [
-    f'{config.method} on {task.name}: {len(task.classes) - 1} structures'
-    f' ({", ".join(task.classes[1:])})',
+    f'{config.method} on {task.name}{recipe}: {len(structures)} structures'
+    f' ({", ".join(structures)})',
   ]
   if not any(config.data[s] for s in {m.source for m in chosen}):
     lines.append('data: the built-in phantom (give scans=DIR for real scans)')

@@ -25,6 +25,19 @@ COLOURS = (
   '#ffffff',
 )
 
+# Loss terms that are drawn; no method has more than five of them.
+_MAIN_TERMS = (
+  'sup_ce',
+  'sup_edl',
+  'sup_dice',
+  'ipc_ce',
+  'fpc_ce',
+  'consistency',
+  'cross_ce',
+  'cross_edl',
+  'cross2_ce',
+)
+
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
   """Writes a PNG that is whole or not there."""
@@ -57,15 +70,16 @@ def progress(
   figure = Figure(figsize=(13, 4), layout='constrained')
   left, middle, right = figure.subplots(1, 3)
   left.plot(*_series(rows, 'loss'), color='black', label='total')
-  main = ('sup_ce', 'sup_dice', 'ipc_ce', 'fpc_ce')
-  for index, name in enumerate(main):
+  drawn = 0
+  for name in _MAIN_TERMS:
     summed = []
     for row in rows:
       values = [row.get(f'{name}/{m}') for m in modalities]
       if None not in values and sum(values) > 0:
         summed.append((row['epoch'], sum(values)))
     if summed:
-      left.plot(*zip(*summed, strict=True), color=COLOURS[index], label=name)
+      left.plot(*zip(*summed, strict=True), color=COLOURS[drawn], label=name)
+      drawn += 1
   if any(row.get('loss') for row in rows):
     left.set_yscale('log')
   left.set_title('losses (sum over modalities)')

@@ -117,7 +117,7 @@ def test_unknown_methods_and_nothing_to_do_are_refused(capsys):
     with pytest.raises(SystemExit) as caught:
       benchmark.main(arguments)
     assert caught.value.code == 2
-  assert 'unknown methods unet; there are: dbdc' in capsys.readouterr().err
+  assert 'unknown methods unet; there are: cps' in capsys.readouterr().err
 
 
 def test_a_predictions_parts_add_up():

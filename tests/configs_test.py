@@ -80,6 +80,29 @@ def test_banner_names_what_is_off():
   config.method = 'supervised'
   (line,) = banner.switched_off(config, ('ct',), present[:1], [False])
   assert line == 'unlabelled scans: supervised does not use them'
+  config.method, config.model.modulation = 'cps', 'encoder'
+  assert not banner.switched_off(config, ('ct',), present[:1], [True])
+  lines = banner.switched_off(
+    config, ('ct', 'mr'), [present[0]] * 2, [True] * 2
+  )
+  assert lines == [
+    "normalisation for each modality: config.model.modulation is 'encoder'"
+  ]
+
+
+def test_a_run_older_than_a_field_had_its_default(tmp_path):
+  """It is gone on with, unless the field now says otherwise."""
+  config = heart.get_config()
+  old = config.to_dict()
+  del old['recipe'], old['model']['modulation'], old['ssl']
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  run_record.write_json(tmp_path / 'config.json', old)
+  record = {'modalities': ['ct'], 'classes': ['a'], 'threads': ''}
+  run_record.write_json(tmp_path / 'run.json', record)
+  run_record.check_resumable(tmp_path, config, ['ct'], ['a'])
+  config.recipe = 'own'
+  with pytest.raises(ValueError, match="recipe: 'dbdc' -> 'own'"):
+    run_record.check_resumable(tmp_path, config, ['ct'], ['a'])
 
 
 def test_difference_of_two_runs():
