@@ -198,8 +198,11 @@ def sources(*names: str) -> tuple[str, ...]:
   return tuple(dict.fromkeys(found))
 
 
-def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
+def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
   """Applies what stands behind the config's name: `:key=value,key=value`.
+
+  `preset=NAME` chooses the sizes: 'paper' changes nothing and is the default
+  with scans, 'quick' is the default without, 'tiny' is the smallest.
 
   Args:
     config: changed in place; its task says which archives there are. A task
@@ -208,13 +211,14 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
     argument: the text behind the colon, or None.
 
   Returns:
-    Whether folders of real scans were given.
+    The preset's name.
 
   Raises:
-    ValueError: for an unknown or a repeated key, or a pair without '='.
+    ValueError: for an unknown or a repeated key, a pair without '=', or an
+      unknown preset.
   """
   archives = sources(config.task)
-  allowed = ('scans', 'method', *archives)
+  allowed = ('scans', 'method', 'preset', *archives)
   given: dict[str, str] = {}
   for pair in filter(None, (argument or '').split(',')):
     key, equals, value = pair.partition('=')
@@ -232,7 +236,15 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
       folder = given['scans'].rstrip('/')
       folder += f'/{source}' if len(archives) > 1 else ''
     config.data[source] = folder
-  return bool(given.keys() - {'method'})
+  scans = given.keys() - {'method', 'preset'}
+  preset = given.get('preset', 'paper' if scans else 'quick')
+  presets = {'paper': lambda config: None, 'quick': quick, 'tiny': tiny}
+  if preset not in presets:
+    raise ValueError(
+      f'config argument preset={preset}: choose one of {", ".join(presets)}'
+    )
+  presets[preset](config)
+  return preset
 
 
 def quick(config: ml_collections.ConfigDict) -> None:
@@ -253,3 +265,20 @@ def quick(config: ml_collections.ConfigDict) -> None:
   config.dc.ramp = 'constant'
   config.optimizer.learning_rate = 2e-3
   config.evaluation.batch_size = 16
+
+
+def tiny(config: ml_collections.ConfigDict) -> None:
+  """A preset that shows a whole table in minutes: at most two for each run.
+
+  Few subjects, coarse slices, few epochs: its scores say only that everything
+  runs, not which method is better.
+  """
+  quick(config)
+  config.model.width = 4
+  config.model.embedding_dim = 16
+  config.augment.patch_size = 32
+  config.data.slice_size = 48
+  config.epochs = 12
+  config.optimizer.learning_rate = 5e-3
+  config.phantom.subjects = 8
+  config.evaluation.overlays = 1
