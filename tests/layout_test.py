@@ -33,7 +33,12 @@ UNSAFE_IMPORTS = {
   'shelve',
 }
 # What is typed; nothing imports them.
-COMMANDS = ('dbdc_jax.benchmark', 'dbdc_jax.experiment', 'dbdc_jax.main')
+COMMANDS = (
+  'dbdc_jax.benchmark',
+  'dbdc_jax.experiment',
+  'dbdc_jax.main',
+  'dbdc_jax.report',
+)
 # Test modules that are not about one module.
 WIDE_TESTS = {
   'bad_scans',

@@ -14,7 +14,7 @@ METHOD = (
   f' modalities. Interval: {DRAWS:,} bootstrap draws of patients with all that'
   ' is theirs, within groups of patients that have the same modalities;'
   f' {LEVEL} % between the percentiles. It says nothing about other splits or'
-  ' seeds than those that were run.'
+  ' seeds than those that were run, and of few patients it is too narrow.'
 )
 
 # (seed, modality, scan) to the scan's results of results.json.

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import pathlib
+import shlex
 import statistics
 from typing import Any
 
@@ -75,7 +76,7 @@ def _row(variant, runs: Sequence[Run], found, reference) -> dict[str, Any]:
   return {
     'name': variant.name,
     'label': variant.label,
-    'command': plan.shell(runs[0]),
+    'command': shlex.join(('python', *runs[0].command[1:])),
     'n': len(found),
     'of': len(runs),
     'states': {
@@ -223,8 +224,8 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += _score_table(content, metric)
   lines += _cost_table(content)
   lines += [
-    f'* Mean ± standard deviation over the seeds {seeds}, which are of'
-    f' {content["varies"]}. "Runs" says how many of them are finished.',
+    f'* Mean ± standard deviation over the seeds {seeds}. What varies:'
+    f' {content["varies"]}. "Runs" says how many are finished.',
     '* Scores on each test scan as a volume on its own grid. The paper has'
     ' other data and another definition of HD95: beside ours, not against it.',
     f'* {content["difference_method"]}',
