@@ -70,7 +70,9 @@ def _flags() -> argparse.ArgumentParser:
   )
   add('--preset', default='', help='paper, quick or tiny (configs/common.py)')
   add('--modalities', default='', metavar='NAME,NAME', help='default: all')
-  add('--only', type=_names, default=(), metavar='ROW,ROW', help='these rows')
+  add(
+    '--only', type=_names, default=(), metavar='ROW,ROW', help='run these rows'
+  )
   add('--output', type=pathlib.Path, help='default: experiments/TABLE')
   how = parser.add_mutually_exclusive_group()
   how.add_argument('--dry-run', action='store_true', help='only the plan')
@@ -145,7 +147,8 @@ def main(
       overrides=tuple(overrides),
     )
     plan.check(table.task, options)
-    runs = plan.expand(table, options, args.only)
+    every = plan.expand(table, options)
+    runs = plan.select(every, args.only)
   except ValueError as error:
     parser.error(str(error))
   if args.list:
@@ -156,7 +159,7 @@ def main(
   _show_plan(table, runs, output)
   if args.dry_run:
     return 0
-  write = lambda: tables.write(tables.collect(table, runs, options), output)
+  write = lambda: tables.write(tables.collect(table, every, options), output)
   try:
     write()
     outcomes = runner.run_all(runs, lambda _: write(), execute)

@@ -1,8 +1,12 @@
 """Planning, skipping, resuming: with runs that are not trained but written."""
 
 import json
+import os
 import shlex
+import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -182,7 +186,7 @@ def test_what_is_listed_gives_the_config_that_is_compared(rows, capsys):
 def test_the_seeds_vary_what_they_are_told_to(vary, fields, tmp_path):
   table = experiment.paper.table('1')
   options = plan.Options(tmp_path, seeds=(3,), vary=vary)
-  (run,) = plan.expand(table, options, ['dbdc'])
+  (run,) = plan.select(plan.expand(table, options), ['dbdc'])
   assert (run.config.seed, run.config.data.split_seed) == fields
 
 
@@ -236,17 +240,48 @@ def _command(run, text):
 
 def test_a_process_that_fails_leaves_its_last_words(tmp_path):
   table = experiment.paper.table('1')
-  run = plan.expand(table, plan.Options(tmp_path), ['dbdc'])[0]
+  runs = plan.expand(table, plan.Options(tmp_path))
+  (run,) = plan.select(runs, ['dbdc'])
   assert runner.execute(_command(run, 'print("fine")')) == ''
   reason = runner.execute(_command(run, 'import sys; sys.exit("no space")'))
   assert reason == 'exit code 1: no space'
   assert runner.log_file(run).read_text() == 'fine\nno space\n'
 
 
+def test_the_table_keeps_the_rows_that_are_not_run_now(rows, tmp_path):
+  assert experiment.main([*rows, '--only=dbdc'], Recorder()) == 0
+  assert experiment.main([*rows, '--only=unet'], Recorder()) == 0
+  table = json.loads((tmp_path / 'out' / 'table.json').read_text())
+  found = {row['name']: row['n'] for row in table['rows']}
+  assert found == {'dbdc': 1, 'no_maw': 0, 'unet': 1}
+
+
+def test_to_be_told_to_stop_ends_the_running_process_too(tmp_path):
+  table = experiment.paper.table('1')
+  runs = plan.expand(table, plan.Options(tmp_path))
+  text = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
+  (run,) = [_command(run, text) for run in plan.select(runs, ['dbdc'])]
+  log = runner.log_file(run)
+
+  def stop():
+    while not log.exists() or not log.read_text().endswith('\n'):
+      time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  thread = threading.Thread(target=stop)
+  thread.start()
+  with pytest.raises(SystemExit) as caught:
+    runner.run_all([run], lambda outcome: None)
+  thread.join()
+  assert caught.value.code == 128 + signal.SIGTERM
+  with pytest.raises(ProcessLookupError):
+    os.kill(int(log.read_text()), 0)
+
+
 def test_the_time_left_is_what_finished_runs_took(tmp_path):
   table = experiment.paper.table('1')
   options = plan.Options(tmp_path, seeds=(0, 1))
-  runs = plan.expand(table, options, ['dbdc', 'unet_lb'])
+  runs = plan.select(plan.expand(table, options), ['dbdc', 'unet_lb'])
   clock = runner.Clock(runs)
   assert clock.left(runs) is None
   unet, dbdc = runs[0], runs[2]

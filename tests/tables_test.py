@@ -10,7 +10,7 @@ from dbdc_jax.experiments import paper, plan, tables
 def _content(tmp_path, seeds, only=('dbdc', 'dbdc_no_maw'), written=None):
   options = plan.Options(tmp_path, seeds=seeds, vary='both')
   table = paper.table('1')
-  runs = plan.expand(table, options, only)
+  runs = plan.select(plan.expand(table, options), only)
   for run in runs[:written]:
     experiment_test.write_run(run)
   return tables.collect(table, runs, options)

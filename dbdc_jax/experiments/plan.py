@@ -168,31 +168,37 @@ def _run(table: Table, variant: Variant, seed: int, options: Options) -> Run:
   return Run(variant, seed, workdir, command, config, reason)
 
 
-def expand(
-  table: Table, options: Options, only: Sequence[str] = ()
-) -> list[Run]:
+def expand(table: Table, options: Options) -> list[Run]:
   """All runs of a table, row by row.
 
   Args:
     table: its rows.
     options: what they share.
+  """
+  return [
+    _run(table, variant, seed, options)
+    for variant in table.variants
+    for seed in options.seeds
+  ]
+
+
+def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
+  """The runs of some rows.
+
+  Args:
+    runs: of all rows.
     only: names of rows; none means all.
 
   Raises:
     ValueError: a name that is no row's.
   """
-  names = [variant.name for variant in table.variants]
+  names = list(dict.fromkeys(run.variant.name for run in runs))
   unknown = [name for name in only if name not in names]
   if unknown:
     raise ValueError(
       f'--only {",".join(unknown)}: no such row; there are: {", ".join(names)}'
     )
-  return [
-    _run(table, variant, seed, options)
-    for variant in table.variants
-    if not only or variant.name in only
-    for seed in options.seeds
-  ]
+  return [run for run in runs if not only or run.variant.name in only]
 
 
 def _json(path: pathlib.Path) -> dict[str, Any] | None:

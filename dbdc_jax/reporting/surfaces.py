@@ -19,28 +19,32 @@ def _crop(label: np.ndarray) -> np.ndarray:
 
 
 def _rays(shape, spacing, turn, pixels):
-  """`[pixels, pixels, depth, 3]` positions in mm from the volume's middle.
+  """Voxels that the rays pass, by axis; -1 where they are outside.
 
   The picture's rows run from head to feet, its columns from the patient's
   right to the left, its depth from front to back, all turned about the axis
-  from feet to head.
+  from feet to head: a row of the picture is one slice.
+
+  Returns:
+    Slices `[pixels]`, rows and columns `[pixels, depth]`.
   """
   size = np.array(shape) * spacing
   reach = max(size[0], np.hypot(size[1], size[2])) / 2
-  depth = int(2 * reach / min(spacing)) + 1
-  rows = np.linspace(reach, -reach, pixels)[:, None, None]
-  columns = np.linspace(-reach, reach, pixels)[None, :, None]
-  along = np.linspace(-reach, reach, min(depth, 2 * pixels))[None, None]
+  depth = min(int(2 * reach / min(spacing)) + 1, 2 * pixels)
+  up = np.linspace(reach, -reach, pixels)
+  across = np.linspace(-reach, reach, pixels)[:, None]
+  along = np.linspace(-reach, reach, depth)
   cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-  full = np.broadcast_shapes(rows.shape, columns.shape, along.shape)
-  return np.stack(
-    [
-      np.broadcast_to(rows, full),
-      np.broadcast_to(cosine * along + sine * columns, full),
-      np.broadcast_to(cosine * columns - sine * along, full),
-    ],
-    -1,
-  ).astype(np.float32)
+  positions = (
+    up,
+    cosine * along + sine * across,
+    cosine * across - sine * along,
+  )
+  out = []
+  for position, side, count in zip(positions, spacing, shape, strict=True):
+    index = np.rint(position / side + (count - 1) / 2).astype(int)
+    out.append(np.where((index >= 0) & (index < count), index, -1))
+  return out
 
 
 def _normals(label, classes, at, spacing):
@@ -85,15 +89,13 @@ def render(
     return picture
   label = _crop(label)
   sides = np.asarray(spacing, float)
-  rays = _rays(label.shape, sides, turn, pixels)
-  middle = (np.array(label.shape) - 1) / 2
-  voxels = np.rint(rays / sides + middle).astype(np.int32)
-  inside = ((voxels >= 0) & (voxels < label.shape)).all(-1)
-  voxels[~inside] = 0  # The margin: background.
-  hit = label[tuple(np.moveaxis(voxels, -1, 0))] > 0
+  slices, rows, columns = _rays(label.shape, sides, turn, pixels)
+  # The margin is background, at index -1 too.
+  hit = label[slices][:, rows, columns] > 0
   seen = hit.any(-1)
   first = np.argmax(hit, -1)[seen]
-  at = voxels[seen][np.arange(len(first)), first]
+  row, column = np.nonzero(seen)
+  at = np.stack([slices[row], rows[column, first], columns[column, first]], -1)
   classes = np.unique(label[label > 0])
   normals = _normals(label, classes, at, sides)
   cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
