@@ -167,6 +167,9 @@ def main(
   except KeyboardInterrupt:
     print('stopped; the same command goes on', file=sys.stderr)
     return 130
+  except SystemExit:  # SIGTERM.
+    print('stopped by SIGTERM; the same command goes on', file=sys.stderr)
+    raise
   except OSError as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
