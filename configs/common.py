@@ -267,8 +267,11 @@ def pairs(argument: str | None, allowed: Sequence[str]) -> dict[str, str]:
   return given
 
 
-def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
+def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
   """Applies what stands behind the config's name: `:key=value,key=value`.
+
+  `preset=NAME` chooses the sizes: 'paper' changes nothing and is the default
+  with scans, 'quick' is the default without, 'tiny' is the smallest.
 
   Args:
     config: changed in place; its task says which archives there are. A task
@@ -277,13 +280,14 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
     argument: the text behind the colon, or None.
 
   Returns:
-    Whether folders of real scans were given.
+    The preset's name.
 
   Raises:
-    ValueError: for an unknown or a repeated key, or a pair without '='.
+    ValueError: for an unknown or a repeated key, a pair without '=', or an
+      unknown preset.
   """
   archives = sources(config.task)
-  given = pairs(argument, ('scans', 'method', *archives))
+  given = pairs(argument, ('scans', 'method', 'preset', *archives))
   config.method = given.get('method', config.method)
   for source in archives:
     folder = given.get(source, '')
@@ -291,7 +295,24 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> bool:
       folder = given['scans'].rstrip('/')
       folder += f'/{source}' if len(archives) > 1 else ''
     config.data[source] = folder
-  return bool(given.keys() - {'method'})
+  scans = given.keys() - {'method', 'preset'}
+  name = given.get('preset', 'paper' if scans else 'quick')
+  preset(config, name)
+  return name
+
+
+def preset(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the sizes that a preset's name stands for.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  presets = {'paper': lambda config: None, 'quick': quick, 'tiny': tiny}
+  if name not in presets:
+    raise ValueError(
+      f'config argument preset={name}: choose one of {", ".join(presets)}'
+    )
+  presets[name](config)
 
 
 def quick(config: ml_collections.ConfigDict) -> None:
@@ -312,3 +333,20 @@ def quick(config: ml_collections.ConfigDict) -> None:
   config.dc.ramp = 'constant'
   config.optimizer.learning_rate = 2e-3
   config.evaluation.batch_size = 16
+
+
+def tiny(config: ml_collections.ConfigDict) -> None:
+  """A preset that shows a whole table in minutes: at most two for each run.
+
+  Few subjects, coarse slices, few epochs: its scores say only that everything
+  runs, not which method is better.
+  """
+  quick(config)
+  config.model.width = 4
+  config.model.embedding_dim = 16
+  config.augment.patch_size = 32
+  config.data.slice_size = 48
+  config.epochs = 12
+  config.optimizer.learning_rate = 5e-3
+  config.phantom.subjects = 8
+  config.evaluation.overlays = 1

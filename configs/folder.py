@@ -7,6 +7,7 @@
 whose `slice_size` and `roi` hold unless they are set here. Scans without a
 label map are unlabelled. Where every scan has one,
 `--config.labeled_fraction=0.2` uses those of a fifth of the patients.
+`preset=quick` has sizes that a CPU can train.
 """
 
 import pathlib
@@ -21,13 +22,13 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; see the module's docstring.
 
   Args:
-    argument: 'scans=DIR', further `key=value` pairs behind commas.
+    argument: 'scans=DIR'; behind commas also `method=NAME`, `preset=NAME`.
 
   Raises:
     ValueError: no folder, or its dataset.json is not sound; says why.
   """
   config = common.base()
-  given = common.pairs(argument, ('scans', 'method'))
+  given = common.pairs(argument, ('scans', 'method', 'preset'))
   if 'scans' not in given:
     raise ValueError(
       'configs/folder.py needs a folder: configs/folder.py:scans=DIR'
@@ -43,4 +44,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   config.labeled_fraction = 1.0
   # Half the slice, rounded to what three poolings divide.
   config.augment.patch_size = max(16, task.slice_size // 16 * 8)
+  common.preset(config, given.get('preset', 'paper'))
   return config

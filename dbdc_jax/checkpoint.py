@@ -151,6 +151,18 @@ class Checkpoints:
     """The best validated checkpoint, else the newest; see `latest`."""
     return self._first_whole(like, best=True)
 
+  def at(self, step: int, like: Any) -> Any:
+    """The numpy arrays of a kept checkpoint (`steps` lists them).
+
+    Args:
+      step: which.
+      like: see `latest`.
+
+    Raises:
+      ValueError: it holds other arrays or shapes; says which.
+    """
+    return self._read(step, like)
+
   def _first_whole(self, like, best):
     found: list[Any] = []
 

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dbdc_jax.methods.base import Method
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
@@ -104,6 +105,39 @@ def macs(
     total += _first_layer(taps, naive=paper)
   elif paper and unet.extra_head:
     total += _tap_cost(taps)
+  return total
+
+
+def prediction_macs(
+  method: Method, params: Any, memory: Any, patch: int
+) -> int:
+  """Multiply-accumulates of a method's prediction of one square patch.
+
+  Args:
+    method: any method; its networks are built from the layers of `models/`.
+    params: its parameters; shapes are enough.
+    memory: its memory; shapes are enough.
+    patch: side in pixels.
+  """
+  total = 0
+
+  def count(next_function, args, kwargs, context):
+    nonlocal total
+    out = next_function(*args, **kwargs)
+    if context.method_name == '__call__':
+      total += _layer(context.module, args, out)
+    elif context.method_name == 'decode':
+      *_, m = args[0]
+      # The decoder doubles m, x4 and x5.
+      total += sum(4 * _BILINEAR * _size(x) for x in (m, *out[:2]))
+    return out
+
+  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+  with nn.intercept_methods(count):
+    # A new function: a remembered trace would not be counted.
+    jax.eval_shape(
+      lambda *x: method.predict(*x), params, memory, image, modality
+    )
   return total
 
 

@@ -39,14 +39,18 @@ _MAIN_TERMS = (
 )
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
-  """Writes a PNG that is whole or not there."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+def _png(figure: Figure) -> bytes:
   FigureCanvasAgg(figure)
   png = io.BytesIO()
   figure.savefig(png, format='png', dpi=120)
-  atomic.write(path, png.getvalue())
+  return png.getvalue()
+
+
+def _save(png: bytes, path: str | os.PathLike) -> None:
+  """Writes a PNG that is whole or not there."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  atomic.write(path, png)
 
 
 def _series(rows, name):
@@ -107,7 +111,7 @@ def progress(
   for axes in (left, middle, right):
     axes.set_xlabel('epoch')
     axes.grid(alpha=0.3)
-  _save(figure, path)
+  _save(_png(figure), path)
 
 
 def choose_slices(reference: np.ndarray, count: int) -> list[int]:
@@ -146,10 +150,23 @@ def overlay(
   title: str = '',
   spacing: tuple[float, float] = (1.0, 1.0),
 ) -> None:
+  """Writes the PNG of `overlay_png`; the other arguments are that one's."""
+  _save(
+    overlay_png(image, reference, prediction, classes, title, spacing), path
+  )
+
+
+def overlay_png(
+  image: np.ndarray,
+  reference: np.ndarray | None,
+  prediction: np.ndarray,
+  classes: Sequence[str],
+  title: str = '',
+  spacing: tuple[float, float] = (1.0, 1.0),
+) -> bytes:
   """Image, reference and prediction side by side, with a legend.
 
   Args:
-    path: the PNG file.
     image: `[h, w]` in [0, 1].
     reference: `[h, w]` class indices, or None.
     prediction: `[h, w]` class indices.
@@ -181,4 +198,4 @@ def overlay(
   figure.legend(
     handles=handles, loc='outside lower center', ncols=4, fontsize=8
   )
-  _save(figure, path)
+  return _png(figure)

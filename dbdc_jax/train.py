@@ -23,6 +23,7 @@ from data.split import Split
 from dbdc_jax import (
   banner,
   checkpoint,
+  counting,
   deployed,
   input_pipeline,
   loop,
@@ -164,6 +165,10 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   tested = parallel.from_lead(lambda: _test(run, state))
   facts = {
     'parameters': count,
+    # Of predicting one training patch.
+    'macs': counting.prediction_macs(
+      run.method, state.params, state.memory, run.config.augment.patch_size
+    ),
     'best_step': best,
     'train_seconds': tested['seconds'],
     'steps': run.total_steps,

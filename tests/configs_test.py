@@ -110,3 +110,14 @@ def test_difference_of_two_runs():
   new.mpcl.delta, new.evaluation.overlays = 0.2, 9
   lines = run_record.difference(old.to_dict(), new.to_dict())
   assert lines == ['mpcl.delta: 0.1 -> 0.2']
+
+
+def test_a_preset_is_chosen_by_name_or_by_the_scans():
+  quick, tiny = heart.get_config(), heart.get_config('preset=tiny')
+  assert tiny.model.width < quick.model.width
+  assert tiny.mpcl.enabled and tiny.dc.ipc and tiny.weighting.enabled
+  real = abdomen.get_config('scans=/d,preset=tiny')
+  assert real.data.btcv == '/d/btcv' and real.model.width == tiny.model.width
+  assert heart.get_config('preset=paper').model.width == 32
+  with pytest.raises(ValueError, match='paper, quick, tiny'):
+    heart.get_config('preset=huge')

@@ -1,6 +1,8 @@
+import jax
 import pytest
 
-from dbdc_jax import benchmark, counting
+from configs import heart
+from dbdc_jax import benchmark, counting, methods
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
 
@@ -71,3 +73,20 @@ def test_command_prints_every_network(capsys):
   assert benchmark.main(['--count', '--width', '8']) == 0
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 1 + 2 * 7
+
+
+@pytest.mark.parametrize(
+  ('name', 'net'),
+  [
+    ('supervised', UNet(8, 1)),
+    ('dbdc', UNet(8, 2, extra_head=True)),
+  ],
+)
+def test_a_methods_prediction_costs_what_its_network_does(name, net):
+  """The projector takes no part in prediction."""
+  config = heart.get_config(f'method={name},preset=paper')
+  config.modalities = 'ct' if name == 'supervised' else ''
+  method = methods.build(config)
+  params, memory = jax.eval_shape(method.init, jax.random.key(0))
+  found = counting.prediction_macs(method, params, memory, 96)
+  assert found == counting.macs(net, 96)

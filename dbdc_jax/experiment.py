@@ -1,0 +1,180 @@
+r"""All runs of a table, one after another, and the table.
+
+  python -m dbdc_jax.experiment --table 2 --scans DIR --seeds 0,1,2 \
+      --output experiments/table2
+      the paper's Table II on real scans
+
+  python -m dbdc_jax.experiment --table 1 --preset tiny --dry-run
+      the plan of Table I on the phantom, in its smallest size
+
+  python -m dbdc_jax.experiment --variants rows.json --task heart \
+      --config.epochs=20
+      rows of your own: a JSON list of objects with "name", and "label",
+      "method", "fields" ({"mpcl.enabled": false}) and "paper"
+      ({"mean": [84.56, 4.21]}) where wanted; the row "dbdc" is what the others
+      are compared with
+
+Each run is the plain command `python -m dbdc_jax.main` in a process of its own,
+in OUTPUT/runs/ROW/seedN; what it prints goes to OUTPUT/runs/ROW/seedN.log. The
+same command again skips the finished runs and resumes the others. A run that
+fails does not stop the rest. After each run OUTPUT/table.md, table.csv and
+table.json are written anew.
+
+--list prints one command for each run that is left, for a cluster's job array;
+the experiment called once more afterwards makes the tables.
+
+Exit codes: 0 all runs of the table are done, 1 some are not, 2 a wrong command
+line, 143 or 130 told to stop.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import pathlib
+import sys
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from data.task import TASKS
+from dbdc_jax.experiments import paper, plan, runner, tables, variants
+
+
+def _names(text: str) -> tuple[str, ...]:
+  return tuple(filter(None, text.split(',')))
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+  seeds = tuple(int(part) for part in text.split(','))
+  if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    raise argparse.ArgumentTypeError('give different seeds, from 0 on')
+  return seeds
+
+
+def _flags() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m dbdc_jax.experiment',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+    epilog='--config.FIELD=VALUE is passed on to every run.',
+  )
+  add = parser.add_argument
+  what = parser.add_mutually_exclusive_group(required=True)
+  what.add_argument('--table', choices=paper.TABLES, help="the paper's")
+  what.add_argument('--variants', metavar='FILE', help='JSON list of rows')
+  add('--task', choices=tuple(TASKS), help='of --variants')
+  add('--scans', default='', metavar='DIR', help='default: the phantom')
+  add('--seeds', type=_seeds, default=(0,), metavar='N,N', help='default: 0')
+  add(
+    '--vary', choices=tuple(plan.VARY), default='weights', help='by the seeds'
+  )
+  add('--preset', default='', help='paper, quick or tiny (configs/common.py)')
+  add('--modalities', default='', metavar='NAME,NAME', help='default: all')
+  add(
+    '--only', type=_names, default=(), metavar='ROW,ROW', help='run these rows'
+  )
+  add('--output', type=pathlib.Path, help='default: experiments/TABLE')
+  how = parser.add_mutually_exclusive_group()
+  how.add_argument('--dry-run', action='store_true', help='only the plan')
+  how.add_argument('--list', action='store_true', help='only the commands')
+  return parser
+
+
+def _show_plan(table: variants.Table, runs: Sequence[plan.Run], output) -> None:
+  console = Console(highlight=False)
+  console.print(f'{table.title}: {len(runs)} runs in {output}', markup=False)
+  grid = Grid(box=None, pad_edge=False)
+  for column in ('row', 'seed', 'state', ''):
+    grid.add_column(column, overflow='fold')
+  for run in runs:
+    state, why = plan.state(run)
+    grid.add_row(run.variant.name, str(run.seed), state, why)
+  console.print(grid, markup=False)
+
+
+def _report(runs, outcomes: Sequence[runner.Outcome], output) -> int:
+  failed = [outcome for outcome in outcomes if outcome.reason]
+  print(f'tables: {output / "table.md"} (and .csv, .json)')
+  if not failed:
+    return 0
+  print(f'{len(failed)} of {len(runs)} runs are not done:', file=sys.stderr)
+  for outcome in failed:
+    print(f'  {outcome.run.name}: {outcome.reason}', file=sys.stderr)
+    log = runner.log_file(outcome.run)
+    if outcome.seconds:
+      print(f'    all it printed: {log}', file=sys.stderr)
+  print('The same command again takes them up.', file=sys.stderr)
+  return 1
+
+
+def _table(args) -> variants.Table:
+  if args.variants:
+    if not args.task:
+      raise ValueError('--variants needs --task')
+    return variants.read(args.variants, args.task)
+  if args.task:
+    raise ValueError('--task belongs to --variants; a table has its own')
+  return paper.table(args.table, _names(args.modalities))
+
+
+def main(
+  argv: Sequence[str] | None = None,
+  execute: Callable[[plan.Run], str] = runner.execute,
+) -> int:
+  """Runs an experiment; returns the process's exit code.
+
+  Args:
+    argv: the command line's arguments.
+    execute: runs one run; '' or why it failed.
+  """
+  parser = _flags()
+  args, overrides = parser.parse_known_args(argv)
+  for text in overrides:
+    if not text.startswith('--config.') or '=' not in text:
+      parser.error(f'unknown argument {text}; fields: --config.FIELD=VALUE')
+  try:
+    table = _table(args)
+    name = f'table{args.table}' if args.table else table.title
+    name = args.table if args.table == 'fig8' else name
+    output = (args.output or pathlib.Path('experiments') / name).absolute()
+    options = plan.Options(
+      output=output,
+      seeds=args.seeds,
+      vary=args.vary,
+      scans=args.scans and str(pathlib.Path(args.scans).absolute()),
+      preset=args.preset,
+      modalities=args.modalities,
+      overrides=tuple(overrides),
+    )
+    plan.check(table.task, options)
+    every = plan.expand(table, options)
+    runs = plan.select(every, args.only)
+  except ValueError as error:
+    parser.error(str(error))
+  if args.list:
+    for run in runs:
+      if plan.state(run)[0] in (plan.NEW, plan.BROKEN):
+        print(plan.shell(run))
+    return 0
+  _show_plan(table, runs, output)
+  if args.dry_run:
+    return 0
+  write = lambda: tables.write(tables.collect(table, every, options), output)
+  try:
+    write()
+    outcomes = runner.run_all(runs, lambda _: write(), execute)
+    write()
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on', file=sys.stderr)
+    return 130
+  except SystemExit:  # SIGTERM.
+    print('stopped by SIGTERM; the same command goes on', file=sys.stderr)
+    raise
+  except OSError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 1
+  return _report(runs, outcomes, output)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,263 @@
+"""From a table to its runs: each is the plain command with its arguments."""
+
+from collections.abc import Sequence
+import dataclasses
+import importlib
+import json
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+from absl import flags
+import ml_collections
+from ml_collections import config_flags
+
+from data.task import TASKS
+from data.task import names as task_names
+from dbdc_jax import methods, run_record
+from dbdc_jax.experiments.variants import Table, Variant
+
+ROOT = pathlib.Path(__file__).parents[2]
+# What a run is started with; `ROOT` is the folder to start it in.
+PROGRAM = (sys.executable, '-m', 'dbdc_jax.main')
+VARY = {
+  'weights': ('seed',),
+  'split': ('data.split_seed',),
+  'both': ('seed', 'data.split_seed'),
+}
+# States of a run.
+DONE, NEW, BROKEN = 'done', 'to run', 'to resume'
+OTHER, UNAVAILABLE = 'other settings', 'not available'
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What all runs of an experiment share.
+
+  Attributes:
+    output: folder of the experiment.
+    seeds: a run of each row for each.
+    vary: a key of `VARY`: what the seeds are of.
+    scans: folder of real scans; '' is the phantom.
+    preset: of `configs/common.py`; '' is the config's own choice.
+    modalities: comma-separated; '' is all of the task.
+    overrides: `--config.FIELD=VALUE` arguments.
+  """
+
+  output: pathlib.Path
+  seeds: tuple[int, ...] = (0,)
+  vary: str = 'weights'
+  scans: str = ''
+  preset: str = ''
+  modalities: str = ''
+  overrides: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training: a row of the table with one seed.
+
+  Attributes:
+    variant: the row.
+    seed: the seed.
+    workdir: its folder.
+    command: what is executed, in `ROOT`.
+    config: what the command's flags say; None if they cannot be read.
+    reason: why it cannot be run; '' if it can.
+  """
+
+  variant: Variant
+  seed: int
+  workdir: pathlib.Path
+  command: tuple[str, ...]
+  config: ml_collections.ConfigDict | None
+  reason: str = ''
+
+  @property
+  def name(self) -> str:
+    """For readers."""
+    return f'{self.variant.name}, seed {self.seed}'
+
+
+def resolve(
+  task: str, argument: str, fields: Sequence[str]
+) -> ml_collections.ConfigDict:
+  """The config that the command would see.
+
+  Args:
+    task: the config file's name.
+    argument: what stands behind its colon.
+    fields: `--config.FIELD=VALUE` arguments; later ones win.
+
+  Raises:
+    ValueError: an argument that the command would refuse.
+  """
+  config = importlib.import_module(f'configs.{task}').get_config(argument)
+  argv = ['experiment', *fields]
+  values = flags.FlagValues()
+  try:
+    # The parser of the command's own --config.FIELD flags.
+    holder = config_flags.DEFINE_config_dict(
+      'config', config, flag_values=values, lock_config=True, sys_argv=argv
+    )
+    values(argv)
+  except AttributeError as error:
+    said = error.args[0]
+    said = said.args[0] if isinstance(said, Exception) else said
+    name = str(said).splitlines()[0]
+    raise ValueError(f'the config has no field {name}') from error
+  except (flags.Error, TypeError) as error:
+    raise ValueError(str(error)) from error
+  TASKS[task].select(holder.value.modalities)
+  return holder.value
+
+
+def _argument(method: str, options: Options) -> str:
+  pairs = [f'method={method}']
+  if options.scans:
+    pairs.append(f'scans={options.scans}')
+  if options.preset:
+    pairs.append(f'preset={options.preset}')
+  return ','.join(pairs)
+
+
+def _fields(options: Options) -> list[str]:
+  """The arguments that every row has."""
+  out = list(options.overrides)
+  if options.modalities:
+    out.append(f'--config.modalities={options.modalities}')
+  return out
+
+
+def check(task: str, options: Options) -> None:
+  """Checks what all rows share, before any of them.
+
+  Raises:
+    ValueError: an argument that no run would take; names it.
+  """
+  resolve(task, _argument('dbdc', options), _fields(options))
+  for field in VARY[options.vary]:
+    if any(o.startswith(f'--config.{field}=') for o in options.overrides):
+      raise ValueError(
+        f'--config.{field}: --seeds sets it, with --vary {options.vary}'
+      )
+
+
+def _run(table: Table, variant: Variant, seed: int, options: Options) -> Run:
+  # What makes the row comes last: it is not to be overridden.
+  fields = [*_fields(options)]
+  fields += [f'--config.{f}={seed}' for f in VARY[options.vary]]
+  fields += [f'--config.{f}={v}' for f, v in variant.fields.items()]
+  argument = _argument(variant.method, options)
+  workdir = options.output / 'runs' / variant.name / f'seed{seed}'
+  command = (
+    *PROGRAM,
+    f'--config=configs/{table.task}.py:{argument}',
+    *fields,
+    f'--workdir={workdir}',
+  )
+  config, reason = None, ''
+  if variant.method not in methods.names():
+    reason = f'there is no method {variant.method}'
+  else:
+    try:
+      config = resolve(table.task, argument, fields)
+    except ValueError as error:
+      reason = str(error)
+  return Run(variant, seed, workdir, command, config, reason)
+
+
+def expand(table: Table, options: Options) -> list[Run]:
+  """All runs of a table, row by row.
+
+  Args:
+    table: its rows.
+    options: what they share.
+  """
+  return [
+    _run(table, variant, seed, options)
+    for variant in table.variants
+    for seed in options.seeds
+  ]
+
+
+def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
+  """The runs of some rows.
+
+  Args:
+    runs: of all rows.
+    only: names of rows; none means all.
+
+  Raises:
+    ValueError: a name that is no row's.
+  """
+  names = list(dict.fromkeys(run.variant.name for run in runs))
+  unknown = [name for name in only if name not in names]
+  if unknown:
+    raise ValueError(
+      f'--only {",".join(unknown)}: no such row; there are: {", ".join(names)}'
+    )
+  return [run for run in runs if not only or run.variant.name in only]
+
+
+def _json(path: pathlib.Path) -> dict[str, Any] | None:
+  """A JSON file; None if it is missing or damaged."""
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+
+
+def results(run: Run) -> dict[str, Any] | None:
+  """A finished run's results; None if it is not finished."""
+  return _json(run.workdir / 'results.json') if state(run)[0] == DONE else None
+
+
+def _differing(run: Run, old: dict[str, Any]) -> list[str]:
+  """What keeps the run from being what its folder holds."""
+  new = run.config.to_dict()
+  lines = run_record.difference(old, new)
+  # A run may be resumed with these changed, but it is another row's then.
+  for field, pick in (
+    ('data.split', lambda config: config['data'].get('split', '')),
+    ('init_from', lambda config: config.get('init_from', '')),
+  ):
+    if pick(old) != pick(new):
+      lines.append(f'{field}: {pick(old)!r} -> {pick(new)!r}')
+  if old['epochs'] > new['epochs']:
+    lines.append(f'epochs: {old["epochs"]} -> {new["epochs"]}')
+  wanted = TASKS[run.config.task].select
+  before, after = (
+    ','.join(task_names(wanted(config['modalities']))) for config in (old, new)
+  )
+  if before != after:
+    lines.append(f'modalities: {before} -> {after}')
+  return lines
+
+
+def state(run: Run) -> tuple[str, str]:
+  """Where a run stands.
+
+  Returns:
+    One of `DONE`, `NEW`, `BROKEN`, `OTHER`, `UNAVAILABLE`, and the reason of
+    the last two.
+  """
+  if run.reason:
+    return UNAVAILABLE, run.reason
+  old = _json(run.workdir / 'config.json')
+  found = _json(run.workdir / 'results.json')
+  if old is None or not (found or run_record.started(run.workdir)):
+    return NEW, ''
+  differing = _differing(run, old)
+  if differing:
+    return OTHER, '; '.join(differing)
+  # A finished run that goes on to more epochs keeps its old results until then.
+  if found and found['run']['epochs'] == run.config.epochs:
+    return DONE, ''
+  return BROKEN, ''
+
+
+def shell(run: Run) -> str:
+  """The run's command, to be typed in the project's folder."""
+  return shlex.join(run.command)

@@ -1,0 +1,213 @@
+"""Runs, one after another, each in a process of its own."""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from rich import progress
+
+from dbdc_jax.experiments import plan
+from dbdc_jax.experiments.plan import Run
+
+# A run that was told to stop may need this long, in seconds, for its last save.
+_PATIENCE = 30
+_LINES = 6
+
+
+@dataclasses.dataclass
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    run: which.
+    reason: '' if it succeeded.
+    seconds: that it took now; 0 if it was finished before.
+  """
+
+  run: Run
+  reason: str = ''
+  seconds: float = 0.0
+
+
+def log_file(run: Run) -> pathlib.Path:
+  """What a run prints goes there, beside its folder."""
+  return run.workdir.with_name(run.workdir.name + '.log')
+
+
+def _last_lines(path: pathlib.Path, start: int) -> str:
+  """The end of what a run has printed since the log was `start` bytes long."""
+  text = path.read_bytes()[start:].decode(errors='replace').strip()
+  return '\n'.join(text.splitlines()[-_LINES:])
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+  """SIGTERM as an exception, so that the running process can be ended too."""
+
+  def stop(number, frame):
+    del frame
+    raise SystemExit(128 + number)
+
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def execute(run: Run) -> str:
+  """Runs the command; its output goes to the run's log.
+
+  Returns:
+    '' if it succeeded, else its exit code and the last lines that it printed.
+
+  Raises:
+    KeyboardInterrupt: Ctrl-C; the run has ended as well.
+    SystemExit: SIGTERM; the run has ended as well.
+  """
+  path = log_file(run)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # Python finds the project from wherever the experiment was started.
+  places = [str(plan.ROOT), os.environ.get('PYTHONPATH', '')]
+  environment = os.environ | {
+    'PYTHONPATH': os.pathsep.join(filter(None, places))
+  }
+  with path.open('ab') as log:
+    start = log.tell()
+    process = subprocess.Popen(
+      run.command,
+      cwd=plan.ROOT,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      stdin=subprocess.DEVNULL,
+      env=environment,
+    )
+    try:
+      code = process.wait()
+    except BaseException:
+      process.terminate()
+      try:
+        process.wait(_PATIENCE)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+      raise
+  if not code:
+    return ''
+  return f'exit code {code}: {_last_lines(path, start)}'
+
+
+def _seconds(results: dict[str, Any]) -> float:
+  """What a finished run has trained."""
+  networks = results['run']['networks'].values()
+  return sum(network['train_seconds'] for network in networks)
+
+
+class Clock:
+  """How long what is left may take, from what is finished."""
+
+  def __init__(self, runs: Sequence[Run]):
+    """Reads the durations of runs that are finished already."""
+    self._durations: dict[str, list[float]] = {}
+    for run in runs:
+      found = plan.results(run)
+      if found is not None:
+        self.add(run, _seconds(found))
+
+  def add(self, run: Run, seconds: float) -> None:
+    """A run has finished."""
+    self._durations.setdefault(run.variant.name, []).append(seconds)
+
+  def left(self, runs: Sequence[Run]) -> float | None:
+    """Seconds that `runs` may take; None while nothing is known.
+
+    Each counts as the mean of its own row's finished runs; where there is
+    none, as the mean of all.
+    """
+    means = {name: sum(d) / len(d) for name, d in self._durations.items()}
+    if not means:
+      return None
+    usual = sum(means.values()) / len(means)
+    return sum(means.get(run.variant.name, usual) for run in runs)
+
+
+def duration(seconds: float | None) -> str:
+  """Seconds for readers."""
+  if seconds is None:
+    return 'not known yet'
+  if seconds < 90:
+    return f'{seconds:.0f} s'
+  if seconds < 90 * 60:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:.1f} h'
+
+
+def _bar() -> progress.Progress:
+  """The overall progress, on terminals only."""
+  return progress.Progress(
+    progress.TextColumn('{task.completed:.0f}/{task.total:.0f} runs'),
+    progress.BarColumn(),
+    progress.TextColumn('{task.description}'),
+    progress.TimeElapsedColumn(),
+    disable=not sys.stdout.isatty(),
+  )
+
+
+def run_all(
+  runs: Sequence[Run],
+  on_end: Callable[[Outcome], None],
+  execute: Callable[[Run], str] = execute,
+) -> list[Outcome]:
+  """Runs what is not finished; goes on past what fails.
+
+  Args:
+    runs: of the whole table.
+    on_end: called after every run, to write the tables.
+    execute: runs one; '' or why it failed.
+
+  Returns:
+    How each ended.
+  """
+  clock, outcomes = Clock(runs), []
+  with _terminable(), _bar() as bar:
+    job = bar.add_task('', total=len(runs))
+    for index, run in enumerate(runs):
+      where, why = plan.state(run)
+      outcome = Outcome(run)
+      if where in (plan.UNAVAILABLE, plan.OTHER):
+        outcome.reason = f'{where}: {why}'
+      elif where != plan.DONE:
+        left = duration(clock.left([r for r in runs[index:] if _open(r)]))
+        bar.update(job, description=f'{run.name}; time left: {left}')
+        started = time.monotonic()
+        outcome.reason = execute(run)
+        outcome.seconds = time.monotonic() - started
+        if not outcome.reason and plan.state(run)[0] != plan.DONE:
+          outcome.reason = 'it ended without results'
+        if not outcome.reason:
+          clock.add(run, outcome.seconds)
+        left = duration(clock.left([r for r in runs[index + 1 :] if _open(r)]))
+        bar.console.print(
+          f'[{index + 1}/{len(runs)}] {run.name}: '
+          + ('failed' if outcome.reason else 'done')
+          + f' in {duration(outcome.seconds)}; time left: {left}',
+          markup=False,
+          highlight=False,
+          soft_wrap=True,
+        )
+        on_end(outcome)
+      outcomes.append(outcome)
+      bar.update(job, completed=index + 1)
+  return outcomes
+
+
+def _open(run: Run) -> bool:
+  """Whether a run is still to be done and can be."""
+  return plan.state(run)[0] in (plan.NEW, plan.BROKEN)

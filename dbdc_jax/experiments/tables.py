@@ -1,0 +1,282 @@
+"""An experiment's tables: what the runs gave, beside what the paper prints."""
+
+from collections.abc import Mapping, Sequence
+import csv
+import io
+import json
+import pathlib
+import shlex
+import statistics
+from typing import Any
+
+from data import atomic
+from dbdc_jax.experiments import comparison, plan
+from dbdc_jax.experiments.plan import Options, Run
+from dbdc_jax.experiments.variants import REFERENCE, Table
+
+METRICS = {'dice': ('DSC', '%', 2), 'hd95': ('HD95', 'mm', 2)}
+VARIES = {
+  'weights': 'the seed of weights, batches and augmentation; all runs have the'
+  ' same split, so another split may move all rows by more than this',
+  'split': 'the split into training, validation and test patients; all runs'
+  ' have the same seed of weights',
+  'both': 'the split into training, validation and test patients, and the seed'
+  ' of weights, batches and augmentation',
+}
+_CSV = ('row', 'modality', 'metric', 'unit', 'mean', 'standard_deviation', 'n')
+_CSV += ('of', 'paper')
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+  """Mean and standard deviation over the seeds, with their number."""
+  return {
+    'mean': statistics.fmean(values) if values else None,
+    'sd': statistics.stdev(values) if len(values) > 1 else None,
+    'n': len(values),
+  }
+
+
+def _scores(found, pick, paper) -> dict[str, Any]:
+  """Both metrics of a modality (or of the mean) over the seeds."""
+  out = {}
+  for index, metric in enumerate(METRICS):
+    values = [pick(results)['native_grid'] for results in found.values()]
+    values = [v.get('mean', v)[metric] for v in values]
+    out[metric] = _spread([v for v in values if v is not None])
+    out[metric]['by_seed'] = dict(zip(found, values, strict=True))
+    out[metric]['paper'] = paper[index] if paper else None
+  return out
+
+
+def _cost(found) -> dict[str, Any]:
+  """Size and time of a row; every run of it has the same networks."""
+  networks = [list(r['run']['networks'].values()) for r in found.values()]
+  total = lambda row, name: sum(n[name] for n in row)
+  known = networks and all('macs' in n for n in networks[0])
+  return {
+    'networks': len(networks[0]) if networks else None,
+    'parameters': networks[0][0]['parameters'] if networks else None,
+    'macs': networks[0][0]['macs'] if known else None,
+    'minutes': _spread([total(n, 'train_seconds') / 60 for n in networks]),
+    'devices': sorted({r['run']['devices'] for r in found.values()}),
+  }
+
+
+def _row(variant, runs: Sequence[Run], found, reference) -> dict[str, Any]:
+  first = next(iter(found.values()), None)
+  modalities = list(first['modalities']) if first else []
+  states = [plan.state(run) for run in runs]
+  mine, other = comparison.by_scan(found), comparison.by_scan(reference)
+  differences = None
+  if variant.name != REFERENCE and reference:
+    differences = {
+      metric: comparison.paired(comparison.differences(mine, other, metric))
+      for metric in METRICS
+    }
+  return {
+    'name': variant.name,
+    'label': variant.label,
+    'command': shlex.join(('python', *runs[0].command[1:])),
+    'n': len(found),
+    'of': len(runs),
+    'states': {
+      str(run.seed): ': '.join(filter(None, where))
+      for run, where in zip(runs, states, strict=True)
+    },
+    'modalities': {
+      name: _scores(
+        found, lambda r, m=name: r['modalities'][m], variant.paper.get(name)
+      )
+      for name in modalities
+    },
+    'mean': _scores(found, lambda r: r['mean'], variant.paper.get('mean')),
+    'difference': differences,
+    **_cost(found),
+    'paper': {name: list(pair) for name, pair in variant.paper.items()},
+    'cases': [
+      {'seed': seed, **{k: case[k] for k in ('modality', 'case', 'patient')}}
+      | {'classes': case['native']}
+      for (seed, _, _), case in sorted(mine.items())
+    ],
+  }
+
+
+def collect(
+  table: Table, runs: Sequence[Run], options: Options
+) -> dict[str, Any]:
+  """What `table.json` holds; reads the results of all finished runs.
+
+  Args:
+    table: what was planned.
+    runs: of `plan.expand`.
+    options: of the experiment.
+  """
+  by_variant: dict[str, list[Run]] = {}
+  for run in runs:
+    by_variant.setdefault(run.variant.name, []).append(run)
+  found = {
+    name: {
+      run.seed: results
+      for run in group
+      if (results := plan.results(run)) is not None
+    }
+    for name, group in by_variant.items()
+  }
+  reference = found.get(REFERENCE, {})
+  return {
+    'title': table.title,
+    'task': table.task,
+    'seeds': list(options.seeds),
+    'varies': VARIES[options.vary],
+    'reference': REFERENCE,
+    'difference_method': comparison.METHOD,
+    'notes': list(table.notes),
+    'rows': [
+      _row(group[0].variant, group, found[name], reference)
+      for name, group in by_variant.items()
+    ],
+  }
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+  return '-' if value is None else f'{value:.{digits}f}'
+
+
+def _with_spread(value: Mapping[str, Any], digits: int) -> str:
+  text = _number(value['mean'], digits)
+  return text if value['sd'] is None else f'{text} ± {value["sd"]:.{digits}f}'
+
+
+def _modalities(content: Mapping[str, Any]) -> list[str]:
+  """Of all rows, in the order in which they come."""
+  names = (name for row in content['rows'] for name in row['modalities'])
+  return list(dict.fromkeys(names))
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+  return '| ' + ' | '.join(cell.replace('|', '/') for cell in cells) + ' |'
+
+
+def _score_table(content, metric) -> list[str]:
+  """One metric: each modality and the mean, ours and the paper's."""
+  name, unit, digits = METRICS[metric]
+  columns = [*_modalities(content), 'mean']
+  head = ['row', 'runs', *columns, 'paper: ' + ', '.join(columns)]
+  if metric == 'dice':
+    head.append(f'difference to {content["reference"]}')
+  lines = [f'## {name} ({unit})', '', _markdown_row(head)]
+  lines.append(_markdown_row(['---'] * len(head)))
+  for row in content['rows']:
+    entries = {**row['modalities'], 'mean': row['mean']}
+    index = list(METRICS).index(metric)
+    printed = [row['paper'].get(column) for column in columns]
+    cells = [row['label'], f'{row["n"]} of {row["of"]}']
+    cells += [
+      _with_spread(entries[c][metric], digits) if c in entries else '-'
+      for c in columns
+    ]
+    cells.append(', '.join(_number(p and p[index]) for p in printed))
+    if metric == 'dice':
+      cells.append(_interval(row['difference'] and row['difference'][metric]))
+    lines.append(_markdown_row(cells))
+  return [*lines, '']
+
+
+def _interval(found: Mapping[str, Any] | None) -> str:
+  if found is None:
+    return '-'
+  text = f'{found["mean"]:+.2f}'
+  if found['low'] is not None:
+    text += f' [{found["low"]:+.2f}, {found["high"]:+.2f}]'
+  return f'{text}, {found["patients"]} patients'
+
+
+def _cost_table(content) -> list[str]:
+  head = ['row', 'networks', 'parameters (M)', 'GMAC', 'paper: M, GMAC']
+  head += ['minutes', 'devices']
+  lines = ['## Size and time', '', _markdown_row(head)]
+  lines.append(_markdown_row(['---'] * len(head)))
+  for row in content['rows']:
+    millions = row['parameters'] and row['parameters'] / 1e6
+    giga = row['macs'] and row['macs'] / 1e9
+    printed = row['paper'].get('size', (None, None))
+    lines.append(
+      _markdown_row(
+        [
+          row['label'],
+          str(row['networks'] or '-'),
+          _number(millions, 3),
+          _number(giga, 3),
+          ', '.join(_number(p) for p in printed),
+          _with_spread(row['minutes'], 1),
+          ', '.join(row['devices']) or '-',
+        ]
+      )
+    )
+  return [*lines, '']
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+  """`table.md`."""
+  seeds = ', '.join(map(str, content['seeds']))
+  lines = [f'# {content["title"]}', '']
+  for metric in METRICS:
+    lines += _score_table(content, metric)
+  lines += _cost_table(content)
+  lines += [
+    f'* Mean ± standard deviation over the seeds {seeds}. What varies:'
+    f' {content["varies"]}. "Runs" says how many are finished.',
+    '* Scores on each test scan as a volume on its own grid. The paper has'
+    ' other data and another definition of HD95: beside ours, not against it.',
+    f'* {content["difference_method"]}',
+    '* Parameters and multiply-accumulates are of one of the networks;'
+    ' multiply-accumulates of the prediction of one training patch. The'
+    ' paper counts all that trains.',
+    "* Minutes are those of training all of a row's networks, with validation.",
+    *(f'* {note}' for note in content['notes']),
+    '',
+    'Commands, with the first seed:',
+    '',
+    '```',
+    *(f'{row["command"]}' for row in content['rows']),
+    '```',
+    '',
+  ]
+  return '\n'.join(lines)
+
+
+def _csv(content: Mapping[str, Any]) -> str:
+  text = io.StringIO(newline='')
+  writer = csv.writer(text)
+  writer.writerow(_CSV)
+  for row in content['rows']:
+    for modality, scores in [*row['modalities'].items(), ('mean', row['mean'])]:
+      for metric, (_, unit, _) in METRICS.items():
+        value = scores[metric]
+        numbers = [
+          '' if v is None else f'{v:.4f}' for v in (value['mean'], value['sd'])
+        ]
+        paper = '' if value['paper'] is None else value['paper']
+        writer.writerow(
+          [
+            *(row['name'], modality, metric, unit, *numbers),
+            *(value['n'], row['of'], paper),
+          ]
+        )
+  return text.getvalue()
+
+
+def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
+  """Writes table.json, table.csv and table.md; each is whole or not there.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  files = {
+    'table.json': json.dumps(content, indent=2, allow_nan=False) + '\n',
+    'table.csv': _csv(content),
+    'table.md': markdown(content),
+  }
+  for name, text in files.items():
+    atomic.write(folder / name, text.encode())

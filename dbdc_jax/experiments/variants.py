@@ -1,0 +1,139 @@
+"""What a table compares: its rows, with the paper's numbers beside them.
+
+A variant is one row: a method and the config fields that make it. `paper.py`
+has the paper's tables; others are read from a JSON file.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+from data.task import TASKS
+
+# The row that the others are compared with.
+REFERENCE = 'dbdc'
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
+_KEYS = ('name', 'label', 'method', 'fields', 'paper')
+
+Paper = Mapping[str, Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One row of a table.
+
+  Attributes:
+    name: of its folder; letters, digits, '_', '.', '+' and '-'.
+    label: for readers.
+    method: a name of `dbdc_jax.methods`.
+    fields: config fields to their values, as they are typed.
+    paper: what the paper prints: modality (or 'mean') to (DSC in percent,
+      HD95), 'size' to (million parameters, giga multiply-accumulates).
+  """
+
+  name: str
+  label: str
+  method: str = 'dbdc'
+  fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  paper: Paper = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows that belong together.
+
+  Attributes:
+    title: for readers.
+    task: a name of `data.task.TASKS`.
+    variants: the rows, in order.
+    notes: sentences that belong under the table.
+  """
+
+  title: str
+  task: str
+  variants: tuple[Variant, ...]
+  notes: tuple[str, ...] = ()
+
+
+def _text(value: Any) -> str:
+  """A JSON value as it is typed on the command line."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  return str(value)
+
+
+def _read_row(entry: Any, where: str) -> Variant:
+  if not isinstance(entry, dict) or not isinstance(entry.get('name'), str):
+    raise ValueError(f'{where}: each row is an object with a "name"')
+  name = entry['name']
+  unknown = sorted(entry.keys() - set(_KEYS))
+  if unknown:
+    raise ValueError(
+      f'{where}: {name}: unknown {", ".join(unknown)}; there are:'
+      f' {", ".join(_KEYS)}'
+    )
+  if not _NAME.fullmatch(name):
+    raise ValueError(
+      f'{where}: name {name!r}: a folder is named after it, use letters,'
+      " digits, '_', '.', '+' and '-'"
+    )
+  fields, paper = entry.get('fields', {}), entry.get('paper', {})
+  if not isinstance(fields, dict) or any(
+    isinstance(v, dict | list) for v in fields.values()
+  ):
+    raise ValueError(
+      f'{where}: {name}: "fields" maps config fields to values, for example'
+      ' {"mpcl.enabled": false}'
+    )
+  pairs = isinstance(paper, dict) and all(
+    isinstance(pair, list)
+    and len(pair) == 2
+    and all(type(number) in (int, float) for number in pair)
+    for pair in paper.values()
+  )
+  if not pairs:
+    raise ValueError(
+      f'{where}: {name}: "paper" maps modalities or "mean" to two numbers,'
+      ' for example {"mean": [87.61, 4.62]}'
+    )
+  return Variant(
+    name,
+    str(entry.get('label', name)),
+    str(entry.get('method', 'dbdc')),
+    {field: _text(value) for field, value in fields.items()},
+    paper,
+  )
+
+
+def read(path: str, task: str) -> Table:
+  """A table from a JSON file: a list of rows.
+
+  Each row has a `name`, and may have `label`, `method`, `fields` and `paper`,
+  see `Variant`.
+
+  Args:
+    path: of the file.
+    task: heart or abdomen.
+
+  Raises:
+    ValueError: names the file, the row and what it should hold.
+  """
+  try:
+    rows = json.loads(pathlib.Path(path).read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f'{path}: not a readable list of rows ({error})'
+    ) from error
+  if not isinstance(rows, list) or not rows:
+    raise ValueError(f'{path}: expected a list of rows, [{{"name": ...}}, ...]')
+  variants = tuple(_read_row(entry, path) for entry in rows)
+  names = [variant.name for variant in variants]
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise ValueError(f'{path}: {", ".join(twice)} is there twice')
+  if task not in TASKS:
+    raise ValueError(f'--task {task}: choose one of {", ".join(TASKS)}')
+  return Table(pathlib.Path(path).stem, task, variants)

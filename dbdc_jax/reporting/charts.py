@@ -1,0 +1,260 @@
+"""Charts as inline SVG: nothing is fetched, and the page can filter classes.
+
+Every mark that belongs to a class lies in a group with the attribute
+`data-class`, which the page's filter hides.
+"""
+
+from collections.abc import Sequence
+from html import escape
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+WIDTH, HEIGHT = 420, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
+
+
+class Line(NamedTuple):
+  """A curve: points with a value that is no number are left out."""
+
+  name: str
+  x: Sequence[float]
+  y: Sequence[float | None]
+  colour: str
+  dashed: bool = False
+
+
+class Box(NamedTuple):
+  """Values of one class in one modality."""
+
+  group: str
+  name: str
+  values: Sequence[float]
+  colour: str
+
+
+class Dots(NamedTuple):
+  """Points `[n, 2]` of one class in one modality."""
+
+  name: str
+  modality: str
+  points: np.ndarray
+  colour: str
+
+
+def _finite(value: float | None) -> bool:
+  return value is not None and math.isfinite(value)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+  """Round numbers from `low` to `high`, about `count`."""
+  if not high > low:
+    return [low]
+  rough = (high - low) / count
+  power = 10.0 ** math.floor(math.log10(rough))
+  step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+  first = math.ceil(low / step - 1e-9)
+  last = math.floor(high / step + 1e-9)
+  return [i * step for i in range(first, last + 1)]
+
+
+def _text(x, y, words, anchor='middle', more='') -> str:
+  return (
+    f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>'
+    f'{escape(str(words))}</text>'
+  )
+
+
+def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+  return (
+    f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    f' role="img" aria-label="{escape(title, quote=True)}">'
+    f'<title>{escape(title)}</title>{"".join(parts)}</svg>'
+  )
+
+
+class _Axes:
+  """From values to pixels, with the frame and its ticks."""
+
+  def __init__(self, x, y, height=HEIGHT, width=WIDTH):
+    self.x, self.y = x, y
+    self.width, self.height = width, height
+    self.bottom = height - _BOTTOM
+
+  def across(self, value: float) -> float:
+    low, high = self.x
+    share = (value - low) / ((high - low) or 1)
+    return _LEFT + share * (self.width - _LEFT - _RIGHT)
+
+  def up(self, value: float) -> float:
+    low, high = self.y
+    share = (value - low) / ((high - low) or 1)
+    return self.bottom - share * (self.bottom - _TOP)
+
+  def frame(self, label: str, numbers_x: bool) -> list[str]:
+    parts = []
+    for value in ticks(*self.y):
+      at = self.up(value)
+      parts.append(
+        f'<path class="grid" d="M{_LEFT} {at:.1f}H{self.width - _RIGHT}"/>'
+      )
+      parts.append(_text(_LEFT - 5, at + 4, f'{value:g}', 'end'))
+    if numbers_x:
+      for value in ticks(*self.x):
+        parts.append(_text(self.across(value), self.bottom + 14, f'{value:g}'))
+    right = self.width - _RIGHT
+    parts.append(
+      f'<path class="axis" d="M{_LEFT} {_TOP}V{self.bottom}H{right}"/>'
+    )
+    parts.append(_text((_LEFT + right) / 2, self.height - 4, label))
+    return parts
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+  low, high = min(values), max(values)
+  margin = 0.05 * (high - low) or 0.5
+  return low - margin, high + margin
+
+
+def lines(title: str, curves: Sequence[Line], *, x_label: str = 'epoch') -> str:
+  """Curves over epochs, with their names beside.
+
+  Args:
+    title: for those who cannot see it.
+    curves: empty ones are left out.
+    x_label: under the axis.
+  """
+  kept = []
+  for curve in curves:
+    pairs = [
+      (x, y) for x, y in zip(curve.x, curve.y, strict=True) if _finite(y)
+    ]
+    if pairs:
+      kept.append((curve, pairs))
+  if not kept:
+    return _svg(WIDTH, 40, title, [_text(WIDTH / 2, 24, 'no values')])
+  xs = [x for _, pairs in kept for x, _ in pairs]
+  ys = [y for _, pairs in kept for _, y in pairs]
+  axes = _Axes(_range(xs), _range(ys))
+  parts = axes.frame(x_label, numbers_x=True)
+  for curve, pairs in kept:
+    path = 'L'.join(f'{axes.across(x):.1f} {axes.up(y):.1f}' for x, y in pairs)
+    dash = ' stroke-dasharray="4 3"' if curve.dashed else ''
+    parts.append(
+      f'<path class="line" d="M{path}" stroke="{curve.colour}"{dash}>'
+      f'<title>{escape(curve.name)}</title></path>'
+    )
+    if len(pairs) == 1:
+      x, y = axes.across(pairs[0][0]), axes.up(pairs[0][1])
+      parts.append(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{curve.colour}"/>'
+      )
+  return _svg(WIDTH, HEIGHT, title, parts) + _legend([c for c, _ in kept])
+
+
+def _legend(curves: Sequence[Line]) -> str:
+  entries = ''.join(
+    f'<li><span class="key{" dashed" * c.dashed}"'
+    f' style="border-color:{c.colour}"></span>{escape(c.name)}</li>'
+    for c in curves
+  )
+  return f'<ul class="legend">{entries}</ul>'
+
+
+def _one_box(axes: _Axes, box: Box, at: float, half: float) -> list[str]:
+  values = [v for v in box.values if _finite(v)]
+  if not values:
+    return []
+  q1, q2, q3 = np.percentile(values, [25, 50, 75])
+  low, high = axes.up(min(values)), axes.up(max(values))
+  top, middle, bottom = axes.up(q3), axes.up(q2), axes.up(q1)
+  label = f'{box.name}, {box.group}: median {q2:.2f}, n = {len(values)}'
+  parts = [
+    f'<path class="whisker" d="M{at:.1f} {low:.1f}V{high:.1f}"/>',
+    f'<rect x="{at - half:.1f}" y="{top:.1f}" width="{2 * half:.1f}"'
+    f' height="{max(bottom - top, 1):.1f}" fill="{box.colour}">'
+    f'<title>{escape(label)}</title></rect>',
+    f'<path class="median" d="M{at - half:.1f} {middle:.1f}h{2 * half:.1f}"/>',
+  ]
+  parts += [
+    f'<circle class="value" cx="{at:.1f}" cy="{axes.up(v):.1f}" r="1.8"/>'
+    for v in values
+  ]
+  return parts
+
+
+def boxes(title: str, groups: Sequence[Box], unit: str) -> str:
+  """Box plots: quartiles, median, whiskers to the extremes, every value.
+
+  Args:
+    title: for those who cannot see it.
+    groups: in order; those of one `group` stand together.
+    unit: under the axis.
+  """
+  values = [v for box in groups for v in box.values if _finite(v)]
+  if not values:
+    return _svg(WIDTH, 40, title, [_text(WIDTH / 2, 24, 'no values')])
+  width = max(WIDTH, 60 + 26 * len(groups))
+  axes = _Axes((0, len(groups)), _range(values), width=width)
+  parts = axes.frame(unit, numbers_x=False)
+  for index, box in enumerate(groups):
+    inner = _one_box(axes, box, axes.across(index + 0.5), 8)
+    name = escape(box.name, quote=True)
+    parts.append(f'<g data-class="{name}">{"".join(inner)}</g>')
+  names = list(dict.fromkeys(box.group for box in groups))
+  for name in names:
+    places = [i for i, box in enumerate(groups) if box.group == name]
+    middle = axes.across((places[0] + places[-1] + 1) / 2)
+    parts.append(_text(middle, axes.bottom + 15, name))
+  return _svg(width, HEIGHT, title, parts)
+
+
+def _mark(shape: int, x: float, y: float, size: float) -> str:
+  """A circle, square, triangle or diamond, as a path."""
+  s = size
+  if shape % 4 == 0:
+    return (
+      f'M{x - s:.1f} {y:.1f}a{s} {s} 0 1 0 {2 * s} 0a{s} {s} 0 1 0 {-2 * s} 0z'
+    )
+  if shape % 4 == 1:
+    return f'M{x - s:.1f} {y - s:.1f}h{2 * s}v{2 * s}h{-2 * s}z'
+  if shape % 4 == 2:
+    return (
+      f'M{x:.1f} {y - 1.2 * s:.1f}l{1.2 * s:.1f} {2.2 * s:.1f}h{-2.4 * s:.1f}z'
+    )
+  r = 1.4 * s
+  return (
+    f'M{x:.1f} {y - r:.1f}l{r:.1f} {r:.1f}l{-r:.1f} {r:.1f}l{-r:.1f} {-r:.1f}z'
+  )
+
+
+def scatter(title: str, groups: Sequence[Dots], size: float = 2.2) -> str:
+  """Points in [-1, 1]: colour is the class, shape the modality.
+
+  Args:
+    title: for those who cannot see it.
+    groups: of points.
+    size: of a mark, in pixels.
+  """
+  side, margin = 340, 12
+  shapes = list(dict.fromkeys(group.modality for group in groups))
+  place = lambda v: margin + (v + 1) / 2 * (side - 2 * margin)
+  parts = [f'<rect class="field" width="{side}" height="{side}"/>']
+  for group in groups:
+    shape = shapes.index(group.modality)
+    path = ''.join(
+      _mark(shape, place(x), side - place(y), size) for x, y in group.points
+    )
+    name = escape(group.name, quote=True)
+    parts.append(
+      f'<g data-class="{name}"><path class="dots" fill="{group.colour}"'
+      f' d="{path}"><title>{escape(f"{group.name}, {group.modality}")}</title>'
+      '</path></g>'
+    )
+  keys = ''.join(
+    f'<li><svg width="12" height="12"><path d="{_mark(i, 6, 6, 4)}"/></svg>'
+    f'{escape(name)}</li>'
+    for i, name in enumerate(shapes)
+  )
+  return _svg(side, side, title, parts) + f'<ul class="legend">{keys}</ul>'

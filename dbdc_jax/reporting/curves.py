@@ -1,0 +1,224 @@
+"""What the log and the results say: curves, tables, box plots."""
+
+from collections.abc import Sequence
+import json
+from typing import Any
+
+from dbdc_jax import pictures
+from dbdc_jax.evaluation import metrics
+from dbdc_jax.reporting import charts, page
+from dbdc_jax.reporting.charts import Box, Line
+from dbdc_jax.reporting.runs import Network, Run
+
+METRICS = {'dice': 'DSC (%)', 'hd95': 'HD95 (mm)'}
+# What the loop, and not the method, logs for each modality.
+_NO_LOSSES = {'kept', 'train_dice', 'validation_dice', 'weight'}
+BACKGROUND = '#8a8f98'
+_AGGREGATION = 'Means: over scans, then classes, then modalities.'
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, str]:
+  """Class to colour, as in all pictures; the background is grey."""
+  colours = pictures.COLOURS
+  out = {c: colours[i % len(colours)] for i, c in enumerate(classes[1:])}
+  return {classes[0]: BACKGROUND, **out}
+
+
+def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
+  """Modality to colour, far from each other."""
+  order = ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
+  return {m: order[i % len(order)] for i, m in enumerate(modalities)}
+
+
+def _curve(network: Network, key: str, name: str, colour: str, **more) -> Line:
+  scale = more.pop('scale', 1.0)
+  values = [row.get(key) for row in network.rows]
+  return Line(
+    name,
+    [row['epoch'] for row in network.rows],
+    [None if v is None else scale * v for v in values],
+    colour,
+    **more,
+  )
+
+
+def _terms(network: Network) -> list[str]:
+  """Names of the losses: what a method logs for each modality."""
+  parts = {tuple(key.split('/')) for row in network.rows for key in row}
+  names = {p[0] for p in parts if len(p) == 2 and p[1] in network.modalities}
+  return sorted(names - _NO_LOSSES)
+
+
+def _losses(run: Run) -> str:
+  figures = []
+  for network in run.networks:
+    curves = [_curve(network, 'loss', 'total', '#000000')]
+    colours = (*pictures.COLOURS[:7], '#777777', '#44aa99', '#882255')
+    for index, name in enumerate(_terms(network)):
+      rows = network.rows
+      summed = [
+        None if None in values else sum(values)
+        for row in rows
+        for values in [[row.get(f'{name}/{m}') for m in network.modalities]]
+      ]
+      colour = colours[index % len(colours)]
+      epochs = [row['epoch'] for row in rows]
+      curves.append(Line(name, epochs, summed, colour, index >= 7))
+    title = 'Losses, summed over ' + ', '.join(network.modalities)
+    figures.append(page.figure(charts.lines(title, curves), title))
+  return page.row(*figures)
+
+
+def training(run: Run) -> page.Section:
+  """Losses, validation and training DSC, modality weights (Figure 7)."""
+  colours = modality_colours(run.modalities)
+  dice, weights = [], []
+  for network in run.networks:
+    for name in network.modalities:
+      colour = colours[name]
+      dice += [
+        _curve(network, f'validation_dice/{name}', name, colour, scale=100),
+        _curve(
+          *(network, f'train_dice/{name}', f'{name}, training', colour),
+          scale=100,
+          dashed=True,
+        ),
+      ]
+      weights.append(_curve(network, f'weight/{name}', name, colour))
+    if len(network.modalities) > 1:
+      key = 'validation_dice_mean'
+      dice.append(_curve(network, key, 'mean', '#000000', scale=100))
+  svg = charts.lines
+  return page.Section(
+    'Training',
+    _losses(run)
+    + page.row(
+      page.figure(
+        svg('DSC over the epochs', dice),
+        'DSC (%) on the validation scans, and of the labelled training batches',
+      ),
+      page.figure(
+        svg('Modality weights', weights),
+        'Modality weights (MAW): their mean is 1',
+      ),
+    ),
+  )
+
+
+def summary(run: Run) -> page.Section:
+  """The tables of results and what the run was."""
+  info, parts = run.results['run'], []
+  for metric, title in METRICS.items():
+    rows = []
+    for modality, entry in run.results['modalities'].items():
+      grid = entry['native_grid']
+      values = [grid['classes'][c][metric] for c in run.classes[1:]]
+      rows.append([modality, *map(page.number, values)])
+      rows[-1] += [page.number(grid['mean'][metric]), entry['test_cases']]
+    mean = run.results['mean']['native_grid'][metric]
+    blank = [''] * (len(run.classes) - 1)
+    rows.append(['mean', *blank, page.number(mean), ''])
+    head = [title, *run.classes[1:], 'mean', 'scans']
+    parts.append(page.table(head, rows))
+  networks = info['networks'].values()
+  facts = [
+    ('method', info['method']),
+    ('task', info['task']),
+    ('seed, split seed', f'{info["seed"]}, {info["split_seed"]}'),
+    (
+      'labelled scans',
+      ', '.join(f'{m} {n}' for m, n in info['labeled_scans'].items()),
+    ),
+    ('epochs', info['epochs']),
+    ('parameters', ', '.join(f'{n["parameters"]:,}' for n in networks)),
+    (
+      'minutes of training',
+      page.number(sum(n['train_seconds'] for n in networks) / 60, 1),
+    ),
+    ('devices', info['devices']),
+    ('commit', run.record['commit'] or '-'),
+  ]
+  definitions = ' '.join(
+    f'{title}: {metrics.DEFINITIONS[metric]["definition"]}.'
+    for metric, title in METRICS.items()
+  )
+  words = f'On each test scan as a volume. {definitions} {_AGGREGATION}'
+  return page.Section(
+    'Results',
+    ''.join(parts) + page.note(words) + page.table(('fact', 'value'), facts),
+  )
+
+
+def scores(run: Run) -> page.Section:
+  """Every test scan's scores: box plots per class and modality, and tables."""
+  colours = class_colours(run.classes)
+  cases, figures = run.results['cases'], []
+  for metric, title in METRICS.items():
+    groups = [
+      Box(
+        modality,
+        name,
+        [
+          case['native'][name][metric]
+          for case in cases
+          if case['modality'] == modality
+        ],
+        colours[name],
+      )
+      for modality in run.modalities
+      for name in run.classes[1:]
+    ]
+    figures.append(
+      page.figure(
+        charts.boxes(f'{title} per class', groups, title),
+        f'{title}: median, quartiles, extremes and every test scan',
+      )
+    )
+  head = ['scan', 'modality', 'class', 'DSC (%)', 'HD95 (mm)', 'note']
+  rows, names = [], []
+  for case in cases:
+    for name, row in case['native'].items():
+      names.append(name)
+      numbers = [page.number(row[metric]) for metric in METRICS]
+      rows.append([case['case'], case['modality'], name, *numbers])
+      rows[-1].append(row['empty'])
+  return page.Section(
+    'Scores per class',
+    page.row(*figures)
+    + page.folded('Every test scan', page.table(head, rows, names)),
+  )
+
+
+def comparison(runs: Sequence[tuple[str, Run]]) -> page.Section:
+  """Several runs, a row each.
+
+  Args:
+    runs: names and runs.
+  """
+  modalities = list(dict.fromkeys(m for _, run in runs for m in run.modalities))
+  head = ['run', 'method', 'seed', 'split seed']
+  for title in METRICS.values():
+    head += [f'{m} {title}' for m in modalities] + [f'mean {title}']
+  rows = []
+  for name, run in runs:
+    info = run.results['run']
+    row: list[Any] = [name, info['method'], info['seed'], info['split_seed']]
+    for metric in METRICS:
+      for modality in modalities:
+        entry = run.results['modalities'].get(modality)
+        value = entry and entry['native_grid']['mean'][metric]
+        row.append(page.number(value))
+      row.append(page.number(run.results['mean']['native_grid'][metric]))
+    rows.append(row)
+  return page.Section('Comparison', page.table(head, rows))
+
+
+def settings(run: Run) -> page.Section:
+  """The config, the data, and the scans that were left out."""
+  skipped = run.record['skipped_scans']
+  rows = [[bad[key] for key in ('file', 'reason')] for bad in skipped]
+  left_out = page.table(('scan left out', 'reason'), rows) if rows else ''
+  text = json.dumps(run.config.to_dict(), indent=1, sort_keys=True)
+  return page.Section(
+    'Settings', left_out + page.folded('Config', page.preformatted(text))
+  )

@@ -1,0 +1,91 @@
+"""How right a network is on the scans that it learns from without labels.
+
+Some of them do have a reference on the disk, which training never sees. Only
+the report does, afterwards.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from data.prepared import Prepared
+from data.split import Split
+from dbdc_jax.evaluation import metrics, sliding_window
+from dbdc_jax.reporting.runs import Network, Run
+
+METHOD = (
+  'What the network says of unlabelled training scans, against references that'
+  ' training has never seen: DSC per class on the prepared grid, mean over'
+  ' scans. Whole slices with running statistics, without augmentation; the'
+  ' pseudo-labels in training came from augmented crops with batch statistics.'
+)
+
+
+def _score(network, params, memory, prepared, cases, modality, num_classes):
+  """`[C - 1]` mean DSC in percent over the scans, NaN where there is none."""
+  patch = network.config.augment.patch_size
+  rows = []
+  for case in cases:
+    found = sliding_window.labels(
+      network.method.predict,
+      params,
+      memory,
+      prepared.images(case),
+      modality,
+      patch=patch,
+      stride=patch // 2,
+      batch=network.config.evaluation.batch_size,
+    )
+    rows.append(metrics.dice(found, prepared.labels(case), num_classes)[1:])
+  table = 100 * np.array(rows)
+  has = ~np.isnan(table)
+  sums = np.where(has, table, 0).sum(0)
+  return np.where(has.any(0), sums / np.maximum(has.sum(0), 1), np.nan)
+
+
+def _of_network(run, network: Network, prepared, split, limit):
+  epochs = {row['step']: row['epoch'] for row in network.rows}
+  groups = run.cases(prepared, split, network, 'unlabeled')
+  out = []
+  for step in network.steps():
+    params, memory = network.state(step)
+    for index, cases in enumerate(groups):
+      chosen = [case for case in cases if case.labeled][:limit]
+      if not chosen:
+        continue
+      dice = _score(
+        network, params, memory, prepared, chosen, index, len(run.classes)
+      )
+      out.append(
+        {
+          'modality': network.modalities[index],
+          'step': step,
+          'epoch': epochs.get(step),
+          'best': step == network.facts['best_step'],
+          'scans': len(chosen),
+          'dice': dict(zip(run.classes[1:], map(float, dice), strict=True)),
+        }
+      )
+  return out
+
+
+def quality(
+  run: Run, prepared: Prepared, split: Split, limit: int
+) -> list[dict[str, Any]]:
+  """Scores of every kept checkpoint on the unlabelled training scans.
+
+  Args:
+    run: the run.
+    prepared: its scans.
+    split: who is where.
+    limit: scans of each modality, the first by name.
+
+  Returns:
+    Dicts of modality, step, epoch, best (whether it is the tested one), scans
+    and dice (class to percent, NaN where no scan has one).
+  """
+  return [
+    row
+    for network in run.networks
+    for row in _of_network(run, network, prepared, split, limit)
+  ]

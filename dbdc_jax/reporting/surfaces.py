@@ -1,0 +1,114 @@
+"""Organs as shaded surfaces, seen from outside."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+# Light comes from above the viewer's left shoulder: (up, towards, left).
+_LIGHT = np.array([0.5, 0.8, 0.35]) / np.linalg.norm([0.5, 0.8, 0.35])
+_AMBIENT = 0.35
+# Voxel steps are smoothed away for the shading only, in mm.
+_SMOOTH = 2.0
+
+
+def _crop(label: np.ndarray) -> np.ndarray:
+  """The part that holds foreground, with a voxel around it."""
+  (box,) = ndimage.find_objects((label > 0).astype(np.uint8))
+  return np.pad(label[box], 1)
+
+
+def _rays(shape, spacing, turn, pixels):
+  """Voxels that the rays pass, by axis; -1 where they are outside.
+
+  The picture's rows run from head to feet, its columns from the patient's
+  right to the left, its depth from front to back, all turned about the axis
+  from feet to head: a row of the picture is one slice.
+
+  Returns:
+    Slices `[pixels]`, rows and columns `[pixels, depth]`.
+  """
+  size = np.array(shape) * spacing
+  reach = max(size[0], np.hypot(size[1], size[2])) / 2
+  depth = min(int(2 * reach / min(spacing)) + 1, 2 * pixels)
+  up = np.linspace(reach, -reach, pixels)
+  across = np.linspace(-reach, reach, pixels)[:, None]
+  along = np.linspace(-reach, reach, depth)
+  cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+  positions = (
+    up,
+    cosine * along + sine * across,
+    cosine * across - sine * along,
+  )
+  out = []
+  for position, side, count in zip(positions, spacing, shape, strict=True):
+    index = np.rint(position / side + (count - 1) / 2).astype(int)
+    out.append(np.where((index >= 0) & (index < count), index, -1))
+  return out
+
+
+def _normals(label, classes, at, spacing):
+  """`[n, 3]` outward unit normals of the smoothed masks at voxels `at`."""
+  out = np.zeros((len(at), 3))
+  found = label[tuple(at.T)]
+  sigma = [_SMOOTH / side for side in spacing]
+  for index in classes:
+    here = found == index
+    if not here.any():
+      continue
+    smooth = ndimage.gaussian_filter((label == index).astype(np.float32), sigma)
+    slopes = np.gradient(smooth, *spacing)
+    place = tuple(at[here].T)
+    out[here] = -np.stack([slope[place] for slope in slopes], -1)
+  return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+
+
+def render(
+  label: np.ndarray,
+  spacing: tuple[float, float, float],
+  colours: Sequence[str],
+  *,
+  turn: float = 0.0,
+  pixels: int = 200,
+) -> np.ndarray:
+  """A picture of all classes' surfaces in parallel projection.
+
+  Args:
+    label: `[S, h, w]` class indices; slices from feet to head, rows from front
+      to back, columns from the patient's right to the left.
+    spacing: (slice, row, column), mm.
+    colours: '#rrggbb' of each foreground class, repeated where too few.
+    turn: degrees that the viewer walks around the patient.
+    pixels: side of the picture.
+
+  Returns:
+    `[pixels, pixels, 4]` uint8, transparent where nothing is.
+  """
+  picture = np.zeros((pixels, pixels, 4), np.uint8)
+  if not label.any():
+    return picture
+  label = _crop(label)
+  sides = np.asarray(spacing, float)
+  slices, rows, columns = _rays(label.shape, sides, turn, pixels)
+  # The margin is background, at index -1 too.
+  hit = label[slices][:, rows, columns] > 0
+  seen = hit.any(-1)
+  first = np.argmax(hit, -1)[seen]
+  row, column = np.nonzero(seen)
+  at = np.stack([slices[row], rows[column, first], columns[column, first]], -1)
+  classes = np.unique(label[label > 0])
+  normals = _normals(label, classes, at, sides)
+  cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+  # The light turns with the viewer: towards them is against the depth axis.
+  up, towards, left = _LIGHT
+  light = np.array(
+    [up, -cosine * towards - sine * left, -cosine * left + sine * towards]
+  )
+  shade = _AMBIENT + (1 - _AMBIENT) * np.clip(normals @ light, 0, 1)
+  rgb = np.array(
+    [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], float
+  )
+  colour = rgb[(label[tuple(at.T)].astype(int) - 1) % len(rgb)]
+  picture[seen, :3] = np.clip(shade[:, None] * colour, 0, 255)
+  picture[seen, 3] = 255
+  return picture

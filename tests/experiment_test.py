@@ -1,0 +1,292 @@
+"""Planning, skipping, resuming: with runs that are not trained but written."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from data.task import TASKS
+from dbdc_jax import experiment, run_record
+from dbdc_jax.evaluation import scoring
+from dbdc_jax.experiments import plan, runner
+
+
+def _case(modality, number, classes, rng):
+  row = lambda: {
+    'dice': float(rng.uniform(50, 90)),
+    'hd95': float(rng.uniform(2, 20)),
+    'assd': 1.0,
+    'nsd': 50.0,
+    'hd95_voxel': 1.0,
+    'hd95_union_voxel': 1.0,
+    'empty': '',
+  }
+  grid = {name: row() for name in classes[1:]}
+  return {
+    'case': f'{modality}{number}',
+    'patient': f'{modality}{number}',
+    'modality': modality,
+    'native': grid,
+    'prepared': grid,
+  }
+
+
+def write_run(run):
+  """What a finished run leaves, with scores that depend on row and seed."""
+  task = TASKS[run.config.task]
+  names = [m.name for m in task.select(run.config.modalities)]
+  rng = np.random.default_rng([run.seed, len(run.variant.name)])
+  cases = [_case(m, i, task.classes, rng) for m in names for i in range(3)]
+  facts = {'parameters': 1000, 'macs': 5000, 'train_seconds': 60.0}
+  info = {
+    'epochs': run.config.epochs,
+    'devices': '1 x cpu',
+    'networks': {','.join(names): facts},
+  }
+  run.workdir.mkdir(parents=True, exist_ok=True)
+  run_record.write_json(run.workdir / 'config.json', run.config.to_dict())
+  results = scoring.summarize(cases, task.classes, names, info)
+  scoring.write_results(results, run.workdir)
+  return ''
+
+
+class Recorder:
+  """An `execute` that remembers its runs; those of `failing` fail."""
+
+  def __init__(self, *failing):
+    self.ran, self._failing = [], failing
+
+  def __call__(self, run):
+    self.ran.append((run.variant.name, run.seed))
+    if run.variant.name in self._failing:
+      return 'exit code 1: the disk is full'
+    return write_run(run)
+
+
+@pytest.fixture
+def rows(tmp_path):
+  """Three rows of the heart as a file, and the arguments that run them."""
+  file = tmp_path / 'rows.json'
+  file.write_text(
+    json.dumps(
+      [
+        {'name': 'dbdc', 'paper': {'mean': [84.56, 4.21]}},
+        {'name': 'no_maw', 'fields': {'weighting.enabled': False}},
+        {'name': 'unet', 'label': 'U-Net', 'method': 'supervised'},
+      ]
+    )
+  )
+  return [
+    '--variants',
+    str(file),
+    '--task',
+    'heart',
+    f'--output={tmp_path / "out"}',
+  ]
+
+
+def test_every_row_runs_once_for_each_seed_and_then_never_again(rows, capsys):
+  first, again = Recorder(), Recorder()
+  assert experiment.main([*rows, '--seeds', '0,1'], first) == 0
+  assert first.ran == [
+    (name, seed) for name in ('dbdc', 'no_maw', 'unet') for seed in (0, 1)
+  ]
+  assert experiment.main([*rows, '--seeds', '0,1'], again) == 0
+  assert again.ran == []
+  # One more seed runs alone.
+  assert experiment.main([*rows, '--seeds', '0,1,2'], again) == 0
+  assert [seed for _, seed in again.ran] == [2, 2, 2]
+  # The third seed's last run leaves nothing to do.
+  assert capsys.readouterr().out.strip().splitlines()[-2].endswith('left: 0 s')
+
+
+def test_a_failed_run_stops_no_other_and_is_taken_up_again(
+  rows, tmp_path, capsys
+):
+  broken, mended = Recorder('no_maw'), Recorder()
+  assert experiment.main(rows, broken) == 1
+  assert [name for name, _ in broken.ran] == ['dbdc', 'no_maw', 'unet']
+  assert 'no_maw, seed 0: exit code 1: the disk is full' in (
+    capsys.readouterr().err
+  )
+  table = json.loads((tmp_path / 'out' / 'table.json').read_text())
+  assert [(row['n'], row['of']) for row in table['rows']] == [
+    (1, 1),
+    (0, 1),
+    (1, 1),
+  ]
+  assert '0 of 1' in (tmp_path / 'out' / 'table.md').read_text()
+  assert experiment.main(rows, mended) == 0
+  assert mended.ran == [('no_maw', 0)]
+
+
+def test_a_run_with_checkpoints_but_no_results_is_resumed(rows, tmp_path):
+  assert experiment.main(rows, Recorder()) == 0
+  workdir = tmp_path / 'out' / 'runs' / 'dbdc' / 'seed0'
+  (workdir / 'checkpoints' / '10').mkdir(parents=True)
+  (workdir / 'results.json').unlink()
+  again = Recorder()
+  assert experiment.main(rows, again) == 0
+  assert again.ran == [('dbdc', 0)]
+
+
+def test_more_epochs_go_on_and_other_settings_are_refused(rows, capsys):
+  assert experiment.main([*rows, '--config.epochs=5'], Recorder()) == 0
+  more, less, other = Recorder(), Recorder(), Recorder()
+  assert experiment.main([*rows, '--config.epochs=9'], more) == 0
+  assert len(more.ran) == 3
+  assert experiment.main([*rows, '--config.epochs=5'], less) == 1
+  assert 'epochs: 9 -> 5' in capsys.readouterr().err
+  arguments = [*rows, '--config.epochs=9', '--config.mpcl.delta=0.5']
+  assert experiment.main(arguments, other) == 1
+  assert 'other settings: mpcl.delta: 0.1 -> 0.5' in capsys.readouterr().err
+  assert not less.ran and not other.ran
+
+
+def test_the_plan_and_the_commands_run_nothing(rows, tmp_path, capsys):
+  record = Recorder()
+  assert experiment.main([*rows, '--dry-run'], record) == 0
+  assert capsys.readouterr().out.count('to run') == 3
+  assert experiment.main([*rows, '--list'], record) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 3 and not record.ran
+  assert not (tmp_path / 'out').exists()
+  assert experiment.main([*rows, '--only', 'no_maw'], record) == 0
+  capsys.readouterr()
+  assert experiment.main([*rows, '--list'], record) == 0
+  assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_what_is_listed_gives_the_config_that_is_compared(rows, capsys):
+  arguments = [*rows, '--only=no_maw', '--preset=tiny', '--seeds=7']
+  arguments += ['--vary=both', '--modalities=mr', '--config.mpcl.delta=0.3']
+  experiment.main([*arguments, '--list'], Recorder())
+  (line,) = capsys.readouterr().out.splitlines()
+  words = shlex.split(line)
+  assert words[:3] == [sys.executable, '-m', 'dbdc_jax.main']
+  file, _, argument = words[3].partition(':')
+  assert file == '--config=configs/heart.py'
+  fields = [word for word in words if word.startswith('--config.')]
+  config = plan.resolve('heart', argument, fields)
+  assert (config.seed, config.data.split_seed) == (7, 7)
+  assert config.modalities == 'mr' and config.mpcl.delta == 0.3
+  assert not config.weighting.enabled and config.model.width == 4
+
+
+@pytest.mark.parametrize(
+  ('vary', 'fields'),
+  [('weights', (3, 0)), ('split', (0, 3)), ('both', (3, 3))],
+)
+def test_the_seeds_vary_what_they_are_told_to(vary, fields, tmp_path):
+  table = experiment.paper.table('1')
+  options = plan.Options(tmp_path, seeds=(3,), vary=vary)
+  (run,) = plan.select(plan.expand(table, options), ['dbdc'])
+  assert (run.config.seed, run.config.data.split_seed) == fields
+
+
+def test_what_is_not_there_is_said_and_fails_alone(tmp_path, capsys):
+  file = tmp_path / 'rows.json'
+  file.write_text(
+    json.dumps(
+      [
+        {'name': 'dbdc'},
+        {'name': 'later', 'method': 'later'},
+        {'name': 'odd', 'fields': {'model.odd': 'x'}},
+      ]
+    )
+  )
+  arguments = ['--variants', str(file), '--task', 'heart']
+  arguments += ['--output', str(tmp_path / 'out')]
+  record = Recorder()
+  assert experiment.main([*arguments, '--dry-run'], record) == 0
+  out = capsys.readouterr().out
+  assert out.count('not available') == 2
+  assert 'there is no method later' in out
+  assert experiment.main(arguments, record) == 1
+  assert record.ran == [('dbdc', 0)]
+  assert 'the config has no field' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('more', 'part'),
+  [
+    (['--config.mpcl.detla=1'], 'no field'),
+    (['--config.seed=1'], '--seeds sets it'),
+    (['--only=other'], 'no such row; there are: dbdc'),
+    (['--epochs=3'], 'unknown argument --epochs=3'),
+    (['--modalities=pet'], 'pet'),
+    (['--preset=huge'], 'preset=huge'),
+    (['--seeds=1,1'], 'different seeds'),
+  ],
+)
+def test_a_wrong_command_line_is_one_sentence(rows, more, part, capsys):
+  with pytest.raises(SystemExit) as caught:
+    experiment.main([*rows, *more], Recorder())
+  assert caught.value.code == 2
+  assert part in capsys.readouterr().err
+
+
+def _command(run, text):
+  return plan.Run(
+    run.variant, run.seed, run.workdir, (sys.executable, '-c', text), run.config
+  )
+
+
+def test_a_process_that_fails_leaves_its_last_words(tmp_path):
+  table = experiment.paper.table('1')
+  runs = plan.expand(table, plan.Options(tmp_path))
+  (run,) = plan.select(runs, ['dbdc'])
+  assert runner.execute(_command(run, 'print("fine")')) == ''
+  reason = runner.execute(_command(run, 'import sys; sys.exit("no space")'))
+  assert reason == 'exit code 1: no space'
+  assert runner.log_file(run).read_text() == 'fine\nno space\n'
+
+
+def test_the_table_keeps_the_rows_that_are_not_run_now(rows, tmp_path):
+  assert experiment.main([*rows, '--only=dbdc'], Recorder()) == 0
+  assert experiment.main([*rows, '--only=unet'], Recorder()) == 0
+  table = json.loads((tmp_path / 'out' / 'table.json').read_text())
+  found = {row['name']: row['n'] for row in table['rows']}
+  assert found == {'dbdc': 1, 'no_maw': 0, 'unet': 1}
+
+
+def test_to_be_told_to_stop_ends_the_running_process_too(tmp_path):
+  table = experiment.paper.table('1')
+  runs = plan.expand(table, plan.Options(tmp_path))
+  text = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
+  (run,) = [_command(run, text) for run in plan.select(runs, ['dbdc'])]
+  log = runner.log_file(run)
+
+  def stop():
+    while not log.exists() or not log.read_text().endswith('\n'):
+      time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  thread = threading.Thread(target=stop)
+  thread.start()
+  with pytest.raises(SystemExit) as caught:
+    runner.run_all([run], lambda outcome: None)
+  thread.join()
+  assert caught.value.code == 128 + signal.SIGTERM
+  with pytest.raises(ProcessLookupError):
+    os.kill(int(log.read_text()), 0)
+
+
+def test_the_time_left_is_what_finished_runs_took(tmp_path):
+  table = experiment.paper.table('1')
+  options = plan.Options(tmp_path, seeds=(0, 1))
+  runs = plan.select(plan.expand(table, options), ['dbdc', 'unet_lb'])
+  clock = runner.Clock(runs)
+  assert clock.left(runs) is None
+  unet, dbdc = runs[0], runs[2]
+  clock.add(unet, 10.0)
+  # Nothing is known of dbdc yet: as long as the others.
+  assert clock.left([runs[1], dbdc]) == 20.0
+  clock.add(dbdc, 100.0)
+  assert clock.left([runs[1], runs[3]]) == 110.0

@@ -1,0 +1,86 @@
+import csv
+import json
+
+import experiment_test
+import numpy as np
+
+from dbdc_jax.experiments import paper, plan, tables
+
+
+def _content(tmp_path, seeds, only=('dbdc', 'dbdc_no_maw'), written=None):
+  options = plan.Options(tmp_path, seeds=seeds, vary='both')
+  table = paper.table('1')
+  runs = plan.select(plan.expand(table, options), only)
+  for run in runs[:written]:
+    experiment_test.write_run(run)
+  return tables.collect(table, runs, options)
+
+
+def test_numbers_are_mean_and_deviation_over_the_seeds(tmp_path):
+  content = _content(tmp_path, (0, 1, 2))
+  for row in content['rows']:
+    results = [
+      json.loads(
+        (tmp_path / f'runs/{row["name"]}/seed{s}/results.json').read_text()
+      )
+      for s in (0, 1, 2)
+    ]
+    values = [r['mean']['native_grid']['dice'] for r in results]
+    found = row['mean']['dice']
+    np.testing.assert_allclose(found['mean'], np.mean(values))
+    np.testing.assert_allclose(found['sd'], np.std(values, ddof=1))
+    assert found['n'] == 3 and list(found['by_seed'].values()) == values
+    assert len(row['cases']) == 3 * 2 * 3
+    assert row['minutes']['mean'] == 1.0 and row['macs'] == 5000
+
+
+def test_differences_are_to_the_reference_on_the_same_scans(tmp_path):
+  content = _content(tmp_path, (0, 1))
+  without, reference = content['rows']
+  assert reference['difference'] is None
+  found = without['difference']['dice']
+  gap = without['mean']['dice']['mean'] - reference['mean']['dice']['mean']
+  np.testing.assert_allclose(found['mean'], gap)
+  assert found['low'] < gap < found['high'] and found['patients'] == 6
+
+
+def test_rows_say_how_many_runs_they_lack(tmp_path):
+  content = _content(tmp_path, (0, 1), written=3)
+  without, reference = content['rows']
+  assert (without['n'], without['of'], reference['n']) == (2, 2, 1)
+  assert reference['states'] == {'0': 'done', '1': 'to run'}
+  assert reference['mean']['dice']['sd'] is None
+  # The second seed has no partner.
+  assert without['difference']['dice']['scans'] == 6
+  assert '1 of 2' in tables.markdown(content)
+
+
+def test_files_say_the_same(tmp_path):
+  content = _content(tmp_path, (0, 1))
+  tables.write(content, tmp_path)
+  names = {file.name for file in tmp_path.iterdir() if file.is_file()}
+  assert names == {'table.md', 'table.csv', 'table.json'}
+  read = json.loads((tmp_path / 'table.json').read_text())
+  assert read['rows'][1]['mean']['hd95']['n'] == 2
+  with (tmp_path / 'table.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 2 * 3 * 2
+  row = next(
+    r
+    for r in rows
+    if (r['row'], r['modality'], r['metric']) == ('dbdc', 'mr', 'dice')
+  )
+  dice = read['rows'][1]['modalities']['mr']['dice']
+  assert float(row['mean']) == round(dice['mean'], 4)
+  assert float(row['paper']) == 81.74
+  text = (tmp_path / 'table.md').read_text()
+  assert f'{dice["mean"]:.2f} ± {dice["sd"]:.2f}' in text
+  assert 'split into training, validation and test patients, and' in text
+  assert '**' not in text
+
+
+def test_a_table_without_any_run_is_a_table(tmp_path):
+  content = _content(tmp_path, (0,), only=(), written=0)
+  tables.write(content, tmp_path)
+  assert len(content['rows']) == 11
+  assert '87.43' in (tmp_path / 'table.md').read_text()
