@@ -33,6 +33,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('tests')
 
 
+# A process may map so many pieces of memory (Linux: 65,530); each compiled
+# program holds some, and beyond the limit the compiler dies.
+_MOST_MAPS = 20_000
+
+
+@pytest.fixture(scope='module', autouse=True)
+def few_programs():
+  """Lets compiled programs go between test modules once there are many."""
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and len(maps.read_text().splitlines()) > _MOST_MAPS:
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def scans() -> pathlib.Path:
   """The folder of real scans; tests that need it skip without."""
