@@ -165,15 +165,15 @@ def test_a_full_disk_is_named_leaves_nothing_and_can_be_mended(heart, tmp_path):
 
 SLOW = """
 import os, time
-from data import prepare
-plain = prepare.preprocess.prepare_scan
+from data import prepare, preprocess
+plain = preprocess.prepare_scan
 
 def slow(*args, **kwargs):
   os.write(1, b'.')
   time.sleep({seconds})
   return plain(*args, **kwargs)
 
-prepare.preprocess.prepare_scan = slow
+preprocess.prepare_scan = slow
 raise SystemExit(prepare.main({flags!r}))
 """
 
