@@ -20,21 +20,21 @@ def base() -> ml_collections.ConfigDict:
   # Comma-separated modality names in bank order; '' means all of the task.
   config.modalities = ''
   # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
-  # for one modality: 'mean_teacher', 'uamt', 'cps', 'ict', 'evil'. They are the
-  # files of dbdc_jax/methods/.
+  # for one modality ('mean_teacher', 'uamt', 'cps', 'ict', 'evil') or from one
+  # to another (see source, target). They are the files of dbdc_jax/methods/.
   config.method = 'dbdc'
   # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
   # are trained as they were published instead: SGD (momentum 0.9, weight decay
   # 1e-4, 'evil' 1e-3), optimizer.own_learning_rate, no scaling and no intensity
   # curves (augment.scale, .intensity_labeled), a Gaussian ramp over all epochs
   # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
-  # published are 30,000 steps of 12 + 12 slices (batch_size 12).
+  # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
+  # Adam of rate 1e-3, see their files.
   config.recipe = 'dbdc'
-  # The transfer methods ('ram_dsir', 'varda', and with all of the source's
-  # training scans labelled 'ram_dsir_full', 'varda_full') go from the labelled
-  # modality `source` to `target`, whose training labels are never read and
-  # whose test scans are scored. '' for both: the run's two modalities in their
-  # order.
+  # 'ram_dsir' and 'varda' transfer from the labelled modality `source` to
+  # `target`, whose training labels are never read and whose test scans are
+  # scored; 'ram_dsir_full' and 'varda_full' use all labels of the source. ''
+  # for both: the run's two modalities in their order.
   config.source = ''
   config.target = ''
   # 'true': one network takes all modalities; 'false': one network for each;

@@ -1,4 +1,5 @@
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_no_matrix_of_pairs_is_ever_held():
         yield np.prod(value.aval.shape, dtype=int)
       yield from (
         size
-        for inner in jax.core.jaxprs_in_params(equation.params)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params)
         for size in sizes(inner)
       )
 
