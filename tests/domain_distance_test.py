@@ -100,18 +100,23 @@ def test_its_size_does_not_depend_on_the_batch():
 def test_four_devices_equal_one():
   """Pairs of images on different devices count too."""
   a, b = _domain(0, 4), _domain(1, 4)
-  wanted = jax.jit(domain_distance.distance)(a, b)
 
-  def spread(state, batch, signals, plan):
+  def moved(shift, a, b, axis_name=None):
+    a = (a[0] * shift, a[1])
+    return domain_distance.distance(a, b, axis_name)
+
+  wanted = jax.jit(jax.value_and_grad(moved))(jnp.float32(2.0), a, b)
+
+  def spread(shift, batch, signals, plan):
     # `[1, images, ...]` of this device.
     a, b = ([x[0] for x in d] for d in batch)
-    found = domain_distance.distance(a, b, parallel.AXIS)
-    return state, found
+    found, gradient = jax.value_and_grad(moved)(shift, a, b, parallel.AXIS)
+    return found, parallel.mean_gradients(gradient)
 
   batch = jax.tree.map(lambda x: x[None], (a, b))
-  state, signals = parallel.place((jnp.zeros(()), jnp.zeros(())))
-  _, found = parallel.pmap_step(spread)(
-    state, parallel.shard(batch), signals, None
+  shift, signals = parallel.place((jnp.float32(2.0), jnp.zeros(())))
+  found = parallel.pmap_step(spread)(
+    shift, parallel.shard(batch), signals, signals
   )
   np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
