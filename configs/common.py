@@ -31,11 +31,11 @@ def base() -> ml_collections.ConfigDict:
   # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
   # Adam of rate 1e-3, see their files.
   config.recipe = 'dbdc'
-  # 'ram_dsir' and 'varda' transfer from the labelled modality `source` to
-  # `target`, whose training labels are never read and whose test scans are
-  # scored; 'ram_dsir_full' and 'varda_full' use all labels of the source. ''
-  # for both: the run's two modalities in their order.
+  # 'ram_dsir' and 'varda' transfer from this labelled modality ('_full': with
+  # all of its training labels); '' = the first of the run's two ...
   config.source = ''
+  # ... to this one, whose training labels are never read, and whose test scans
+  # are scored; '' = the second.
   config.target = ''
   # 'true': one network takes all modalities; 'false': one network for each;
   # 'auto': as is the method's way (dbdc: one for all, the others: one each).
