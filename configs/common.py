@@ -20,16 +20,23 @@ def base() -> ml_collections.ConfigDict:
   # Comma-separated modality names in bank order; '' means all of the task.
   config.modalities = ''
   # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
-  # for one modality: 'mean_teacher', 'uamt', 'cps', 'ict', 'evil'. They are the
-  # files of dbdc_jax/methods/.
+  # for one modality ('mean_teacher', 'uamt', 'cps', 'ict', 'evil') or from one
+  # to another (see source, target). They are the files of dbdc_jax/methods/.
   config.method = 'dbdc'
   # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
   # are trained as they were published instead: SGD (momentum 0.9, weight decay
   # 1e-4, 'evil' 1e-3), optimizer.own_learning_rate, no scaling and no intensity
   # curves (augment.scale, .intensity_labeled), a Gaussian ramp over all epochs
   # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
-  # published are 30,000 steps of 12 + 12 slices (batch_size 12).
+  # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
+  # Adam of rate 1e-3, see their files.
   config.recipe = 'dbdc'
+  # 'ram_dsir' and 'varda' transfer from this labelled modality ('_full': with
+  # all of its training labels); '' = the first of the run's two ...
+  config.source = ''
+  # ... to this one, whose training labels are never read, and whose test scans
+  # are scored; '' = the second.
+  config.target = ''
   # 'true': one network takes all modalities; 'false': one network for each;
   # 'auto': as is the method's way (dbdc: one for all, the others: one each).
   config.joint = 'auto'
@@ -64,6 +71,8 @@ def base() -> ml_collections.ConfigDict:
   config.mpcl = _mpcl()
   config.dc = _dc()
   config.ssl = _ssl()
+  config.ram_dsir = _ram_dsir()
+  config.varda = _varda()
   config.weighting = _weighting()
   config.optimizer = _optimizer()
   config.evaluation = _evaluation()
@@ -192,6 +201,28 @@ def _ssl() -> ml_collections.ConfigDict:
   # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
   ssl.threshold = 0.2
   return ssl
+
+
+def _ram_dsir() -> ml_collections.ConfigDict:
+  ram_dsir = ml_collections.ConfigDict()
+  # Half of the side of the mixed square of low frequencies, as a share of the
+  # image's side.
+  ram_dsir.window = 0.1
+  # Weight of the two views' divergence, and of the restored image's error.
+  ram_dsir.consistency = 0.5
+  ram_dsir.restoration = 0.1
+  return ram_dsir
+
+
+def _varda() -> ml_collections.ConfigDict:
+  varda = ml_collections.ConfigDict()
+  # Weights: of the source's cross entropies, of the drawn images' error, of the
+  # latents' divergence from the normal distribution, of the domains' distance.
+  varda.segmentation = 1000.0
+  varda.drawing = 10.0
+  varda.prior = 1.0
+  varda.distance = 1e-3
+  return varda
 
 
 def _weighting() -> ml_collections.ConfigDict:

@@ -145,8 +145,17 @@ def save(split: Split, path: str) -> None:
   atomic.write(pathlib.Path(path), text.encode())
 
 
-def load(path: str, cases: Sequence[PreparedCase]) -> Split:
+def load(
+  path: str,
+  cases: Sequence[PreparedCase],
+  unlabeled: Collection[str] = (),
+) -> Split:
   """Reads a split and checks it against the cases.
+
+  Args:
+    path: the file.
+    cases: of all modalities.
+    unlabeled: modalities that need no labelled training scan.
 
   Raises:
     ValueError: the file is unreadable or does not fit, with what and why.
@@ -176,6 +185,7 @@ def load(path: str, cases: Sequence[PreparedCase]) -> Split:
     if len(listed) != len(set(listed)):
       raise ValueError(f'{path}: {modality} lists a scan twice')
     for part in ('labeled', 'validation', 'test'):
-      if not parts[part]:
+      needed = part != 'labeled' or modality not in unlabeled
+      if needed and not parts[part]:
         raise ValueError(f'{path}: {modality} has no {part} scans')
   return split

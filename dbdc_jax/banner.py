@@ -28,7 +28,9 @@ def switched_off(
   classes = task_file.find(config.task).classes
   for name, row in zip(modalities, present, strict=True):
     missing = [c for c, here in zip(classes, row, strict=True) if not here]
-    if missing:
+    if len(missing) == len(classes):
+      lines.append(f'labels of {name}: {config.method} does not look at them')
+    elif missing:
       lines.append(
         f'{", ".join(missing)}: never in the training labels of {name}'
       )

@@ -34,7 +34,7 @@ from dbdc_jax.measuring import (
 )
 from dbdc_jax.measuring.workload import (
   Workload,
-  is_joint,
+  modality_counts,
   use_virtual_devices,
 )
 from dbdc_jax.models.projector import Projector
@@ -152,10 +152,10 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _workloads(flags: argparse.Namespace) -> list[Workload]:
-  """Every combination; a method with a network per modality is K = 1."""
+  """Every combination that the methods allow, see `modality_counts`."""
   found = []
   for method in flags.methods or methods.names():
-    for k in flags.modalities if is_joint(method) else [1]:
+    for k in modality_counts(method, flags.modalities):
       found += [
         Workload(
           method=method,
@@ -210,7 +210,7 @@ def _compare(workload: Workload, flags, found: dict[str, Any]) -> bool:
 def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
   """Measures what is asked for; returns whether all limits are kept."""
   workloads = _workloads(flags)
-  joint = next((w for w in workloads if is_joint(w.method)), workloads[0])
+  joint = next((w for w in workloads if w.method == 'dbdc'), workloads[0])
   kept = True
   if flags.steps:
     found['steps'] = steps.measure(workloads, flags.rounds)

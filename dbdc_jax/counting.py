@@ -2,7 +2,9 @@
 
 The rule behind the paper's FLOPs column: a convolution costs Cin * k * k * Cout
 per output pixel, a normalisation 4 and a bilinear interpolation 11 per value,
-everything else nothing. Shapes come from tracing the network: nothing is
+everything else, instance norms included, nothing. A transposed convolution
+counts as a convolution with its output's size, although a stride of 2 leaves
+most of its products out. Shapes come from tracing the network: nothing is
 computed.
 """
 
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dbdc_jax.methods.base import Method
+from dbdc_jax.models.blocks import Doubling, Upsample
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
@@ -35,7 +38,48 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
     return _size(out) * x.shape[-1]
   if isinstance(module, ModulationBank):
     return _NORM * _size(x)
+  if isinstance(module, Doubling):
+    return _size(out) * 4 * x.shape[-1]
+  if isinstance(module, Upsample):
+    return _BILINEAR * _size(out)
   return 0
+
+
+def of_module(
+  module: nn.Module,
+  *args: Any,
+  leave_out: tuple[type[nn.Module], ...] = (),
+  method: str = '__call__',
+) -> tuple[int, int]:
+  """Parameters and multiply-accumulates of any of the networks.
+
+  Args:
+    module: the network.
+    *args: what it is called with.
+    leave_out: kinds of layers that count nothing.
+    method: which of its functions is called.
+
+  Returns:
+    Trainable parameters that the call makes, and multiply-accumulates.
+  """
+  total = 0
+
+  def count(next_function, args, kwargs, context):
+    nonlocal total
+    out = next_function(*args, **kwargs)
+    layer = context.module
+    if context.method_name == '__call__' and not isinstance(layer, leave_out):
+      total += _layer(layer, args, out)
+    return out
+
+  def trace(key):
+    variables = module.init(key, *args, method=method)
+    with nn.intercept_methods(count):
+      module.apply(variables, *args, method=method, mutable=[*variables.keys()])
+    return variables['params']
+
+  params = jax.eval_shape(trace, jax.random.key(0))
+  return sum(_size(x) for x in jax.tree.leaves(params)), total
 
 
 def _first_layer(taps, naive: bool) -> int:

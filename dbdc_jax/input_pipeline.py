@@ -17,6 +17,7 @@ from data import split as splits
 from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
+from dbdc_jax.transfer import Transfer
 
 _LABELED, _UNLABELED = 0, 1
 
@@ -63,6 +64,7 @@ def choose_split(
   prepared: Prepared,
   workdir: pathlib.Path,
   resume: bool,
+  transfer: Transfer | None = None,
 ) -> Split:
   """Decides (or reads) who is where, and saves it as `split.json`.
 
@@ -74,16 +76,20 @@ def choose_split(
     prepared: the prepared data.
     workdir: the run's folder.
     resume: whether the workdir holds a checkpoint.
+    transfer: the direction of a method that has one: what it makes of the
+      split is what is saved.
 
   Raises:
     ValueError: a split that does not fit the scans or the run.
   """
   saved = workdir / 'split.json'
+  bare = (transfer.target,) if transfer else ()
+  adapt = transfer.split if transfer else lambda split: split
   split = None
   if config.data.split:
-    split = splits.load(config.data.split, prepared.cases)
+    split = adapt(splits.load(config.data.split, prepared.cases, bare))
   if resume:
-    kept = splits.load(str(saved), prepared.cases)
+    kept = splits.load(str(saved), prepared.cases, bare)
     if split is not None and split != kept:
       raise ValueError(
         f'{config.data.split} differs from {saved}, which this run was started'
@@ -91,13 +97,14 @@ def choose_split(
       )
     split = kept
   if split is None:
-    split = splits.make(
+    made = splits.make(
       prepared.cases,
       seed=config.data.split_seed,
       fold=config.data.fold,
       labeled_fraction=config.labeled_fraction,
       partly_labeled=_partly_labeled(config, prepared),
     )
+    split = adapt(made)
   splits.check(split, prepared.cases)
   splits.save(split, str(saved))
   return split
@@ -189,13 +196,16 @@ class SliceSource:
     *,
     with_labels: bool,
     kept: Sequence[PreparedCase],
+    blank: bool = False,
   ):
     self._prepared = prepared
+    # Labels of background only, instead of the scans' own.
+    self._blank = blank
     self._with_labels = with_labels
     self._where = [(c, i) for c in cases for i in range(c.num_slices)]
     self._images = {c.name: prepared.images(c) for c in kept}
     self._labels = {}
-    if with_labels:
+    if with_labels and not blank:
       self._labels = {c.name: prepared.labels(c) for c in kept}
 
   def __len__(self) -> int:
@@ -203,13 +213,16 @@ class SliceSource:
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     case, position = self._where[int(index) % len(self._where)]
-    if case.name in self._images:
+    kept = case.name in self._images
+    if kept:
       record = {'image': self._images[case.name][position]}
-      if self._with_labels:
-        record['label'] = self._labels[case.name][position]
-      return record
-    record = {'image': self._prepared.image(case, position)}
-    if self._with_labels:
+    else:
+      record = {'image': self._prepared.image(case, position)}
+    if self._blank:
+      record['label'] = np.zeros(record['image'].shape, np.uint8)
+    elif self._with_labels and kept:
+      record['label'] = self._labels[case.name][position]
+    elif self._with_labels:
       record['label'] = self._prepared.label(case, position)
     return record
 
@@ -248,6 +261,7 @@ class Batches:
     unlabeled = select(prepared, split, modalities, 'unlabeled')
     self.consistent = np.array([bool(cases) for cases in unlabeled])
     self._batch_size, self._samples = batch_size, samples
+    training = unlabeled
     use_unlabeled = use_unlabeled and bool(self.consistent.any())
     if not use_unlabeled:
       self.consistent[:] = False
@@ -255,14 +269,27 @@ class Batches:
     # A modality without unlabelled scans fills its part of the batch with its
     # labelled images; `consistent` keeps them out of every loss.
     filled = [u or x for u, x in zip(unlabeled, labeled, strict=True)]
-    groups = {_LABELED: labeled}
+    # Likewise one without labelled scans (the target of a transfer): images
+    # with labels of background only, which its method leaves alone.
+    blank = [not cases for cases in labeled]
+    groups = {
+      _LABELED: [x or u for u, x in zip(training, labeled, strict=True)]
+    }
     if use_unlabeled:
       groups[_UNLABELED] = filled
     self.in_memory = _within_memory(groups, memory_limit_gib * 2**30)
     sources = {
       kind: [
-        SliceSource(prepared, cases, with_labels=kind == _LABELED, kept=kept)
-        for cases, kept in zip(group, self.in_memory[kind], strict=True)
+        SliceSource(
+          prepared,
+          cases,
+          with_labels=kind == _LABELED,
+          kept=kept,
+          blank=kind == _LABELED and bare,
+        )
+        for cases, kept, bare in zip(
+          group, self.in_memory[kind], blank, strict=True
+        )
       ]
       for kind, group in groups.items()
     }

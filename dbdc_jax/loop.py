@@ -48,6 +48,14 @@ class Run:
   total_steps: int
   on_epoch: Callable[[dict[str, Any]], None] | None
 
+  @property
+  def selected(self) -> list[int]:
+    """Modalities whose validation scans choose the checkpoint."""
+    transfer = self.method.transfer
+    if transfer is None:
+      return list(range(len(self.modalities)))
+    return [self.modalities.index(transfer.selected_on)]
+
   def cases(self, part: str) -> list[list[PreparedCase]]:
     """Cases of a part of the split, per modality."""
     return input_pipeline.select(
@@ -170,7 +178,7 @@ def fit(
         run.cases('validation'),
         len(run.classes),
       )
-      validated = float(np.mean(scores))
+      validated = float(np.mean(scores[run.selected]))
       row['validation_dice'] = by_modality(scores)
       row['validation_dice_mean'] = validated
     row['seconds'] = time.monotonic() - started

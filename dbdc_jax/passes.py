@@ -5,6 +5,7 @@ What the methods beside DBDC (`plain.py`) do their losses with.
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ import numpy as np
 
 from dbdc_jax import augment, losses, supervision
 from dbdc_jax.methods.base import Signals
-from dbdc_jax.models.unet import UNet
 
 # The networks of a method that has two.
 PAIR = ('net1', 'net2')
@@ -23,7 +23,8 @@ class Plain(NamedTuple):
   """The network and settings that a step needs.
 
   Attributes:
-    unet: in its training form.
+    unet: in its training form; of the methods beside the plain ones, whatever
+      network they have.
     predictor: the same for any mixture of modalities, on one device.
     settings: of the augmentation.
     config: the run's config.
@@ -33,8 +34,8 @@ class Plain(NamedTuple):
     axis_name: the device axis, or None.
   """
 
-  unet: UNet
-  predictor: UNet
+  unet: nn.Module
+  predictor: nn.Module
   settings: augment.Augmentation
   config: ml_collections.ConfigDict
   labelable: np.ndarray

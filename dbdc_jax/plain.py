@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from data import task_file
@@ -113,11 +114,7 @@ def build(
 
 def _network(config, axis_name, own_start) -> passes.Plain:
   """The network and settings of a config."""
-  task = task_file.find(config.task)
-  labelable = task.labelable(task.select(config.modalities))
-  settings = augment.Augmentation(**config.augment)
-  if config.recipe == 'own':
-    settings = settings._replace(scale=0.0, intensity_labeled=0.0)
+  labelable = labelable_classes(config)
   unet = UNet(
     num_classes=labelable.shape[1],
     num_modalities=labelable.shape[0],
@@ -130,8 +127,28 @@ def _network(config, axis_name, own_start) -> passes.Plain:
   # Prediction takes any mixture of modalities: no grouped layout.
   predictor = unet.clone(grouped=False, axis_name=None)
   return passes.Plain(
-    unet, predictor, settings, config, labelable, own_start, axis_name
+    unet,
+    predictor,
+    augmentation(config),
+    config,
+    labelable,
+    own_start,
+    axis_name,
   )
+
+
+def labelable_classes(config: ml_collections.ConfigDict) -> np.ndarray:
+  """`[K, C]` bool of the run's modalities, see `Task.labelable`."""
+  task = task_file.find(config.task)
+  return task.labelable(task.select(config.modalities))
+
+
+def augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation:
+  """What is drawn, with either recipe."""
+  settings = augment.Augmentation(**config.augment)
+  if config.recipe == 'own':
+    settings = settings._replace(scale=0.0, intensity_labeled=0.0)
+  return settings
 
 
 def _init(net: passes.Plain, pair: bool, taught: bool, key: jax.Array):

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 
 from data import task_file
-from data.prepared import Prepared
+from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax import (
   banner,
@@ -121,7 +121,7 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
     state.params,
     state.memory,
     run.prepared,
-    run.cases('test'),
+    _tested_cases(run),
     run.classes,
     inference.overlay_writer(
       run.workdir / 'overlays',
@@ -134,6 +134,15 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
     fit = {name: _fit(run, state, k) for k, name in enumerate(run.modalities)}
     run_record.write_json(run.workdir / recognition.FILE, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
+
+
+def _tested_cases(run: loop.Run) -> list[list[PreparedCase]]:
+  """Test cases per modality; of a transfer, the target's alone."""
+  transfer = run.method.transfer
+  return [
+    cases if transfer is None or name == transfer.target else []
+    for name, cases in zip(run.modalities, run.cases('test'), strict=True)
+  ]
 
 
 def _fit(run: loop.Run, state: TrainState, index: int) -> dict[str, Any]:
@@ -219,10 +228,11 @@ def train_and_evaluate(
   """
   folder = pathlib.Path(workdir).absolute()
   # Everything that can be refused is refused before anything is written.
+  method = methods.build(config)
+  if method.transfer:
+    config = method.transfer.settle(config)
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  method = methods.build(config)
-  joint = method.joint
   parallel.check_batch(config.batch_size, method.multiple)
   if config.deterministic:
     parallel.check_deterministic()
@@ -230,7 +240,7 @@ def train_and_evaluate(
     lambda: run_record.check_resumable(folder, config, names, task.classes)
   )
   added = parallel.from_lead(
-    lambda: warm_start.added(config, folder, names, task.classes, joint)
+    lambda: warm_start.added(config, folder, names, task.classes, method.joint)
   )
   with contextlib.ExitStack() as stack:
     # Entered by the lead; the others hear of a refusal.
@@ -238,17 +248,19 @@ def train_and_evaluate(
     parallel.from_lead(lambda: stack.enter_context(owned))
     for note in notes:
       print(note, file=sys.stderr, flush=True)
-    return _run_all(config, folder, names, added, joint, on_epoch)
+    return _run_all(config, folder, names, added, method, on_epoch)
 
 
-def _prepare(config, folder, names, added) -> tuple[Prepared, Split]:
+def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
   """Data and split, the same on all processes, and the run's record."""
   prepared = parallel.lead_first(lambda: input_pipeline.load(config))
   parallel.agree('prepared data', prepared.fingerprint)
 
   def decide():
     resume = run_record.started(folder)
-    split = input_pipeline.choose_split(config, prepared, folder, resume)
+    split = input_pipeline.choose_split(
+      config, prepared, folder, resume, transfer
+    )
     if resume:
       run_record.check_data(folder, prepared.fingerprint)
     run_record.save(
@@ -266,10 +278,18 @@ def _prepare(config, folder, names, added) -> tuple[Prepared, Split]:
   return prepared, parallel.from_lead(decide)
 
 
-def _run_all(config, folder, names, added, joint, on_epoch) -> dict[str, Any]:
+def _labeled_fraction(config, transfer) -> float | None:
+  """None for a split that was given: it says itself who is labelled."""
+  if config.data.split:
+    return None
+  return 1.0 if transfer and transfer.full else config.labeled_fraction
+
+
+def _run_all(config, folder, names, added, method, on_epoch) -> dict[str, Any]:
   """Everything that writes into the workdir."""
   task = task_file.find(config.task)
-  prepared, split = _prepare(config, folder, names, added)
+  joint, transfer = method.joint, method.transfer
+  prepared, split = _prepare(config, folder, names, added, transfer)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.
   steps = input_pipeline.steps_per_epoch(
@@ -291,14 +311,16 @@ def _run_all(config, folder, names, added, joint, on_epoch) -> dict[str, Any]:
     'task': task.name,
     'seed': config.seed,
     'split_seed': config.data.split_seed,
-    # A split that was given says itself who is labelled.
-    'labeled_fraction': None if config.data.split else config.labeled_fraction,
+    'labeled_fraction': _labeled_fraction(config, transfer),
     'labeled_scans': {name: len(split[name]['labeled']) for name in names},
     'epochs': config.epochs,
     'devices': parallel.describe(),
     'networks': facts,
   }
-  results = scoring.summarize(cases, task.classes, names, info)
+  if transfer:
+    info |= {'source': transfer.source, 'target': transfer.target}
+  tested = (transfer.target,) if transfer else names
+  results = scoring.summarize(cases, task.classes, tested, info)
   if parallel.is_lead():
     scoring.write_results(results, folder)
     print(scoring.table(results), flush=True)

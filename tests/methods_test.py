@@ -9,8 +9,12 @@ import pytest
 
 from configs import abdomen, heart
 from data.task import TASKS
-from dbdc_jax import methods, parallel
+from dbdc_jax import methods
 
+# Methods that are about two modalities, in networks of their own.
+TRANSFERS = ('ram_dsir', 'ram_dsir_full', 'varda', 'varda_full')
+PAIRED = (*TRANSFERS, 'summl', 'mass')
+PLAIN = sorted({*methods.names()} - {'dbdc', *PAIRED})
 CONFIGS = {'heart': heart, 'abdomen': abdomen}
 B, SIZE = 2, 16
 
@@ -36,6 +40,8 @@ def test_two_steps_of_every_method(name, task):
   config = CONFIGS[task].get_config(f'method={name}')
   config.model.width, config.model.embedding_dim = 2, 4
   config.augment.patch_size = SIZE
+  if name in PAIRED:
+    config.modalities = 'ct,t2'
   method = methods.build(config)
   if not method.joint:
     config.modalities = TASKS[task].modalities[0].name
@@ -94,7 +100,7 @@ def test_unknown_choices_are_refused(field, value, allowed):
     methods.build(config)
 
 
-@pytest.mark.parametrize('name', methods.names())
+@pytest.mark.parametrize('name', ['dbdc', *PLAIN])
 def test_joint_says_how_many_networks_there_are(name):
   config = heart.get_config(f'method={name}')
   assert methods.build(config).joint == (name == 'dbdc')
@@ -105,7 +111,7 @@ def test_joint_says_how_many_networks_there_are(name):
   assert methods.build(config).weighted == (name == 'dbdc')
 
 
-@pytest.mark.parametrize('name', sorted({*methods.names()} - {'dbdc'}))
+@pytest.mark.parametrize('name', PLAIN)
 def test_one_network_for_all_has_one_normalisation_or_one_for_each(name):
   """Modality-specific ones cost what they do in DBDC, mixed ones nothing."""
   sizes = {}
@@ -126,6 +132,16 @@ def test_one_network_for_all_has_one_normalisation_or_one_for_each(name):
   networks = round(alone / 4_875_752)
   # Without DBDC's convolution in the head: 128 values fewer than 4,864.
   assert sizes['true', 'all'] - alone == networks * (4_864 - 128)
+
+
+@pytest.mark.parametrize('name', TRANSFERS)
+def test_transfers_refuse_other_numbers_of_modalities(name):
+  config = abdomen.get_config(f'method={name}')
+  with pytest.raises(ValueError, match='from one modality to another'):
+    methods.build(config)
+  config.modalities, config.joint = 'ct,t2', 'false'
+  with pytest.raises(ValueError, match='joint=auto'):
+    methods.build(config)
 
 
 def test_each_recipe_has_its_optimizer():
@@ -151,31 +167,6 @@ def test_four_devices_equal_one(name, monkeypatch):
   """Gradients, statistics and metrics, whatever is spread over devices."""
   count = 8  # Pairs on each of four devices.
   config = pixelwise.config(name, recipe='own', batch_size=count)
-  batch = pixelwise.batch(count=count)
+  pixelwise.build(monkeypatch, config)
   signals = pixelwise.signals(progress=jnp.float32(0.3))
-  key = jax.random.key(5)
-  method = pixelwise.build(monkeypatch, config)
-  params, memory = jax.jit(method.init)(jax.random.key(0))
-
-  def run(method):
-    def step(state, batch, signals, plan):
-      (_, aux), gradients = jax.value_and_grad(method.loss, has_aux=True)(
-        *state, batch, key, signals
-      )
-      return gradients, aux
-
-    return step
-
-  one = jax.jit(run(method))((params, memory), batch, signals, None)
-  spread = run(methods.build(config, parallel.AXIS))
-
-  def averaged(*args):
-    gradients, aux = spread(*args)
-    return parallel.mean_gradients(gradients), aux
-
-  state, signals = parallel.place(((params, memory), signals))
-  four = parallel.pmap_step(averaged)(
-    state, parallel.shard(batch), signals, None
-  )
-  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
-    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+  pixelwise.four_equal_one(config, count, signals)

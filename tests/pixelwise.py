@@ -10,9 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from configs import abdomen
-from dbdc_jax import augment, methods, passes, plain
+from dbdc_jax import augment, methods, parallel, passes, plain
 from dbdc_jax.models.modulation import ModulationBank
 
 K, B, SIZE, C, PATCH = 2, 4, 20, 5, 16
@@ -152,3 +153,48 @@ def largest(tree) -> float:
   """Largest absolute value of a tree's arrays."""
   values: Sequence = jax.tree.leaves(tree)
   return max(float(np.abs(x).max()) for x in values)
+
+
+def four_equal_one(
+  made,
+  count: int = 4,
+  told=None,
+  tolerance: float = 2e-5,
+  with_gradients: bool = True,
+):
+  """Holds gradients, memory and metrics of four devices against one's.
+
+  Gradients are held against the norm of them all.
+  """
+  given, key = batch(count=count), jax.random.key(5)
+  told = signals() if told is None else told
+  method = methods.build(made)
+  params, memory = jax.jit(method.init)(jax.random.key(0))
+
+  def run(method):
+    def step(state, given, told, plan):
+      if not with_gradients:
+        value, aux = method.loss(*state, given, key, told)
+        # The state's memory is given away: it has to go somewhere.
+        return state, (value, aux)
+      (value, aux), gradients = jax.value_and_grad(method.loss, has_aux=True)(
+        *state, given, key, told
+      )
+      return gradients, (value, aux)
+
+    return step
+
+  one = jax.jit(run(method))((params, memory), given, told, None)
+  spread = run(methods.build(made, parallel.AXIS))
+
+  def averaged(*args):
+    gradients, aux = spread(*args)
+    return parallel.mean_gradients(gradients), aux
+
+  state, told = parallel.place(((params, memory), told))
+  four = parallel.pmap_step(averaged)(state, parallel.shard(given), told, None)
+  norm = float(optax.tree.norm(one[0])) if with_gradients else 0.0
+  for least, x, y in zip((norm, 0.0), one, four, strict=True):
+    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
+      scale = max(1.0, least, float(np.abs(a).max()))
+      np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * scale)

@@ -66,11 +66,13 @@ def measure(
     'waiting_share': seconds that the loop was blocked on the batch iterator
     over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps'.
   """
+  method = methods.build(config, parallel.AXIS)
   prepared = input_pipeline.load(config)
-  split = input_pipeline.choose_split(config, prepared, folder, resume=False)
+  split = input_pipeline.choose_split(
+    config, prepared, folder, resume=False, transfer=method.transfer
+  )
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  method = methods.build(config, parallel.AXIS)
   batches = input_pipeline.Batches(
     prepared,
     split,

@@ -1,6 +1,6 @@
 """Train steps to be measured: any number of modalities, no scans needed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -137,9 +137,21 @@ def build_method(
     return methods.build(workload.config(task), axis_name)
 
 
-def is_joint(name: str) -> bool:
-  """Whether one network of this method takes all modalities."""
-  return build_method(Workload(method=name, modalities=2)).joint
+def modality_counts(name: str, wanted: Sequence[int]) -> list[int]:
+  """The numbers of modalities that a step of this method can have.
+
+  Args:
+    name: of the method.
+    wanted: numbers that are asked for.
+
+  Returns:
+    Those; 2 alone of a method that goes from one modality to another, 1 alone
+    of one that has a network for each.
+  """
+  method = build_method(Workload(method=name, modalities=2))
+  if method.transfer:
+    return [2]
+  return list(wanted) if method.joint else [1]
 
 
 def _batch(workload: Workload, unlabeled: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import ml_collections
 import optax
 
 from dbdc_jax import optimizer
+from dbdc_jax.transfer import Transfer
 
 
 class Signals(NamedTuple):
@@ -78,6 +79,8 @@ class Method(NamedTuple):
     learning_rate: the first one; None is the config's.
     weighted: whether MAW's weights act on its modalities.
     multiple: slices per modality and device must be a multiple of this.
+    transfer: the direction of a method that has one; the loop tests its target
+      and sees to it that no label of the target is read in training.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -91,6 +94,7 @@ class Method(NamedTuple):
   learning_rate: float | None = None
   weighted: bool = False
   multiple: int = 1
+  transfer: Transfer | None = None
 
 
 def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:

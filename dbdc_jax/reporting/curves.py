@@ -71,7 +71,8 @@ def _losses(run: Run) -> str:
 
 def training(run: Run) -> page.Section:
   """Losses, validation and training DSC, modality weights (Figure 7)."""
-  colours = modality_colours(run.modalities)
+  # Of a transfer, only one of the network's modalities was tested.
+  colours = modality_colours([m for n in run.networks for m in n.modalities])
   dice, weights = [], []
   for network in run.networks:
     for name in network.modalities:

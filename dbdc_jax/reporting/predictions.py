@@ -92,7 +92,14 @@ def predict(
       params,
       memory,
       prepared,
-      run.cases(prepared, split, network, 'test'),
+      [
+        cases if name in run.modalities else []
+        for name, cases in zip(
+          network.modalities,
+          run.cases(prepared, split, network, 'test'),
+          strict=True,
+        )
+      ],
       run.classes,
       keep,
     )

@@ -101,7 +101,7 @@ class Run:
 
   @property
   def modalities(self) -> tuple[str, ...]:
-    """Names, in bank order."""
+    """Names of those that were tested, in bank order."""
     return tuple(self.results['modalities'])
 
   @functools.cached_property
@@ -129,7 +129,9 @@ class Run:
     """
     prepared = input_pipeline.load(self.config)
     run_record.check_data(self.workdir, prepared.fingerprint)
-    split = splits.load(str(self.workdir / 'split.json'), prepared.cases)
+    transfer = methods.build(self.config).transfer
+    bare = (transfer.target,) if transfer else ()
+    split = splits.load(str(self.workdir / 'split.json'), prepared.cases, bare)
     return prepared, split
 
   def cases(

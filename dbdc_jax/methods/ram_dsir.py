@@ -1,0 +1,192 @@
+"""RAM-DSIR: from one modality to an unseen one (paper's Table I, "RAM-DSIR").
+
+Zhou, Qi, Shi, "Generalizable medical image segmentation via random amplitude
+mixup and domain-specific image restoration" (2022). Of an image x of the source
+with the spectrum A exp(i P), and another image's amplitude A':
+
+  RAM(x) = inverse(A_mixed exp(i P)),  |frequency| <= b in both directions:
+           A_mixed = r A + (1 - r) A',  r in {0.1, ..., 1};  elsewhere A
+  loss   = (CE + Dice)(x) + (CE + Dice)(RAM(x)) + 0.5 KL + 0.1 L_restoration
+
+Dice without background; KL is the mean over pixels and classes of
+p ln(p / q) + q ln(q / p) between both predictions, with gradients of both; the
+restoration decoder turns the features of RAM(x) into x again (squared error).
+b is a tenth of the image's side; images lie in [-1, 1], and RAM(x) is cut off
+there.
+
+Domain generalisation: the target is tested and in no other way looked at. The
+published code takes the checkpoint that is best on the target's test set; here
+validation scans of the source choose it. Its donors A' are of another source
+domain; with one there is none, and other training images of the source stand in
+(their labels are not asked for, so that unlabelled ones can). What the source
+has is `labeled_fraction` of its labels, with `ram_dsir_full` all of them.
+
+`recipe=own`: Adam of rate 1e-3, half of it in the encoder, no scaling and no
+intensity curves.
+"""
+
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from dbdc_jax import losses, passes, plain, supervision, transfer
+from dbdc_jax.methods import base
+from dbdc_jax.models.ram_dsir import RamDsir
+from dbdc_jax.precision import compute_dtype
+
+# r is one of so many equal steps.
+_RATIOS = 10
+_OWN_RATE = 1e-3
+_OWN_ENCODER = 0.5
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  axis_name: str | None = None,
+  *,
+  full: bool = False,
+) -> base.Method:
+  """Builds the method; see `base.Method`.
+
+  Args:
+    config: the run's config.
+    axis_name: the device axis, or None.
+    full: the source is fully labelled.
+  """
+  direction = transfer.of(config, full=full, selected_on=transfer.SOURCE)
+  config = direction.settle(config)
+  labelable = plain.labelable_classes(config)
+  network = RamDsir(
+    labelable.shape[1],
+    config.model.width,
+    axis_name,
+    compute_dtype(config.dtype),
+  )
+  net = passes.Plain(
+    network,
+    network.clone(axis_name=None),
+    plain.augmentation(config),
+    config,
+    labelable,
+    0.0,
+    axis_name,
+  )
+  recipe = {}
+  if config.recipe == 'own':
+    recipe = {'tx': _own_tx(), 'learning_rate': _OWN_RATE}
+  return base.Method(
+    functools.partial(_init, net),
+    functools.partial(_loss, net),
+    functools.partial(_predict, net),
+    base.keep_memory,
+    joint=True,
+    unlabeled=True,
+    transfer=direction,
+    **recipe,
+  )
+
+
+def _own_tx() -> optax.GradientTransformation:
+  adam = optax.scale_by_adam()
+  parts = {'encoder': optax.chain(adam, optax.scale(_OWN_ENCODER)), '': adam}
+  which = lambda name: 'encoder' if name.startswith('encoder') else ''
+  return optax.multi_transform(
+    parts, lambda params: {name: which(name) for name in params}
+  )
+
+
+def mix_amplitude(
+  images: jax.Array, donors: jax.Array, ratio: jax.Array, window: float
+) -> jax.Array:
+  """Random amplitude mixup: low frequencies' strength is partly the donor's.
+
+  Args:
+    images: `[n, H, W, 1]` in [-1, 1].
+    donors: of the same shape.
+    ratio: `[n]` share that stays the image's own; 1 changes nothing.
+    window: the largest mixed frequency, as a share of the shorter side.
+
+  Returns:
+    `[n, H, W, 1]` float32 in [-1, 1].
+  """
+  size = images.shape[1:3]
+  reach = int(window * min(size))
+  low = [jnp.abs(jnp.fft.fftfreq(s) * s) <= reach + 0.5 for s in size]
+  mixed = (low[0][:, None] & low[1])[..., None]
+  spectrum = lambda x: jnp.fft.fft2(x.astype(jnp.float32), axes=(1, 2))
+  own, given = spectrum(images), jnp.abs(spectrum(donors))
+  amplitude = jnp.abs(own)
+  r = ratio[:, None, None, None]
+  amplitude = jnp.where(mixed, r * amplitude + (1 - r) * given, amplitude)
+  turned = amplitude * jnp.exp(1j * jnp.angle(own))
+  return jnp.clip(jnp.fft.ifft2(turned, axes=(1, 2)).real, -1.0, 1.0)
+
+
+def divergence(logits: jax.Array, others: jax.Array) -> jax.Array:
+  """Symmetric KL of each pixel, averaged over the classes: `[...]`."""
+  log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
+  gap = (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
+  return jnp.mean(gap, -1)
+
+
+def _init(net, key):
+  patch = net.settings.patch_size
+  image = jnp.zeros((1, patch, patch, 1))
+  variables = net.predictor.init(key, image, False)
+  return variables['params'], {'modulation': variables['modulation']}
+
+
+def _predict(net, params, memory, images, modality):
+  """Logits of either modality, by the one network."""
+  variables = {'params': params, **memory}
+  logits = net.predictor.apply(
+    variables, 2 * images - 1, False, method='segmentation'
+  )
+  return losses.only_labelable(logits, net.labelable, modality)
+
+
+def _views(step):
+  """Images, mixed images `[b, H, W, 1]` and labels `[1, b, H, W]`."""
+  views = passes.views(step)
+  images, donors = 2 * views.images[0] - 1, 2 * views.unlabeled[0] - 1
+  draw = lambda key: jax.random.randint(key, (), 1, _RATIOS + 1) / _RATIOS
+  ratio = jax.vmap(draw)(views.keys[0])
+  window = step.net.config.ram_dsir.window
+  return images, mix_amplitude(images, donors, ratio, window), views.labels
+
+
+def _loss(net, params, memory, batch, key, signals):
+  """The loss, with memory and metrics; see `base.Method`."""
+  config, axis_name = net.config.ram_dsir, net.axis_name
+  step = passes.Step(net, transfer.of_source(batch), key, signals)
+  images, mixed, labels = _views(step)
+  apply = functools.partial(net.unet.apply, mutable=['modulation'])
+  variables = {'params': params, **memory}
+  logits, statistics = apply(variables, images, True, method='segmentation')
+  variables = {'params': params, **statistics}
+  (other, restored), statistics = apply(variables, mixed, True)
+  ids = jnp.full(len(images), transfer.SOURCE)
+  logits, other = (
+    losses.only_labelable(x, net.labelable, ids)[None] for x in (logits, other)
+  )
+  present = transfer.of_source(signals.present).at[:, 0].set(False)
+  terms = {}
+  for name, x in (('sup', logits), ('sup_mixed', other)):
+    terms |= supervision.labeled_terms(
+      x, labels, signals._replace(present=present), axis_name, name=name
+    )
+  error = jnp.square(restored - images)[None]
+  terms['consistency'] = config.consistency * losses.mean(
+    divergence(logits, other), axis_name
+  )
+  terms['restoration'] = config.restoration * losses.mean(error, axis_name)
+  value = sum(terms.values())[0]
+  counts = losses.dice_counts(logits, labels, axis_name)
+  metrics = {name: transfer.rows(x[0]) for name, x in terms.items()}
+  # The target has no labels to be counted.
+  metrics['dice_counts'] = jnp.pad(counts, ((0, 0), (0, 1), (0, 0)))
+  return value, (lax.stop_gradient(statistics), metrics)

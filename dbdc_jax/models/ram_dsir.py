@@ -1,0 +1,114 @@
+"""The network of RAM-DSIR: an encoder and two decoders.
+
+  encoder       five levels n, 2n, 4n, 8n, 16n, each three Conv3-norm, with a
+                ReLU behind the second and the third; 2 x 2 maxima between them
+  segmentation  per level [Conv3 to half, norm, ReLU], not in the first; up;
+                1 x 1 to half, norm, ReLU; beside the encoder's level; Conv3,
+                norm, ReLU; at the end Conv3 to the classes
+  restoration   from the deepest level alone; per level Conv3 to half, up,
+                1 x 1, Conv3, each with norm and ReLU; at the end Conv3 to the
+                image, tanh
+
+with n = `width` / 2 (16 in the published network). The restoration decoder's
+norms belong to a domain; with one source modality there is one domain.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dbdc_jax.models.blocks import Layer, Upsample
+from dbdc_jax.models.convolution import JoinedConv
+from dbdc_jax.models.unet import max_pool
+
+LEVELS = 5
+
+
+class RamDsir(nn.Module):
+  """Encoder, segmentation decoder, restoration decoder.
+
+  Attributes:
+    num_classes: C, background included.
+    width: twice the channels of the first level.
+    axis_name: the device axis of batch statistics, or None.
+    dtype: of activations; parameters, statistics and outputs are float32.
+  """
+
+  num_classes: int
+  width: int = 32
+  axis_name: str | None = None
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self):
+    """Makes the layers of the module's table, deepest decoder level first."""
+    n = self.width // 2
+    layer = lambda features, **kw: Layer(
+      features, self.axis_name, self.dtype, **kw
+    )
+    widths = [n * 2**level for level in range(LEVELS)]
+    self.encoder = [[layer(w, relu=False), layer(w), layer(w)] for w in widths]
+    below = widths[:-1][::-1]
+    self.narrow = [layer(2 * w) for w in below[1:]]
+    self.point = [layer(w, point=True) for w in below]
+    self.join = [layer(2 * w) for w in below]
+    self.logits = JoinedConv(self.num_classes, self.dtype)
+    self.restore_narrow = [layer(w) for w in below]
+    self.restore_point = [layer(w, point=True) for w in below]
+    self.restore_last = [layer(w) for w in below]
+    self.restored = JoinedConv(1, self.dtype)
+    self.up = Upsample()
+
+  def encode(self, x: jax.Array, train: bool) -> list[jax.Array]:
+    """The levels, finest first.
+
+    Args:
+      x: `[N, H, W, 1]` in [-1, 1]; H and W divisible by 16.
+      train: use batch statistics.
+
+    Raises:
+      ValueError: for a size that does not divide by 16.
+    """
+    unit = 2 ** (LEVELS - 1)
+    if x.shape[1] % unit or x.shape[2] % unit:
+      raise ValueError(
+        f'images of {x.shape[1]} x {x.shape[2]} pixels: both sides must'
+        f' divide by {unit} (four poolings); choose another'
+        ' --config.augment.patch_size'
+      )
+    x, levels = x.astype(self.dtype), []
+    for level, layers in enumerate(self.encoder):
+      x = max_pool(x) if level else x
+      for layer in layers:
+        x = layer(x, train=train)
+      levels.append(x)
+    return levels
+
+  def segment(self, levels: list[jax.Array], train: bool) -> jax.Array:
+    """`[N, H, W, C]` float32 logits."""
+    x = levels[-1]
+    for index, skip in enumerate(levels[-2::-1]):
+      if index:
+        x = self.narrow[index - 1](x, train=train)
+      x = self.point[index](self.up(x), train=train)
+      x = self.join[index](skip, x, train=train)
+    logits, bias = self.logits(x)
+    return logits.astype(jnp.float32) + bias
+
+  def segmentation(self, x: jax.Array, train: bool) -> jax.Array:
+    """Logits of images, without the restoration; see `encode`."""
+    return self.segment(self.encode(x, train), train)
+
+  def restore(self, deepest: jax.Array, train: bool) -> jax.Array:
+    """`[N, H, W, 1]` float32 images in [-1, 1]."""
+    x = deepest
+    parts = (self.restore_narrow, self.restore_point, self.restore_last)
+    for narrow, point, last in zip(*parts, strict=True):
+      x = self.up(narrow(x, train=train))
+      x = last(point(x, train=train), train=train)
+    image, bias = self.restored(x)
+    return jnp.tanh(image.astype(jnp.float32) + bias)
+
+  def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    """Logits and restored images of `[N, H, W, 1]` images in [-1, 1]."""
+    levels = self.encode(x, train)
+    return self.segment(levels, train), self.restore(levels[-1], train)
