@@ -20,8 +20,8 @@ def base() -> ml_collections.ConfigDict:
   # Comma-separated modality names in bank order; '' means all of the task.
   config.modalities = ''
   # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
-  # for one modality: 'mean_teacher', 'uamt', 'cps', 'ict', 'evil'. They are the
-  # files of dbdc_jax/methods/.
+  # for one modality: 'mean_teacher', 'uamt', 'cps', 'ict', 'evil', or for two:
+  # 'summl'. They are the files of dbdc_jax/methods/.
   config.method = 'dbdc'
   # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
   # are trained as they were published instead: SGD (momentum 0.9, weight decay
@@ -191,6 +191,8 @@ def _ssl() -> ml_collections.ConfigDict:
   # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
   # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
   ssl.threshold = 0.2
+  # summl: learning rate of translators and discriminators over the segmenters'.
+  ssl.gan_rate = 2.0
   return ssl
 
 

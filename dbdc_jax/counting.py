@@ -6,6 +6,7 @@ everything else nothing. Shapes come from tracing the network: nothing is
 computed.
 """
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -31,6 +32,10 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
   x = inputs[0]
   if isinstance(module, JoinedConv):
     return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
+  if isinstance(module, nn.Conv | nn.ConvTranspose):
+    # The paper's counter takes a transposed convolution for one over its
+    # output, zeros between its inputs included, and an instance norm for free.
+    return _size(out) * math.prod(module.kernel_size) * x.shape[-1]
   if isinstance(module, nn.Dense):
     return _size(out) * x.shape[-1]
   if isinstance(module, ModulationBank):
@@ -119,6 +124,17 @@ def prediction_macs(
     memory: its memory; shapes are enough.
     patch: side in pixels.
   """
+  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+  return function_macs(method.predict, params, memory, image, modality)
+
+
+def function_macs(function: Callable[..., Any], *arguments: Any) -> int:
+  """Multiply-accumulates of whatever applies networks.
+
+  Args:
+    function: applies modules that are built from the layers of `models/`.
+    *arguments: its own; shapes are enough.
+  """
   total = 0
 
   def count(next_function, args, kwargs, context):
@@ -126,18 +142,15 @@ def prediction_macs(
     out = next_function(*args, **kwargs)
     if context.method_name == '__call__':
       total += _layer(context.module, args, out)
-    elif context.method_name == 'decode':
+    elif context.method_name == 'decode' and isinstance(context.module, UNet):
       *_, m = args[0]
       # The decoder doubles m, x4 and x5.
       total += sum(4 * _BILINEAR * _size(x) for x in (m, *out[:2]))
     return out
 
-  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
   with nn.intercept_methods(count):
     # A new function: a remembered trace would not be counted.
-    jax.eval_shape(
-      lambda *x: method.predict(*x), params, memory, image, modality
-    )
+    jax.eval_shape(lambda *x: function(*x), *arguments)
   return total
 
 

@@ -12,7 +12,9 @@ from data.task import TASKS
 from dbdc_jax import methods, parallel
 
 CONFIGS = {'heart': heart, 'abdomen': abdomen}
-B, SIZE = 2, 16
+B, SIZE = 2, 24
+# Of two modalities that teach each other.
+PAIRED = {'summl'}
 
 
 def _batch(modalities, classes):
@@ -36,9 +38,12 @@ def test_two_steps_of_every_method(name, task):
   config = CONFIGS[task].get_config(f'method={name}')
   config.model.width, config.model.embedding_dim = 2, 4
   config.augment.patch_size = SIZE
+  names = [modality.name for modality in TASKS[task].modalities]
+  if name in PAIRED:
+    config.modalities = ','.join(names[:2])
   method = methods.build(config)
   if not method.joint:
-    config.modalities = TASKS[task].modalities[0].name
+    config.modalities = names[0]
     method = methods.build(config)
   classes = len(TASKS[task].classes)
   modalities = len(TASKS[task].select(config.modalities))
@@ -97,15 +102,19 @@ def test_unknown_choices_are_refused(field, value, allowed):
 @pytest.mark.parametrize('name', methods.names())
 def test_joint_says_how_many_networks_there_are(name):
   config = heart.get_config(f'method={name}')
-  assert methods.build(config).joint == (name == 'dbdc')
-  for value, joint in (('true', True), ('false', False)):
-    config.joint = value
-    assert methods.build(config).joint == joint
+  assert methods.build(config).joint == (name in PAIRED | {'dbdc'})
   # Adaptive weights are DBDC's own.
   assert methods.build(config).weighted == (name == 'dbdc')
+  for value, joint in (('true', True), ('false', False)):
+    config.joint = value
+    if name in PAIRED and not joint:
+      with pytest.raises(ValueError, match='two modalities'):
+        methods.build(config)
+    else:
+      assert methods.build(config).joint == joint
 
 
-@pytest.mark.parametrize('name', sorted({*methods.names()} - {'dbdc'}))
+@pytest.mark.parametrize('name', sorted({*methods.names()} - PAIRED - {'dbdc'}))
 def test_one_network_for_all_has_one_normalisation_or_one_for_each(name):
   """Modality-specific ones cost what they do in DBDC, mixed ones nothing."""
   sizes = {}
@@ -146,7 +155,7 @@ def test_each_recipe_has_its_optimizer():
 
 
 # The others' parts are in these.
-@pytest.mark.parametrize('name', ['uamt', 'ict', 'evil'])
+@pytest.mark.parametrize('name', ['uamt', 'ict', 'evil', 'summl'])
 def test_four_devices_equal_one(name, monkeypatch):
   """Gradients, statistics and metrics, whatever is spread over devices."""
   count = 8  # Pairs on each of four devices.
