@@ -21,7 +21,7 @@ def base() -> ml_collections.ConfigDict:
   config.modalities = ''
   # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
   # for one modality: 'mean_teacher', 'uamt', 'cps', 'ict', 'evil', or for two:
-  # 'summl'. They are the files of dbdc_jax/methods/.
+  # 'summl', 'mass'. They are the files of dbdc_jax/methods/.
   config.method = 'dbdc'
   # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
   # are trained as they were published instead: SGD (momentum 0.9, weight decay
@@ -64,6 +64,7 @@ def base() -> ml_collections.ConfigDict:
   config.mpcl = _mpcl()
   config.dc = _dc()
   config.ssl = _ssl()
+  config.mass = _mass()
   config.weighting = _weighting()
   config.optimizer = _optimizer()
   config.evaluation = _evaluation()
@@ -191,9 +192,21 @@ def _ssl() -> ml_collections.ConfigDict:
   # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
   # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
   ssl.threshold = 0.2
-  # summl: learning rate of translators and discriminators over the segmenters'.
-  ssl.gan_rate = 2.0
+  # summl: first learning rate of translators and discriminators; it falls as
+  # optimizer.learning_rate does, which is the segmenters'.
+  ssl.gan_learning_rate = 2e-4
   return ssl
+
+
+def _mass() -> ml_collections.ConfigDict:
+  """The method 'mass', which registers whole scans."""
+  mass = ml_collections.ConfigDict()
+  # Slices that each scan is resampled to; divisible by 8, as data.slice_size.
+  mass.depth = 40
+  # Labelled and as many unlabelled scans per modality and step, instead of
+  # batch_size slices; divisible by the number of devices.
+  mass.volumes = 1
+  return mass
 
 
 def _weighting() -> ml_collections.ConfigDict:

@@ -1,9 +1,9 @@
 """Parameters and multiply-accumulates, counted from the networks themselves.
 
 The rule behind the paper's FLOPs column: a convolution costs Cin * k * k * Cout
-per output pixel, a normalisation 4 and a bilinear interpolation 11 per value,
-everything else nothing. Shapes come from tracing the network: nothing is
-computed.
+per output pixel, a normalisation 4 per value (2 without parameters) and a
+bilinear interpolation 11, everything else nothing. Shapes come from tracing the
+network: nothing is computed.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from dbdc_jax.methods.base import Method
 from dbdc_jax.models.convolution import JoinedConv
+from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
@@ -34,12 +35,15 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
     return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
   if isinstance(module, nn.Conv | nn.ConvTranspose):
     # The paper's counter takes a transposed convolution for one over its
-    # output, zeros between its inputs included, and an instance norm for free.
+    # output, zeros between its inputs included.
     return _size(out) * math.prod(module.kernel_size) * x.shape[-1]
   if isinstance(module, nn.Dense):
     return _size(out) * x.shape[-1]
   if isinstance(module, ModulationBank):
     return _NORM * _size(x)
+  if isinstance(module, InstanceNorm):
+    # Without parameters: half.
+    return _NORM // 2 * _size(x)
   return 0
 
 
@@ -122,8 +126,15 @@ def prediction_macs(
     method: any method; its networks are built from the layers of `models/`.
     params: its parameters; shapes are enough.
     memory: its memory; shapes are enough.
-    patch: side in pixels.
+    patch: side in pixels; of a method that takes volumes, of its slices.
+      Counted is one atlas's vote then: two registrations.
   """
+  if method.vote:
+    shape = (method.volumes.depth, patch, patch)
+    image, labels = (jnp.zeros(shape, t) for t in (jnp.uint16, jnp.uint8))
+    modality = jnp.zeros((), jnp.int32)
+    arguments = (params, memory, image, labels, image, modality)
+    return function_macs(method.vote, *arguments)
   image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
   return function_macs(method.predict, params, memory, image, modality)
 

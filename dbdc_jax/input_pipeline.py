@@ -17,6 +17,7 @@ from data import split as splits
 from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
+from dbdc_jax.volume_source import VolumeSource
 
 _LABELED, _UNLABELED = 0, 1
 
@@ -226,6 +227,7 @@ class Batches:
     seed: of the order of the slices.
     memory_limit_gib: slices beyond it are decoded each time.
     use_unlabeled: whether unlabelled slices are wanted.
+    depth: whole scans of so many slices each are the samples; None: slices are.
 
   Attributes:
     consistent: `[K]` bool, modalities that have unlabelled scans.
@@ -243,6 +245,7 @@ class Batches:
     seed: int,
     memory_limit_gib: float,
     use_unlabeled: bool,
+    depth: int | None = None,
   ):
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
@@ -261,7 +264,7 @@ class Batches:
     self.in_memory = _within_memory(groups, memory_limit_gib * 2**30)
     sources = {
       kind: [
-        SliceSource(prepared, cases, with_labels=kind == _LABELED, kept=kept)
+        _source(prepared, cases, kind == _LABELED, kept, depth)
         for cases, kept in zip(group, self.in_memory[kind], strict=True)
       ]
       for kind, group in groups.items()
@@ -308,6 +311,13 @@ class Batches:
     steps = grain.MapDataset.range(start, stop).map(self.batch)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     yield from steps.to_iter_dataset(options)
+
+
+def _source(prepared, cases, with_labels, kept, depth):
+  """Slices, or whole scans where a depth is given."""
+  if depth is None:
+    return SliceSource(prepared, cases, with_labels=with_labels, kept=kept)
+  return VolumeSource(prepared, cases, with_labels=with_labels, depth=depth)
 
 
 def _seed(seed: int, kind: int, modality: int) -> int:

@@ -14,12 +14,12 @@ from dbdc_jax import methods, parallel
 CONFIGS = {'heart': heart, 'abdomen': abdomen}
 B, SIZE = 2, 24
 # Of two modalities that teach each other.
-PAIRED = {'summl'}
+PAIRED = {'summl', 'mass'}
 
 
-def _batch(modalities, classes):
+def _batch(modalities, classes, depth=()):
   rng = np.random.default_rng(0)
-  shape = (modalities, B, SIZE, SIZE)
+  shape = (modalities, B, *depth, SIZE, SIZE)
   image = lambda: rng.integers(0, 65536, shape).astype(np.uint16)
   index = np.arange(modalities * B, dtype=np.int32).reshape(modalities, B)
   label = rng.integers(0, classes, shape).astype(np.uint8)
@@ -37,7 +37,8 @@ NAMED = [(name, 'abdomen') for name in methods.names()] + [('dbdc', 'heart')]
 def test_two_steps_of_every_method(name, task):
   config = CONFIGS[task].get_config(f'method={name}')
   config.model.width, config.model.embedding_dim = 2, 4
-  config.augment.patch_size = SIZE
+  config.augment.patch_size = config.data.slice_size = SIZE
+  config.mass.depth = 8
   names = [modality.name for modality in TASKS[task].modalities]
   if name in PAIRED:
     config.modalities = ','.join(names[:2])
@@ -50,7 +51,8 @@ def test_two_steps_of_every_method(name, task):
   signals = methods.full_signals(
     jnp.ones((modalities, classes), bool), jnp.ones(modalities, bool)
   )
-  batch = _batch(modalities, classes)
+  depth = (method.volumes.depth,) if method.volumes else ()
+  batch = _batch(modalities, classes, depth)
   if not method.unlabeled:
     del batch['unlabeled']
 
@@ -71,6 +73,13 @@ def test_two_steps_of_every_method(name, task):
     assert np.isfinite(loss) and np.isfinite(optax.tree.norm(gradients))
     assert metrics['dice_counts'].shape == (2, modalities, classes)
   assert jax.tree.map(jnp.shape, (params, memory)) == shapes
+  if method.vote:
+    volume = batch['unlabeled']['image'][0, 0]
+    atlas = [batch['labeled'][name][0, 0] for name in ('image', 'label')]
+    votes, weight = jax.jit(method.vote)(params, memory, *atlas, volume, 0)
+    assert votes.shape == (*volume.shape, classes)
+    assert weight.shape == volume.shape
+    return
   images = jnp.zeros((3, SIZE, SIZE, 1))
   ids = jnp.arange(3, dtype=jnp.int32) % modalities
   logits = jax.jit(method.predict)(params, memory, images, ids)

@@ -53,6 +53,18 @@ def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
   )
 
 
+class Volumes(NamedTuple):
+  """What a method's batches hold instead of slices.
+
+  Attributes:
+    depth: slices that each scan is resampled to.
+    batch: scans of each modality, labelled and as many unlabelled, in a step.
+  """
+
+  depth: int
+  batch: int
+
+
 class Method(NamedTuple):
   """A learning method.
 
@@ -63,7 +75,8 @@ class Method(NamedTuple):
       names to scalars, `[K]` or `[K, C]` arrays, equal on all devices;
       `metrics['dice_counts']` `[2, K, C]` feeds MAW.
     predict: `(params, memory, images, modality) -> logits`: `[n, H, W, 1]`
-      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics.
+      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics. None: slices
+      cannot be segmented, see `vote`.
     update: `(params, memory) -> memory`, after the optimizer's step.
     joint: True if one network takes all modalities; False trains one network
       per modality.
@@ -78,6 +91,11 @@ class Method(NamedTuple):
     learning_rate: the first one; None is the config's.
     weighted: whether MAW's weights act on its modalities.
     multiple: slices per modality and device must be a multiple of this.
+    volumes: the batch holds whole scans, `[K, b, D, H, W]`; None: slices.
+    vote: `(params, memory, atlas, labels, volume, modality) -> (votes, weight)`
+      of a method that segments by labelled training scans: `[D, H, W]` uint16
+      atlas, its uint8 labels, a uint16 volume and an int32 scalar to `[D, H, W,
+      C]` bool and `[D, H, W]`, the logarithm of how much they weigh.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -91,6 +109,12 @@ class Method(NamedTuple):
   learning_rate: float | None = None
   weighted: bool = False
   multiple: int = 1
+  volumes: Volumes | None = None
+  vote: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+
+  def batch_size(self, config: ml_collections.ConfigDict) -> int:
+    """Samples of each modality in the global batch."""
+    return self.volumes.batch if self.volumes else config.batch_size
 
 
 def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:

@@ -98,12 +98,13 @@ def build(
     joint=True,
     unlabeled=True,
     fit=functools.partial(_fit, nets),
-    tx=_tx(config.ssl.gan_rate),
+    tx=_tx(config.ssl.gan_learning_rate / config.optimizer.learning_rate),
   )
 
 
-def _tx(gan_rate: float) -> optax.GradientTransformation:
-  gan = optax.chain(optax.scale_by_adam(b1=0.5), optax.scale(gan_rate))
+def _tx(ratio: float) -> optax.GradientTransformation:
+  """The optimizer; `ratio` of the game's learning rate to the segmenters'."""
+  gan = optax.chain(optax.scale_by_adam(b1=0.5), optax.scale(ratio))
   return optax.multi_transform(
     {'segmenter': optimizer.build(), 'gan': gan},
     {'segmenter': 'segmenter', 'generator': 'gan', 'discriminator': 'gan'},
