@@ -1,5 +1,6 @@
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +62,17 @@ def test_cost_is_that_of_a_loop_over_shifts():
   # Where nothing is shifted, features meet themselves.
   same = registration.cost_volume(source, source)
   np.testing.assert_allclose(same[..., 62], (source**2).mean(-1), atol=1e-6)
+
+
+def test_doubling_is_the_transposed_convolution():
+  x = _draw(0, 2, 3, 4, 5, 2)
+  ours = registration.Doubling(3)
+  params = ours.init(jax.random.key(0), x)
+  params = jax.tree.map(lambda p: p + 0.1, params)
+  usual = nn.ConvTranspose(3, (4, 4, 4), (2, 2, 2))
+  found, expected = (jax.jit(net.apply)(params, x) for net in (ours, usual))
+  assert found.shape == (2, 6, 8, 10, 3)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def _shapes(width=32, size=(40, 192, 192)):

@@ -29,7 +29,7 @@ it alone, and the translation's loss no discriminator: one sum, in which
 `stop_gradient` keeps them apart. A segmenter's running statistics are of its
 own modality's slices, which it is tested on. No pool of earlier translations
 and no identity loss. One Adam for the segmenters, one with beta_1 = 0.5 for all
-else at `ssl.gan_rate` times the rate (?).
+else at `ssl.gan_learning_rate` (?).
 """
 
 import functools

@@ -96,6 +96,62 @@ def cost_volume(source: jax.Array, target: jax.Array) -> jax.Array:
   return jnp.moveaxis(found, 0, -1)
 
 
+def _interleave(x: jax.Array, axis: int) -> jax.Array:
+  """Puts one axis's two positions, which are axis 4, into their places.
+
+  Args:
+    x: n + 1 values along `axis`; the first position has the first n of them,
+      the second the last n.
+    axis: in front of 4.
+  """
+  count = x.shape[axis] - 1
+  pairs = [
+    jax.lax.index_in_dim(
+      jax.lax.slice_in_dim(x, p, p + count, axis=axis), p, 4, keepdims=False
+    )
+    for p in (0, 1)
+  ]
+  found = jnp.stack(pairs, axis + 1)
+  shape = (*found.shape[:axis], 2 * count, *found.shape[axis + 2 :])
+  return found.reshape(shape)
+
+
+class Doubling(nn.Module):
+  """Transposed 4 x 4 x 4 convolution of stride 2: twice the resolution.
+
+  Of each axis's two output positions each sees two inputs, through two of the
+  kernel's four values: all eight kinds of positions are outputs of one plain
+  2 x 2 x 2 convolution. Compilers do that much faster on CPU than the dilated
+  one that it equals.
+
+  Attributes:
+    features: output channels.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[N, D, H, W, c]` to `[N, 2D, 2H, 2W, features]`, float32."""
+    shape = (4, 4, 4, x.shape[-1], self.features)
+    kernel = self.param('kernel', KERNEL_INIT, shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    # (value, position) of each axis; then positions become channels.
+    parts = kernel.reshape(2, 2, 2, 2, 2, 2, *shape[3:])
+    parts = parts.transpose(0, 2, 4, 6, 1, 3, 5, 7)
+    found = jax.lax.conv_general_dilated(
+      x,
+      parts.reshape(2, 2, 2, x.shape[-1], -1),
+      (1, 1, 1),
+      ((1, 1),) * 3,
+      dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+    )
+    found = found.reshape(*found.shape[:-1], 2, 2, 2, self.features)
+    for axis in (1, 2, 3):
+      found = _interleave(found, axis)
+    return found + bias
+
+
 class Unit(nn.Module):
   """3 x 3 x 3 convolution, instance norm, leaky ReLU."""
 
@@ -165,16 +221,10 @@ class Decoder(nn.Module):
         x = jnp.concatenate([x, theirs, flow, features], -1)
       x = Unit(width, 1, self.dtype)(x.astype(self.dtype)).astype(jnp.float32)
       flow = nn.Conv(3, (3, 3, 3), padding=1, kernel_init=_FLOW_INIT)(x)
-      flow = self._double(flow, 3)
+      flow = Doubling(3)(flow)
       if channels:
-        features = self._double(x, channels)
+        features = Doubling(channels)(x)
     return flow
-
-  def _double(self, x: jax.Array, channels: int) -> jax.Array:
-    """A learned step to twice the resolution."""
-    return nn.ConvTranspose(
-      channels, (4, 4, 4), (2, 2, 2), kernel_init=KERNEL_INIT
-    )(x)
 
 
 class Head(nn.Module):
