@@ -192,9 +192,18 @@ def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
     dtype=str(compute_dtype(run.config.dtype)),
     parameters=parameters,
     steps=run.total_steps,
+    samples=_samples(run),
     off=off,
     workdir=str(run.workdir),
   )
+
+
+def _samples(run: loop.Run) -> str:
+  """What a step takes of each modality and set, in words."""
+  count = run.method.batch_size(run.config)
+  if not run.method.volumes:
+    return f'{count} slices'
+  return f'{count} whole scans of {run.method.volumes.depth} slices'
 
 
 def train_and_evaluate(
@@ -226,7 +235,9 @@ def train_and_evaluate(
   names = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config)
   joint = method.joint
-  parallel.check_batch(method.batch_size(config), method.multiple)
+  parallel.check_batch(
+    method.batch_size(config), method.multiple, method.batch_field
+  )
   if config.deterministic:
     parallel.check_deterministic()
   notes = parallel.from_lead(

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from configs import abdomen, heart
-from dbdc_jax import methods, parallel
+from dbdc_jax import deployed, methods, parallel, train
 from dbdc_jax.evaluation import voting
 from dbdc_jax.methods import base, mass
 from dbdc_jax.models import registration
@@ -217,7 +218,9 @@ def test_votes_are_weighted_by_the_softmax_over_atlases():
     votes = labels[..., None] == jnp.arange(C)
     return votes, jnp.asarray(weights)[number]
 
-  method = types.SimpleNamespace(vote=vote, volumes=base.Volumes(D, 1))
+  method = types.SimpleNamespace(
+    vote=vote, volumes=base.Volumes(D, 1, 'mass.volumes')
+  )
   prepared = _Prepared(images, labels)
   voters = voting.Voters(method, {}, {}, prepared, [[0, 1, 2]])
   share = np.exp(weights) / np.exp(weights).sum(0)
@@ -283,3 +286,29 @@ def test_its_own_recipe_has_a_constant_rate():
     updates, _ = method.tx.update(params, state, params, left=left)
     # The loop's rate has fallen by left ** 0.9.
     np.testing.assert_allclose(updates['w'] * left**0.9, 1, rtol=1e-5)
+
+
+def test_a_run_goes_from_scans_to_scores(cache, tmp_path):
+  """Training, validation and test; only its own scans are segmented."""
+  config = tiny.heart_config(cache, 'method=mass')
+  config.mass.depth, config.mass.volumes, config.model.width = D, B, 4
+  config.epochs = 1
+  epochs = []
+  results = train.train_and_evaluate(config, tmp_path / 'run', epochs.append)
+  assert set(results['modalities']) == {'ct', 'mr'}
+  assert np.isfinite(epochs[0]['validation_dice_mean'])
+  network = results['run']['networks']['ct,mr']
+  assert network['macs'] > 0
+  # An atlas of the same anatomy is better than nothing at all.
+  for modality in ('ct', 'mr'):
+    (case, *_) = [c for c in results['cases'] if c['modality'] == modality]
+    assert max(row['dice'] or 0 for row in case['native'].values()) > 5
+  with pytest.raises(ValueError, match='mass segments by the labelled'):
+    deployed.load(tmp_path / 'run')
+
+
+def test_scans_that_do_not_divide_over_the_devices_are_refused(cache, tmp_path):
+  config = tiny.heart_config(cache, 'method=mass')
+  config.mass.volumes = 3
+  with pytest.raises(ValueError, match=r'--config.mass.volumes=4'):
+    train.train_and_evaluate(config, tmp_path / 'run')

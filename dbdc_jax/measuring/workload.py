@@ -200,7 +200,7 @@ def make(
       ' 1 modality'
     )
   size = method.batch_size(config)
-  parallel.check_batch(size, method.multiple)
+  parallel.check_batch(size, method.multiple, method.batch_field)
   tx = tx or method.tx
   k, c = workload.modalities, workload.classes
 

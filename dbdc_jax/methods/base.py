@@ -59,10 +59,12 @@ class Volumes(NamedTuple):
   Attributes:
     depth: slices that each scan is resampled to.
     batch: scans of each modality, labelled and as many unlabelled, in a step.
+    field: of the config, that `batch` comes from.
   """
 
   depth: int
   batch: int
+  field: str
 
 
 class Method(NamedTuple):
@@ -115,6 +117,11 @@ class Method(NamedTuple):
   def batch_size(self, config: ml_collections.ConfigDict) -> int:
     """Samples of each modality in the global batch."""
     return self.volumes.batch if self.volumes else config.batch_size
+
+  @property
+  def batch_field(self) -> str:
+    """The config's field that `batch_size` comes from."""
+    return self.volumes.field if self.volumes else 'batch_size'
 
 
 def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:

@@ -111,7 +111,9 @@ def build(
     base.keep_memory,
     joint=True,
     unlabeled=True,
-    volumes=base.Volumes(config.mass.depth, config.mass.volumes),
+    volumes=base.Volumes(
+      config.mass.depth, config.mass.volumes, 'mass.volumes'
+    ),
     vote=functools.partial(_vote, nets),
     **recipe,
   )
