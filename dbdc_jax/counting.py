@@ -19,7 +19,7 @@ from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.registration import Doubling
+from dbdc_jax.models.registration import Conv3, Doubling
 from dbdc_jax.models.unet import UNet
 
 _NORM, _BILINEAR = 4, 11
@@ -36,6 +36,8 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
     return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
   if isinstance(module, nn.Conv):
     return _size(out) * math.prod(module.kernel_size) * x.shape[-1]
+  if isinstance(module, Conv3):
+    return _size(out) * 3**3 * x.shape[-1]
   if isinstance(module, Doubling):
     # The paper's counter takes a transposed convolution for one over its
     # output, zeros between its inputs included.

@@ -46,7 +46,7 @@ def _lively(params):
   """Flows of about a voxel: near 0, as they start, nothing moves."""
   decoder = {
     name: jax.tree.map(lambda x: x * 3e4, layer)
-    if name.startswith('Conv_')
+    if name.startswith('Conv3_')
     else layer
     for name, layer in params['decoder'].items()
   }

@@ -64,6 +64,25 @@ def test_cost_is_that_of_a_loop_over_shifts():
   np.testing.assert_allclose(same[..., 62], (source**2).mean(-1), atol=1e-6)
 
 
+def test_slices_and_the_kernel_s_slices_make_the_convolution():
+  x = _draw(0, 2, 4, 6, 5, 2)
+  for stride in (1, 2):
+    ours = registration.Conv3(3, stride)
+    params = ours.init(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    usual = nn.Conv(3, (3, 3, 3), stride, padding=1)
+    found, expected = (
+      jax.jit(jax.value_and_grad(lambda p, n=n: jnp.sum(n.apply(p, x) ** 2)))(
+        params
+      )
+      for n in (ours, usual)
+    )
+    for a, b in zip(
+      jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
 def test_doubling_is_the_transposed_convolution():
   x = _draw(0, 2, 3, 4, 5, 2)
   ours = registration.Doubling(3)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dbdc_jax.models.convolution import KERNEL_INIT
+from dbdc_jax.models.convolution import KERNEL_INIT, convolve
 from dbdc_jax.models.instance_norm import InstanceNorm
 
 # Shifts that are compared, either way along each axis.
@@ -53,8 +53,8 @@ def warp(volume: jax.Array, flow: jax.Array) -> jax.Array:
   total = 0.0
   for corner in itertools.product((0, 1), repeat=3):
     upper = np.array(corner, bool)
-    weight = jnp.prod(jnp.where(upper, rest, 1 - rest), -1, keepdims=True)
-    total += weight * _take(volume, low + np.array(corner))
+    d, h, w = jnp.split(jnp.where(upper, rest, 1 - rest), 3, -1)
+    total += d * h * w * _take(volume, low + np.array(corner))
   return total
 
 
@@ -152,6 +152,49 @@ class Doubling(nn.Module):
     return found + bias
 
 
+class Conv3(nn.Module):
+  """3 x 3 x 3 convolution with zero padding and bias.
+
+  Without a stride it is the sum of three convolutions of slices, one for each
+  slice of the kernel: the same numbers, and on CPU several times faster.
+
+  Attributes:
+    features: output channels.
+    stride: 1 or 2.
+    dtype: of the computation; parameters are float32.
+    start: the kernel's initializer.
+  """
+
+  features: int
+  stride: int = 1
+  dtype: jnp.dtype = jnp.float32
+  start: nn.initializers.Initializer = KERNEL_INIT
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[N, D, H, W, c]` to `[N, D/s, H/s, W/s, features]`."""
+    shape = (3, 3, 3, x.shape[-1], self.features)
+    kernel = self.param('kernel', self.start, shape).astype(self.dtype)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x = x.astype(self.dtype)
+    if self.stride > 1:
+      found = jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (self.stride,) * 3,
+        ((1, 1),) * 3,
+        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+      )
+    else:
+      depth, slices = x.shape[1], x.shape[2:]
+      padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+      found = sum(
+        convolve(padded[:, k : k + depth].reshape(-1, *slices), kernel[k])
+        for k in range(3)
+      ).reshape(*x.shape[:-1], self.features)
+    return found + bias.astype(self.dtype)
+
+
 class Unit(nn.Module):
   """3 x 3 x 3 convolution, instance norm, leaky ReLU."""
 
@@ -162,14 +205,7 @@ class Unit(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """`[N, D, H, W, c]` to `[N, D/s, H/s, W/s, features]`."""
-    x = nn.Conv(
-      self.features,
-      (3, 3, 3),
-      self.stride,
-      padding=1,
-      dtype=self.dtype,
-      kernel_init=KERNEL_INIT,
-    )(x)
+    x = Conv3(self.features, self.stride, self.dtype)(x)
     return nn.leaky_relu(InstanceNorm()(x), _SLOPE)
 
 
@@ -220,7 +256,7 @@ class Decoder(nn.Module):
       if flow is not None:
         x = jnp.concatenate([x, theirs, flow, features], -1)
       x = Unit(width, 1, self.dtype)(x.astype(self.dtype)).astype(jnp.float32)
-      flow = nn.Conv(3, (3, 3, 3), padding=1, kernel_init=_FLOW_INIT)(x)
+      flow = Conv3(3, start=_FLOW_INIT)(x)
       flow = Doubling(3)(flow)
       if channels:
         features = Doubling(channels)(x)
@@ -237,9 +273,7 @@ class Head(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """`[N, d, h, w, width]` to `[N, 2 width, 4 width]` unit vectors."""
     w = self.width
-    x = nn.Conv(
-      2 * w, (3, 3, 3), 2, padding=1, dtype=self.dtype, kernel_init=KERNEL_INIT
-    )(x)
+    x = Conv3(2 * w, 2, self.dtype)(x)
     x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1]).swapaxes(1, 2)
     for index, features in enumerate((16 * w, 16 * w, 8 * w, 4 * w)):
       x = nn.Dense(features)(nn.relu(x) if index else x)
