@@ -20,8 +20,9 @@ def base() -> ml_collections.ConfigDict:
   # Comma-separated modality names in bank order; '' means all of the task.
   config.modalities = ''
   # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
-  # for one modality ('mean_teacher', 'uamt', 'cps', 'ict', 'evil') or from one
-  # to another (see source, target). They are the files of dbdc_jax/methods/.
+  # for one modality ('mean_teacher', 'uamt', 'cps', 'ict', 'evil'), for two who
+  # teach each other ('summl', 'mass'), or from one to another (see source,
+  # target). They are the files of dbdc_jax/methods/.
   config.method = 'dbdc'
   # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
   # are trained as they were published instead: SGD (momentum 0.9, weight decay
@@ -73,6 +74,7 @@ def base() -> ml_collections.ConfigDict:
   config.ssl = _ssl()
   config.ram_dsir = _ram_dsir()
   config.varda = _varda()
+  config.mass = _mass()
   config.weighting = _weighting()
   config.optimizer = _optimizer()
   config.evaluation = _evaluation()
@@ -200,6 +202,9 @@ def _ssl() -> ml_collections.ConfigDict:
   # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
   # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
   ssl.threshold = 0.2
+  # summl: first learning rate of translators and discriminators; it falls as
+  # optimizer.learning_rate does, which is the segmenters'.
+  ssl.gan_learning_rate = 2e-4
   return ssl
 
 
@@ -223,6 +228,17 @@ def _varda() -> ml_collections.ConfigDict:
   varda.prior = 1.0
   varda.distance = 1e-3
   return varda
+
+
+def _mass() -> ml_collections.ConfigDict:
+  """The method 'mass', which registers whole scans."""
+  mass = ml_collections.ConfigDict()
+  # Slices that each scan is resampled to; divisible by 8, as data.slice_size.
+  mass.depth = 40
+  # Labelled and as many unlabelled scans per modality and step, instead of
+  # batch_size slices; divisible by the number of devices.
+  mass.volumes = 1
+  return mass
 
 
 def _weighting() -> ml_collections.ConfigDict:

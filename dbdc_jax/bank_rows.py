@@ -36,6 +36,26 @@ def check(modulation: str, what: str) -> None:
     )
 
 
+def check_rows(tree: Any, count: int, what: str) -> None:
+  """Checks that a tree's banks have a row for each modality.
+
+  Args:
+    tree: params or memory.
+    count: of the modalities.
+    what: is wanted, for the error.
+
+  Raises:
+    ValueError: other numbers of rows: networks of one modality each.
+  """
+  rows: set[int] = set()
+  _map(lambda name, x: rows.add(len(x)) if name else None, tree)
+  if rows != {count}:
+    raise ValueError(
+      f'{what}: its networks keep no rows for {count} modalities; only one'
+      ' network that all of them share does (method=dbdc)'
+    )
+
+
 def _name(path: Any) -> str:
   """A leaf's place, e.g. 'unet/conv0/modulation/scale'."""
   return jax.tree_util.keystr(path, simple=True, separator='/')

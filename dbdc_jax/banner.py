@@ -72,6 +72,7 @@ def text(
   dtype: str,
   parameters: int,
   steps: int,
+  samples: str,
   off: Sequence[str],
   workdir: str,
 ) -> str:
@@ -85,6 +86,7 @@ def text(
     dtype: the compute dtype.
     parameters: trainable parameters per network.
     steps: train steps in all.
+    samples: what a step takes of each modality and set, in words.
     off: what `switched_off` says.
     workdir: the run's folder.
   """
@@ -111,8 +113,8 @@ def text(
     f'network: {parameters:,} parameters, width {config.model.width},'
     f' {config.augment.patch_size} x {config.augment.patch_size} patches',
     f'devices: {devices}, {dtype}',
-    f'length: {config.epochs} epochs, {steps:,} steps of {config.batch_size}'
-    ' slices per modality and set'
+    f'length: {config.epochs} epochs, {steps:,} steps of {samples}'
+    ' per modality and set'
     + (f'; {config.expectation}' if config.expectation else '')
     + '; the first steps tell how long it takes here',
     f'workdir: {workdir}',

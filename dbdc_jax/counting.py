@@ -2,12 +2,14 @@
 
 The rule behind the paper's FLOPs column: a convolution costs Cin * k * k * Cout
 per output pixel, a normalisation 4 and a bilinear interpolation 11 per value,
-everything else, instance norms included, nothing. A transposed convolution
-counts as a convolution with its output's size, although a stride of 2 leaves
-most of its products out. Shapes come from tracing the network: nothing is
-computed.
+everything else nothing. A transposed convolution counts as a convolution with
+its output's size, although a stride of 2 leaves most of its products out.
+Instance norms without parameters: 2 per value of volumes, nothing of images,
+because no single number gives both MASS's and VarDA's columns. Shapes come from
+tracing the network: nothing is computed.
 """
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -16,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from dbdc_jax.methods.base import Method
-from dbdc_jax.models.blocks import Doubling, Upsample
+from dbdc_jax.models import blocks, registration
 from dbdc_jax.models.convolution import JoinedConv
+from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
@@ -34,14 +37,22 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
   x = inputs[0]
   if isinstance(module, JoinedConv):
     return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
+  if isinstance(module, nn.Conv):
+    return _size(out) * math.prod(module.kernel_size) * x.shape[-1]
+  if isinstance(module, registration.Conv3):
+    return _size(out) * 3**3 * x.shape[-1]
+  if isinstance(module, registration.Doubling):
+    return _size(out) * 4**3 * x.shape[-1]
   if isinstance(module, nn.Dense):
     return _size(out) * x.shape[-1]
   if isinstance(module, ModulationBank):
     return _NORM * _size(x)
-  if isinstance(module, Doubling):
-    return _size(out) * 4 * x.shape[-1]
-  if isinstance(module, Upsample):
+  if isinstance(module, blocks.Doubling):
+    return _size(out) * 2**2 * x.shape[-1]
+  if isinstance(module, blocks.Upsample):
     return _BILINEAR * _size(out)
+  if isinstance(module, InstanceNorm) and x.ndim == 5:
+    return _NORM // 2 * _size(x)
   return 0
 
 
@@ -161,7 +172,25 @@ def prediction_macs(
     method: any method; its networks are built from the layers of `models/`.
     params: its parameters; shapes are enough.
     memory: its memory; shapes are enough.
-    patch: side in pixels.
+    patch: side in pixels; of a method that takes volumes, of its slices.
+      Counted is one atlas's vote then: two registrations.
+  """
+  if method.vote:
+    shape = (method.volumes.depth, patch, patch)
+    image, labels = (jnp.zeros(shape, t) for t in (jnp.uint16, jnp.uint8))
+    modality = jnp.zeros((), jnp.int32)
+    arguments = (params, memory, image, labels, image, modality)
+    return function_macs(method.vote, *arguments)
+  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+  return function_macs(method.predict, params, memory, image, modality)
+
+
+def function_macs(function: Callable[..., Any], *arguments: Any) -> int:
+  """Multiply-accumulates of whatever applies networks.
+
+  Args:
+    function: applies modules that are built from the layers of `models/`.
+    *arguments: its own; shapes are enough.
   """
   total = 0
 
@@ -170,18 +199,15 @@ def prediction_macs(
     out = next_function(*args, **kwargs)
     if context.method_name == '__call__':
       total += _layer(context.module, args, out)
-    elif context.method_name == 'decode':
+    elif context.method_name == 'decode' and isinstance(context.module, UNet):
       *_, m = args[0]
       # The decoder doubles m, x4 and x5.
       total += sum(4 * _BILINEAR * _size(x) for x in (m, *out[:2]))
     return out
 
-  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
   with nn.intercept_methods(count):
     # A new function: a remembered trace would not be counted.
-    jax.eval_shape(
-      lambda *x: method.predict(*x), params, memory, image, modality
-    )
+    jax.eval_shape(lambda *x: function(*x), *arguments)
   return total
 
 

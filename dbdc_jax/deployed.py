@@ -80,6 +80,12 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def _network(config, workdir: pathlib.Path, classes: int, count: int):
   """Method and best weights of one network."""
   method = methods.build(config)
+  if method.predict is None:
+    raise ValueError(
+      f'{workdir}: {config.method} segments by the labelled training scans that'
+      ' it was trained with, which no run or export holds; its test is in'
+      ' results.json, and method=dbdc segments new scans'
+    )
   like = jax.eval_shape(
     lambda: init_state(method, method.tx, config, classes, count)
   )

@@ -110,6 +110,9 @@ def _names(model: Model, otherwise: str) -> list[str]:
       f' {otherwise}'
     )
   bank_rows.check(model.config.model.modulation, str(model.source))
+  bank_rows.check_rows(
+    model.networks[0].weights.memory, len(model.names), str(model.source)
+  )
   return model.names
 
 

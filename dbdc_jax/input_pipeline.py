@@ -18,6 +18,7 @@ from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
 from dbdc_jax.transfer import Transfer
+from dbdc_jax.volume_source import VolumeSource
 
 _LABELED, _UNLABELED = 0, 1
 
@@ -239,6 +240,7 @@ class Batches:
     seed: of the order of the slices.
     memory_limit_gib: slices beyond it are decoded each time.
     use_unlabeled: whether unlabelled slices are wanted.
+    depth: whole scans of so many slices each are the samples; None: slices are.
 
   Attributes:
     consistent: `[K]` bool, modalities that have unlabelled scans.
@@ -256,6 +258,7 @@ class Batches:
     seed: int,
     memory_limit_gib: float,
     use_unlabeled: bool,
+    depth: int | None = None,
   ):
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
@@ -280,12 +283,13 @@ class Batches:
     self.in_memory = _within_memory(groups, memory_limit_gib * 2**30)
     sources = {
       kind: [
-        SliceSource(
+        _source(
           prepared,
           cases,
-          with_labels=kind == _LABELED,
-          kept=kept,
-          blank=kind == _LABELED and bare,
+          kept,
+          depth,
+          kind == _LABELED,
+          kind == _LABELED and bare,
         )
         for cases, kept, bare in zip(
           group, self.in_memory[kind], blank, strict=True
@@ -335,6 +339,15 @@ class Batches:
     steps = grain.MapDataset.range(start, stop).map(self.batch)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     yield from steps.to_iter_dataset(options)
+
+
+def _source(prepared, cases, kept, depth, with_labels, blank):
+  """Slices, or whole scans where a depth is given."""
+  if depth is None:
+    return SliceSource(
+      prepared, cases, with_labels=with_labels, kept=kept, blank=blank
+    )
+  return VolumeSource(prepared, cases, with_labels=with_labels, depth=depth)
 
 
 def _seed(seed: int, kind: int, modality: int) -> int:

@@ -62,6 +62,17 @@ class Run:
       self.prepared, self.split, self.modalities, part
     )
 
+  def scans(self, state: TrainState) -> inference.Scans:
+    """What segments scans with a state's network."""
+    return inference.Scans(
+      self.config,
+      self.method,
+      state.params,
+      state.memory,
+      self.prepared,
+      self.cases('labeled'),
+    )
+
 
 def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
   weights = jnp.ones(len(run.modalities))
@@ -156,7 +167,8 @@ def fit(
     started = time.monotonic()
     state, row = _run_epoch(run, step_fn, state, epoch, writer)
     seconds = time.monotonic() - started
-    slices = run.steps_per_epoch * config.batch_size
+    slices = run.steps_per_epoch * run.method.batch_size(config)
+    slices *= run.method.volumes.depth if run.method.volumes else 1
     slices *= len(run.modalities) * (2 if run.batches.consistent.any() else 1)
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
@@ -170,10 +182,7 @@ def fit(
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
     if last or (not supervised_only and epoch % config.evaluation.every == 0):
       scores = inference.validation_dice(
-        config,
-        run.method.predict,
-        state.params,
-        state.memory,
+        run.scans(state),
         run.prepared,
         run.cases('validation'),
         len(run.classes),

@@ -203,12 +203,15 @@ def tree_from_lead(tree: Any) -> Any:
   )
 
 
-def check_batch(batch_size: int, multiple: int = 1) -> None:
+def check_batch(
+  batch_size: int, multiple: int = 1, field: str = 'batch_size'
+) -> None:
   """Checks that the per-modality batch divides over the devices.
 
   Args:
-    batch_size: slices per modality on all devices.
+    batch_size: slices (or scans) per modality on all devices.
     multiple: each device's share must be a multiple of this.
+    field: of the config that it comes from.
 
   Raises:
     ValueError: naming the nearest batch size that does.
@@ -219,9 +222,9 @@ def check_batch(batch_size: int, multiple: int = 1) -> None:
     nearest = max(1, round(batch_size / unit)) * unit
     groups = f' in groups of {multiple}' if multiple > 1 else ''
     raise ValueError(
-      f'batch_size={batch_size} slices per modality do not divide over'
-      f' {devices} devices{groups}: the nearest batch size that does is'
-      f' {nearest} (--config.batch_size={nearest})'
+      f'{field}={batch_size} per modality and step does not divide over'
+      f' {devices} devices{groups}: the nearest that does is {nearest}'
+      f' (--config.{field}={nearest})'
     )
 
 

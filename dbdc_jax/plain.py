@@ -87,7 +87,7 @@ def build(
   if own:
     recipe['tx'] = own_tx or optimizer.sgd(WEIGHT_DECAY)
     recipe['learning_rate'] = config.optimizer.own_learning_rate
-  net = _network(config, axis_name, own_start)
+  net = network(config, axis_name, own_start)
   joint = base.is_joint(config, False)
   # The loop trains one network per modality (joint=False): then it asks for
   # the functions of one modality at a time.
@@ -112,8 +112,10 @@ def build(
   )
 
 
-def _network(config, axis_name, own_start) -> passes.Plain:
-  """The network and settings of a config."""
+def network(
+  config: ml_collections.ConfigDict, axis_name: str | None, own_start: float
+) -> passes.Plain:
+  """The network and settings of a config; see `passes.Plain`."""
   labelable = labelable_classes(config)
   unet = UNet(
     num_classes=labelable.shape[1],
@@ -208,18 +210,21 @@ def gaussian_ramp(progress: jax.Array) -> jax.Array:
   return jnp.exp(-5.0 * jnp.square(1.0 - progress))
 
 
+def ramp(step: passes.Step) -> jax.Array:
+  """Scalar weight of the unlabelled losses, in the run's recipe."""
+  signals = step.signals
+  return gaussian_ramp(signals.progress) if step.net.own else signals.ramp
+
+
 def _total(step: passes.Step, outcome: Outcome):
   """The loss, with memory and metrics, of `base.Method.loss`."""
   terms, signals = dict(outcome.labeled), step.signals
   per_modality = sum(terms.values())
   if outcome.unlabeled:
-    ramp = signals.ramp
-    if step.net.own:
-      ramp = gaussian_ramp(signals.progress)
     # Selected, never multiplied: a NaN that must not act stays out.
     on = passes.acting(step)
     more = {k: jnp.where(on, v, 0.0) for k, v in outcome.unlabeled.items()}
-    per_modality += step.net.config.ssl.weight * ramp * sum(more.values())
+    per_modality += step.net.config.ssl.weight * ramp(step) * sum(more.values())
     terms |= more
   counts = losses.dice_counts(
     outcome.logits, outcome.labels, step.net.axis_name

@@ -49,15 +49,17 @@ def _set_up(
   task = task_file.find(config.task)
   modalities = tuple(m.name for m in task.select(config.modalities))
   method = methods.build(config, parallel.AXIS)
+  batch_size = method.batch_size(config)
   batches = input_pipeline.Batches(
     prepared,
     split,
     modalities,
-    batch_size=config.batch_size,
-    samples=parallel.own_samples(config.batch_size),
+    batch_size=batch_size,
+    samples=parallel.own_samples(batch_size),
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,
+    depth=method.volumes.depth if method.volumes else None,
   )
   total_steps = steps_per_epoch * config.epochs
   present = input_pipeline.present_classes(
@@ -117,9 +119,7 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
   cases = inference.test_cases(
     run.config,
-    run.method.predict,
-    state.params,
-    state.memory,
+    run.scans(state),
     run.prepared,
     _tested_cases(run),
     run.classes,
@@ -172,11 +172,14 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     print(_banner(run, state, count), flush=True)
   best, state = _train(run, state)
   tested = parallel.from_lead(lambda: _test(run, state))
+  config = run.config
+  patch = config.augment.patch_size
+  side = config.data.slice_size if run.method.volumes else patch
   facts = {
     'parameters': count,
     # Of predicting one training patch.
     'macs': counting.prediction_macs(
-      run.method, state.params, state.memory, run.config.augment.patch_size
+      run.method, state.params, state.memory, side
     ),
     'best_step': best,
     'train_seconds': tested['seconds'],
@@ -198,9 +201,18 @@ def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
     dtype=str(compute_dtype(run.config.dtype)),
     parameters=parameters,
     steps=run.total_steps,
+    samples=_samples(run),
     off=off,
     workdir=str(run.workdir),
   )
+
+
+def _samples(run: loop.Run) -> str:
+  """What a step takes of each modality and set, in words."""
+  count = run.method.batch_size(run.config)
+  if not run.method.volumes:
+    return f'{count} slices'
+  return f'{count} whole scans of {run.method.volumes.depth} slices'
 
 
 def train_and_evaluate(
@@ -233,7 +245,9 @@ def train_and_evaluate(
     config = method.transfer.settle(config)
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  parallel.check_batch(config.batch_size, method.multiple)
+  parallel.check_batch(
+    method.batch_size(config), method.multiple, method.batch_field
+  )
   if config.deterministic:
     parallel.check_deterministic()
   notes = parallel.from_lead(

@@ -115,3 +115,12 @@ def test_a_modality_of_the_papers_network_is_4864_parameters(cache):
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   assert bank_rows.count(memory, 1) == size(shapes[1][1]) - size(memory)
   assert jnp.ndim(memory['prototypes'].bank) == 3
+
+
+def test_networks_of_one_modality_each_have_no_rows():
+  """Not even where one method holds two of them."""
+  bank = lambda rows: {'modulation': {'mean': np.zeros((rows, 3))}}
+  bank_rows.check_rows({'net': bank(2), 'other': np.zeros(5)}, 2, 'run')
+  for tree in ({'net1': bank(1), 'net2': bank(1)}, {'w': np.zeros((2, 3))}):
+    with pytest.raises(ValueError, match=r'run: .* 2 modalities'):
+      bank_rows.check_rows(tree, 2, 'run')

@@ -5,6 +5,7 @@ from data import phantom, prepare
 from data import split as splits
 from data.task import HEART
 from dbdc_jax import input_pipeline
+from dbdc_jax.volume_source import resample
 
 NAMES = ('ct', 'mr')
 
@@ -186,3 +187,28 @@ def test_present_classes_are_those_of_the_labelled_scans(heart, monkeypatch):
   found = input_pipeline.present_classes(prepared, split, NAMES, 8)
   expected = np.isin(np.arange(8), list(only))
   np.testing.assert_array_equal(found, [expected, expected])
+
+
+def test_whole_scans_are_samples_where_a_depth_is_given(heart):
+  """The same scans in the same parts; the unlabelled without a label."""
+  prepared, split = heart
+  batches = _batches(heart, depth=8, batch_size=2, samples=range(2))
+  batch = batches.batch(0)
+  assert batch['labeled']['image'].shape == (2, 2, 8, 32, 32)
+  assert batch['labeled']['label'].shape == (2, 2, 8, 32, 32)
+  assert set(batch['unlabeled']) == {'image', 'index'}
+  by_name = {case.name: case for case in prepared.cases}
+  for kind in ('labeled', 'unlabeled'):
+    for k, name in enumerate(NAMES):
+      known = [
+        resample(prepared.images(by_name[case]), 8)
+        for case in split[name][kind]
+      ]
+      for step in range(3):
+        for image in batches.batch(step)[kind]['image'][k]:
+          assert any(np.array_equal(image, volume) for volume in known)
+  mine = _batches(heart, depth=8, batch_size=2, samples=range(1, 2)).batch(5)
+  whole = batches.batch(5)
+  for kind in whole:
+    for name, value in mine[kind].items():
+      np.testing.assert_array_equal(value, whole[kind][name][:, 1:])

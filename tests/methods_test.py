@@ -16,12 +16,12 @@ TRANSFERS = ('ram_dsir', 'ram_dsir_full', 'varda', 'varda_full')
 PAIRED = (*TRANSFERS, 'summl', 'mass')
 PLAIN = sorted({*methods.names()} - {'dbdc', *PAIRED})
 CONFIGS = {'heart': heart, 'abdomen': abdomen}
-B, SIZE = 2, 16
+B, SIZE = 2, 32
 
 
-def _batch(modalities, classes):
+def _batch(modalities, classes, depth=()):
   rng = np.random.default_rng(0)
-  shape = (modalities, B, SIZE, SIZE)
+  shape = (modalities, B, *depth, SIZE, SIZE)
   image = lambda: rng.integers(0, 65536, shape).astype(np.uint16)
   index = np.arange(modalities * B, dtype=np.int32).reshape(modalities, B)
   label = rng.integers(0, classes, shape).astype(np.uint8)
@@ -39,19 +39,22 @@ NAMED = [(name, 'abdomen') for name in methods.names()] + [('dbdc', 'heart')]
 def test_two_steps_of_every_method(name, task):
   config = CONFIGS[task].get_config(f'method={name}')
   config.model.width, config.model.embedding_dim = 2, 4
-  config.augment.patch_size = SIZE
+  config.augment.patch_size = config.data.slice_size = SIZE
+  config.mass.depth = 8
+  names = [modality.name for modality in TASKS[task].modalities]
   if name in PAIRED:
-    config.modalities = 'ct,t2'
+    config.modalities = ','.join(names[:2])
   method = methods.build(config)
   if not method.joint:
-    config.modalities = TASKS[task].modalities[0].name
+    config.modalities = names[0]
     method = methods.build(config)
   classes = len(TASKS[task].classes)
   modalities = len(TASKS[task].select(config.modalities))
   signals = methods.full_signals(
     jnp.ones((modalities, classes), bool), jnp.ones(modalities, bool)
   )
-  batch = _batch(modalities, classes)
+  depth = (method.volumes.depth,) if method.volumes else ()
+  batch = _batch(modalities, classes, depth)
   if not method.unlabeled:
     del batch['unlabeled']
 
@@ -72,6 +75,13 @@ def test_two_steps_of_every_method(name, task):
     assert np.isfinite(loss) and np.isfinite(optax.tree.norm(gradients))
     assert metrics['dice_counts'].shape == (2, modalities, classes)
   assert jax.tree.map(jnp.shape, (params, memory)) == shapes
+  if method.vote:
+    volume = batch['unlabeled']['image'][0, 0]
+    atlas = [batch['labeled'][name][0, 0] for name in ('image', 'label')]
+    votes, weight = jax.jit(method.vote)(params, memory, *atlas, volume, 0)
+    assert votes.shape == (*volume.shape, classes)
+    assert weight.shape == volume.shape
+    return
   images = jnp.zeros((3, SIZE, SIZE, 1))
   ids = jnp.arange(3, dtype=jnp.int32) % modalities
   logits = jax.jit(method.predict)(params, memory, images, ids)
@@ -100,15 +110,19 @@ def test_unknown_choices_are_refused(field, value, allowed):
     methods.build(config)
 
 
-@pytest.mark.parametrize('name', ['dbdc', *PLAIN])
+@pytest.mark.parametrize('name', ['dbdc', 'summl', 'mass', *PLAIN])
 def test_joint_says_how_many_networks_there_are(name):
   config = heart.get_config(f'method={name}')
-  assert methods.build(config).joint == (name == 'dbdc')
-  for value, joint in (('true', True), ('false', False)):
-    config.joint = value
-    assert methods.build(config).joint == joint
+  assert methods.build(config).joint == (name in (*PAIRED, 'dbdc'))
   # Adaptive weights are DBDC's own.
   assert methods.build(config).weighted == (name == 'dbdc')
+  for value, joint in (('true', True), ('false', False)):
+    config.joint = value
+    if name in PAIRED and not joint:
+      with pytest.raises(ValueError, match='two modalities'):
+        methods.build(config)
+    else:
+      assert methods.build(config).joint == joint
 
 
 @pytest.mark.parametrize('name', PLAIN)
@@ -162,7 +176,7 @@ def test_each_recipe_has_its_optimizer():
 
 
 # The others' parts are in these.
-@pytest.mark.parametrize('name', ['uamt', 'ict', 'evil'])
+@pytest.mark.parametrize('name', ['uamt', 'ict', 'evil', 'summl'])
 def test_four_devices_equal_one(name, monkeypatch):
   """Gradients, statistics and metrics, whatever is spread over devices."""
   count = 8  # Pairs on each of four devices.

@@ -16,7 +16,8 @@ from configs import abdomen
 from dbdc_jax import augment, methods, parallel, passes, plain
 from dbdc_jax.models.modulation import ModulationBank
 
-K, B, SIZE, C, PATCH = 2, 4, 20, 5, 16
+# The least that a discriminator can look at is 24 pixels.
+K, B, SIZE, C, PATCH = 2, 4, 28, 5, 24
 
 
 class Pixels(nn.Module):

@@ -9,7 +9,8 @@ import numpy as np
 from data import preprocess, task_file
 from data.prepared import Prepared, PreparedCase
 from dbdc_jax import parallel, pictures
-from dbdc_jax.evaluation import metrics, scoring, sliding_window
+from dbdc_jax.evaluation import metrics, scoring, sliding_window, voting
+from dbdc_jax.methods import Method
 
 
 def _window(config: ml_collections.ConfigDict) -> dict[str, int]:
@@ -21,11 +22,54 @@ def _window(config: ml_collections.ConfigDict) -> dict[str, int]:
   }
 
 
+class Scans:
+  """Segments prepared scans with a method, in its own way.
+
+  Args of the constructor:
+    config: the run's config.
+    method: the method.
+    params: its parameters.
+    memory: its memory.
+    prepared: the prepared data.
+    labeled: labelled training cases per modality, in bank order; only a method
+      that votes (`Method.vote`) looks at them.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    method: Method,
+    params: Any,
+    memory: Any,
+    prepared: Prepared,
+    labeled: Sequence[Sequence[PreparedCase]],
+  ):
+    self._window = _window(config)
+    self._learnt = (method.predict, params, memory)
+    self._voters = None
+    if method.vote:
+      self._voters = voting.Voters(method, params, memory, prepared, labeled)
+
+  def probabilities(self, images: np.ndarray, modality: int) -> np.ndarray:
+    """`[S, H, W]` uint16 slices to `[S, H, W, C]` float32."""
+    if self._voters:
+      return self._voters.probabilities(images, modality)
+    return sliding_window.probabilities(
+      *self._learnt, images, modality, **self._window
+    )
+
+  def labels(self, images: np.ndarray, modality: int) -> np.ndarray:
+    """`[S, H, W]` uint16 slices to their classes, `[S, H, W]` uint8."""
+    if self._voters:
+      p = self._voters.probabilities(images, modality)
+      return p.argmax(-1).astype(np.uint8)
+    return sliding_window.labels(
+      *self._learnt, images, modality, **self._window
+    )
+
+
 def validation_dice(
-  config: ml_collections.ConfigDict,
-  predict: Callable[..., Any],
-  params: Any,
-  memory: Any,
+  scans: Scans,
   prepared: Prepared,
   cases: Sequence[Sequence[PreparedCase]],
   num_classes: int,
@@ -33,10 +77,7 @@ def validation_dice(
   """Mean foreground DSC of each modality's validation cases.
 
   Args:
-    config: the run's config.
-    predict: a method's `predict`.
-    params: its parameters.
-    memory: its memory.
+    scans: segments them.
     prepared: the prepared data.
     cases: per modality, in bank order.
     num_classes: background included.
@@ -48,14 +89,7 @@ def validation_dice(
   flat = [(k, case) for k, group in enumerate(cases) for case in group]
 
   def score(modality, case) -> float | None:
-    labels = sliding_window.labels(
-      predict,
-      params,
-      memory,
-      prepared.images(case),
-      modality,
-      **_window(config),
-    )
+    labels = scans.labels(prepared.images(case), modality)
     reference = prepared.labels(case)
     dice = metrics.dice(labels, reference, num_classes)[1:]
     return None if np.isnan(dice).all() else float(np.nanmean(dice))
@@ -72,9 +106,7 @@ def validation_dice(
 
 def test_cases(
   config: ml_collections.ConfigDict,
-  predict: Callable[..., Any],
-  params: Any,
-  memory: Any,
+  scans: Scans,
   prepared: Prepared,
   cases: Sequence[Sequence[PreparedCase]],
   classes: Sequence[str],
@@ -84,9 +116,7 @@ def test_cases(
 
   Args:
     config: the run's config.
-    predict: a method's `predict`.
-    params: its parameters.
-    memory: its memory.
+    scans: segments them.
     prepared: the prepared data.
     cases: per modality, in bank order.
     classes: class names, background first.
@@ -100,14 +130,7 @@ def test_cases(
   scored = _scored_classes(config)
   for modality, group in enumerate(cases):
     for case in group:
-      p = sliding_window.probabilities(
-        predict,
-        params,
-        memory,
-        prepared.images(case),
-        modality,
-        **_window(config),
-      )
+      p = scans.probabilities(prepared.images(case), modality)
       native = preprocess.to_native(p, case.geometry)
       reference = prepared.native_labels(case)
       on_case(case, native, reference)

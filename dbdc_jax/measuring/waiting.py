@@ -77,11 +77,12 @@ def measure(
     prepared,
     split,
     names,
-    batch_size=config.batch_size,
-    samples=parallel.own_samples(config.batch_size),
+    batch_size=method.batch_size(config),
+    samples=parallel.own_samples(method.batch_size(config)),
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,
+    depth=method.volumes.depth if method.volumes else None,
   )
   present = input_pipeline.present_classes(
     prepared, split, names, len(task.classes)

@@ -31,7 +31,8 @@ class Workload:
     modalities: K.
     width: channels of the first convolution.
     patch: side of the training crops, in pixels; slices are twice as large.
-    batch: labelled (and as many unlabelled) slices per modality and step.
+    batch: labelled (and as many unlabelled) slices per modality and step;
+      methods that take volumes have `mass.volumes` of the config instead.
     classes: C, background included.
     embedding_dim: D.
     stride: of the embeddings (`mpcl.stride`).
@@ -154,16 +155,19 @@ def modality_counts(name: str, wanted: Sequence[int]) -> list[int]:
   return list(wanted) if method.joint else [1]
 
 
-def _batch(workload: Workload, unlabeled: bool) -> dict[str, Any]:
-  """Random slices whose labels are blocks of classes."""
+def _batch(
+  workload: Workload, method: methods.Method, b: int
+) -> dict[str, Any]:
+  """Random slices or volumes whose labels are blocks of classes."""
   rng = np.random.default_rng(0)
-  k, b, size = workload.modalities, workload.batch, 2 * workload.patch
+  k, size = workload.modalities, 2 * workload.patch
   index = np.arange(k * b, dtype=np.int32).reshape(k, b)
-  image = rng.integers(0, 65536, (k, b, size, size), np.uint16)
-  coarse = rng.integers(0, workload.classes, (k, b, 8, 8), np.uint8)
-  label = coarse.repeat(size // 8, 2).repeat(size // 8, 3)
+  shape = (k, b, method.volumes.depth) if method.volumes else (k, b)
+  image = rng.integers(0, 65536, (*shape, size, size), np.uint16)
+  coarse = rng.integers(0, workload.classes, (*shape, 8, 8), np.uint8)
+  label = coarse.repeat(size // 8, -2).repeat(size // 8, -1)
   batch = {'labeled': {'image': image, 'label': label, 'index': index}}
-  if unlabeled:
+  if method.unlabeled:
     batch['unlabeled'] = {'image': image[:, ::-1].copy(), 'index': index}
   return batch
 
@@ -207,7 +211,8 @@ def make(
       f'{workload.method} trains one network per modality: a step of it has'
       ' 1 modality'
     )
-  parallel.check_batch(workload.batch, method.multiple)
+  size = method.batch_size(config)
+  parallel.check_batch(size, method.multiple, method.batch_field)
   tx = tx or method.tx
   k, c = workload.modalities, workload.classes
 
@@ -224,8 +229,8 @@ def make(
     function=step.make_step(method, tx),
     shapes=shapes,
     state=state,
-    batch=parallel.shard(_batch(workload, method.unlabeled)),
+    batch=parallel.shard(_batch(workload, method, size)),
     signals=methods.full_signals(jnp.ones((k, c), bool), jnp.ones(k, bool)),
     plan=PLAN,
-    images=kinds * k * workload.batch,
+    images=kinds * k * size * (method.volumes.depth if method.volumes else 1),
   )

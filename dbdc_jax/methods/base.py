@@ -54,6 +54,20 @@ def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
   )
 
 
+class Volumes(NamedTuple):
+  """What a method's batches hold instead of slices.
+
+  Attributes:
+    depth: slices that each scan is resampled to.
+    batch: scans of each modality, labelled and as many unlabelled, in a step.
+    field: of the config, that `batch` comes from.
+  """
+
+  depth: int
+  batch: int
+  field: str
+
+
 class Method(NamedTuple):
   """A learning method.
 
@@ -64,7 +78,8 @@ class Method(NamedTuple):
       names to scalars, `[K]` or `[K, C]` arrays, equal on all devices;
       `metrics['dice_counts']` `[2, K, C]` feeds MAW.
     predict: `(params, memory, images, modality) -> logits`: `[n, H, W, 1]`
-      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics.
+      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics. None: slices
+      cannot be segmented, see `vote`.
     update: `(params, memory) -> memory`, after the optimizer's step.
     joint: True if one network takes all modalities; False trains one network
       per modality.
@@ -81,6 +96,11 @@ class Method(NamedTuple):
     multiple: slices per modality and device must be a multiple of this.
     transfer: the direction of a method that has one; the loop tests its target
       and sees to it that no label of the target is read in training.
+    volumes: the batch holds whole scans, `[K, b, D, H, W]`; None: slices.
+    vote: `(params, memory, atlas, labels, volume, modality) -> (votes, weight)`
+      of a method that segments by labelled training scans: `[D, H, W]` uint16
+      atlas, its uint8 labels, a uint16 volume and an int32 scalar to `[D, H, W,
+      C]` bool and `[D, H, W]`, the logarithm of how much they weigh.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -95,6 +115,17 @@ class Method(NamedTuple):
   weighted: bool = False
   multiple: int = 1
   transfer: Transfer | None = None
+  volumes: Volumes | None = None
+  vote: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+
+  def batch_size(self, config: ml_collections.ConfigDict) -> int:
+    """Samples of each modality in the global batch."""
+    return self.volumes.batch if self.volumes else config.batch_size
+
+  @property
+  def batch_field(self) -> str:
+    """The config's field that `batch_size` comes from."""
+    return self.volumes.field if self.volumes else 'batch_size'
 
 
 def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:

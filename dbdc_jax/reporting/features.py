@@ -52,12 +52,16 @@ def _watch(network: Network, stride: int):
       if isinstance(context.module, ModulationBank) and name == '__call__':
         seen['features'] = out  # The last call stays.
       if isinstance(context.module, UNet) and name == 'decode':
+        # Networks of one modality each: none has seen all images.
+        seen['apart'] = 'taps' in seen
         seen['taps'] = out
       return out
 
     with nn.intercept_methods(keep):
       network.method.predict(params, memory, images, modality)
-    found = {}
+    found: dict[str, jax.Array] = {}
+    if seen.get('apart'):
+      return found
     if 'features' in seen:
       features = seen['features'].astype(jnp.float32)
       found['features'] = features[:, ::stride, ::stride]
@@ -128,6 +132,8 @@ def collect(run: Run, prepared: Prepared, split: Split) -> dict[str, Points]:
   if len(run.networks) != 1:
     return {}
   (network,) = run.networks
+  if network.method.predict is None:
+    return {}
   params, memory = network.state(network.facts['best_step'])
   stride = 2 if run.config.data.slice_size >= 128 else 1
   forward, rng = _watch(network, stride), np.random.default_rng(0)

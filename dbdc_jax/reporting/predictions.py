@@ -85,12 +85,16 @@ def predict(
     out[case.name] = Prediction(case, prediction, reference, dice)
 
   for network in run.networks:
-    params, memory = network.state(network.facts['best_step'])
+    scans = inference.Scans(
+      network.config,
+      network.method,
+      *network.state(network.facts['best_step']),
+      prepared,
+      run.cases(prepared, split, network, 'labeled'),
+    )
     found = inference.test_cases(
       network.config,
-      network.method.predict,
-      params,
-      memory,
+      scans,
       prepared,
       [
         cases if name in run.modalities else []

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.prepared import Prepared
 from data.split import Split
-from dbdc_jax.evaluation import metrics, sliding_window
+from dbdc_jax.evaluation import inference, metrics
 from dbdc_jax.reporting.runs import Network, Run
 
 METHOD = (
@@ -21,21 +21,11 @@ METHOD = (
 )
 
 
-def _score(network, params, memory, prepared, cases, modality, num_classes):
+def _score(scans, prepared, cases, modality, num_classes):
   """`[C - 1]` mean DSC in percent over the scans, NaN where there is none."""
-  patch = network.config.augment.patch_size
   rows = []
   for case in cases:
-    found = sliding_window.labels(
-      network.method.predict,
-      params,
-      memory,
-      prepared.images(case),
-      modality,
-      patch=patch,
-      stride=patch // 2,
-      batch=network.config.evaluation.batch_size,
-    )
+    found = scans.labels(prepared.images(case), modality)
     rows.append(metrics.dice(found, prepared.labels(case), num_classes)[1:])
   table = 100 * np.array(rows)
   has = ~np.isnan(table)
@@ -46,16 +36,17 @@ def _score(network, params, memory, prepared, cases, modality, num_classes):
 def _of_network(run, network: Network, prepared, split, limit):
   epochs = {row['step']: row['epoch'] for row in network.rows}
   groups = run.cases(prepared, split, network, 'unlabeled')
+  atlases = run.cases(prepared, split, network, 'labeled')
   out = []
   for step in network.steps():
-    params, memory = network.state(step)
+    scans = inference.Scans(
+      network.config, network.method, *network.state(step), prepared, atlases
+    )
     for index, cases in enumerate(groups):
       chosen = [case for case in cases if case.labeled][:limit]
       if not chosen:
         continue
-      dice = _score(
-        network, params, memory, prepared, chosen, index, len(run.classes)
-      )
+      dice = _score(scans, prepared, chosen, index, len(run.classes))
       out.append(
         {
           'modality': network.modalities[index],

@@ -19,7 +19,6 @@ from dbdc_jax import (
   checkpoint,
   input_pipeline,
   methods,
-  optimizer,
   parallel,
   run_record,
 )
@@ -67,7 +66,7 @@ class Network:
     like = jax.eval_shape(
       lambda: init_state(
         self.method,
-        optimizer.build(),
+        self.method.tx,
         self.config,
         classes,
         len(self.modalities),
