@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from configs import presets
 from data.task import TASKS
 
 
@@ -344,56 +345,5 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
     config.data[source] = folder
   scans = given.keys() - {'method', 'preset'}
   name = given.get('preset', 'paper' if scans else 'quick')
-  preset(config, name)
+  presets.choose(config, name)
   return name
-
-
-def preset(config: ml_collections.ConfigDict, name: str) -> None:
-  """Sets the sizes that a preset's name stands for.
-
-  Raises:
-    ValueError: an unknown name.
-  """
-  presets = {'paper': lambda config: None, 'quick': quick, 'tiny': tiny}
-  if name not in presets:
-    raise ValueError(
-      f'config argument preset={name}: choose one of {", ".join(presets)}'
-    )
-  presets[name](config)
-
-
-def quick(config: ml_collections.ConfigDict) -> None:
-  """The phantom's preset: a small network that two CPU cores finish.
-
-  Every term of the method stays on; sizes, length, the ramp and the strength of
-  the augmentation differ.
-  """
-  config.model.width = 8
-  config.model.embedding_dim = 32
-  config.augment.patch_size = 48
-  # Short runs have no time to learn every turn of a heart.
-  config.augment.flips = False
-  config.data.slice_size = 64
-  config.batch_size = 4
-  config.epochs = 16
-  config.mpcl.stride = 2
-  config.dc.ramp = 'constant'
-  config.optimizer.learning_rate = 2e-3
-  config.evaluation.batch_size = 16
-
-
-def tiny(config: ml_collections.ConfigDict) -> None:
-  """A preset that shows a whole table in minutes: at most two for each run.
-
-  Few subjects, coarse slices, few epochs: its scores say only that everything
-  runs, not which method is better.
-  """
-  quick(config)
-  config.model.width = 4
-  config.model.embedding_dim = 16
-  config.augment.patch_size = 32
-  config.data.slice_size = 48
-  config.epochs = 12
-  config.optimizer.learning_rate = 5e-3
-  config.phantom.subjects = 8
-  config.evaluation.overlays = 1

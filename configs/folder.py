@@ -14,7 +14,7 @@ import pathlib
 
 import ml_collections
 
-from configs import common
+from configs import common, presets
 from data import task_file
 
 
@@ -44,5 +44,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   config.labeled_fraction = 1.0
   # Half the slice, rounded to what three poolings divide.
   config.augment.patch_size = max(16, task.slice_size // 16 * 8)
-  common.preset(config, given.get('preset', 'paper'))
+  presets.choose(config, given.get('preset', 'paper'))
   return config
