@@ -7,6 +7,10 @@ r"""All runs of a table, one after another, and the table.
   python -m dbdc_jax.experiment --table 1 --preset tiny --dry-run
       the plan of Table I on the phantom, in its smallest size
 
+  python -m dbdc_jax.experiment --table 1 --task abdomen --modalities ct,t2 \
+      --scans DIR --output experiments/table1_abdomen
+      the rows of Table I on two modalities of the abdomen
+
   python -m dbdc_jax.experiment --variants rows.json --task heart \
       --config.epochs=20
       rows of your own: a JSON list of objects with "name", and "label",
@@ -62,7 +66,7 @@ def _flags() -> argparse.ArgumentParser:
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument('--table', choices=paper.TABLES, help="the paper's")
   what.add_argument('--variants', metavar='FILE', help='JSON list of rows')
-  add('--task', choices=tuple(TASKS), help='of --variants')
+  add('--task', choices=tuple(TASKS), help='of --variants, or of --table 1')
   add('--scans', default='', metavar='DIR', help='default: the phantom')
   add('--seeds', type=_seeds, default=(0,), metavar='N,N', help='default: 0')
   add(
@@ -88,7 +92,8 @@ def _show_plan(table: variants.Table, runs: Sequence[plan.Run], output) -> None:
     grid.add_column(column, overflow='fold')
   for run in runs:
     state, why = plan.state(run)
-    grid.add_row(run.variant.name, str(run.seed), state, why)
+    row = ' '.join(filter(None, (run.variant.name, run.part)))
+    grid.add_row(row, str(run.seed), state, why)
   console.print(grid, markup=False)
 
 
@@ -112,9 +117,7 @@ def _table(args) -> variants.Table:
     if not args.task:
       raise ValueError('--variants needs --task')
     return variants.read(args.variants, args.task)
-  if args.task:
-    raise ValueError('--task belongs to --variants; a table has its own')
-  return paper.table(args.table, _names(args.modalities))
+  return paper.table(args.table, _names(args.modalities), args.task or '')
 
 
 def main(

@@ -41,6 +41,8 @@ def write_run(run):
   """What a finished run leaves, with scores that depend on row and seed."""
   task = TASKS[run.config.task]
   names = [m.name for m in task.select(run.config.modalities)]
+  if run.config.target:
+    names = [run.config.target]
   rng = np.random.default_rng([run.seed, len(run.variant.name)])
   cases = [_case(m, i, task.classes, rng) for m in names for i in range(3)]
   facts = {'parameters': 1000, 'macs': 5000, 'train_seconds': 60.0}
@@ -176,7 +178,7 @@ def test_what_is_listed_gives_the_config_that_is_compared(rows, capsys):
   config = plan.resolve('heart', argument, fields)
   assert (config.seed, config.data.split_seed) == (7, 7)
   assert config.modalities == 'mr' and config.mpcl.delta == 0.3
-  assert not config.weighting.enabled and config.model.width == 4
+  assert not config.weighting.enabled and config.model.width == 6
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,12 @@ def test_a_wrong_command_line_is_one_sentence(rows, more, part, capsys):
 
 def _command(run, text):
   return plan.Run(
-    run.variant, run.seed, run.workdir, (sys.executable, '-c', text), run.config
+    run.variant,
+    run.seed,
+    run.part,
+    run.workdir,
+    (sys.executable, '-c', text),
+    run.config,
   )
 
 

@@ -79,6 +79,46 @@ def test_files_say_the_same(tmp_path):
   assert '**' not in text
 
 
+def test_a_transfer_is_one_row_of_a_run_for_each_direction(tmp_path):
+  content = _content(tmp_path, (0, 1), only=('varda', 'dbdc'), written=3)
+  row = next(r for r in content['rows'] if r['name'] == 'varda')
+  # Seed 0 has both directions, seed 1 only the first of them.
+  assert (row['n'], row['of']) == (1, 2)
+  assert row['states'] == {
+    '0 ct_to_mr': 'done',
+    '0 mr_to_ct': 'done',
+    '1 ct_to_mr': 'done',
+    '1 mr_to_ct': 'to run',
+  }
+  folders = tmp_path / 'runs' / 'varda'
+  for part, target in (('ct_to_mr', 'mr'), ('mr_to_ct', 'ct')):
+    read = json.loads((folders / part / 'seed0' / 'results.json').read_text())
+    assert list(read['modalities']) == [target]
+    mine = read['modalities'][target]['native_grid']['mean']['dice']
+    assert row['modalities'][target]['dice']['mean'] == mine
+    assert row['modalities'][target]['dice']['n'] == 1
+  means = [row['modalities'][m]['dice']['mean'] for m in ('ct', 'mr')]
+  np.testing.assert_allclose(row['mean']['dice']['mean'], np.mean(means))
+  assert row['networks'] == 2 and row['minutes']['mean'] == 2.0
+  assert len(row['commands']) == 2
+  assert '--config.source=mr --config.target=ct' in row['commands'][1]
+
+
+def test_table_1_on_more_modalities_has_a_row_for_each_ordered_pair(tmp_path):
+  table = paper.table('1', ('ct', 't2', 't1in'), 'abdomen')
+  names = [variant.name for variant in table.variants]
+  assert 'varda_ct_to_t1in' in names and 'varda_t1in_to_ct' in names
+  # Seven rows as they are, four times six directions.
+  assert len(names) == len({*names}) == 7 + 4 * 6
+  assert not any(variant.paper for variant in table.variants)
+  options = plan.Options(tmp_path, modalities='ct,t2,t1in')
+  runs = {run.variant.name: run for run in plan.expand(table, options)}
+  for name in ('summl', 'mass'):
+    state, why = plan.state(runs[name])
+    assert state == plan.UNAVAILABLE and 'this is 3 modalities' in why
+  assert plan.state(runs['varda_ct_to_t1in'])[0] == plan.NEW
+
+
 def test_a_table_without_any_run_is_a_table(tmp_path):
   content = _content(tmp_path, (0,), only=(), written=0)
   tables.write(content, tmp_path)

@@ -56,11 +56,12 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """One training: a row of the table with one seed.
+  """One training: a row of the table, or a part of it, with one seed.
 
   Attributes:
     variant: the row.
     seed: the seed.
+    part: which of the row's parts; '' if it has but one.
     workdir: its folder.
     command: what is executed, in `ROOT`.
     config: what the command's flags say; None if they cannot be read.
@@ -69,6 +70,7 @@ class Run:
 
   variant: Variant
   seed: int
+  part: str
   workdir: pathlib.Path
   command: tuple[str, ...]
   config: ml_collections.ConfigDict | None
@@ -77,7 +79,8 @@ class Run:
   @property
   def name(self) -> str:
     """For readers."""
-    return f'{self.variant.name}, seed {self.seed}'
+    part = f' {self.part}' if self.part else ''
+    return f'{self.variant.name}{part}, seed {self.seed}'
 
 
 def resolve(
@@ -144,13 +147,16 @@ def check(task: str, options: Options) -> None:
       )
 
 
-def _run(table: Table, variant: Variant, seed: int, options: Options) -> Run:
+def _run(
+  table: Table, variant: Variant, seed: int, part: str, options: Options
+) -> Run:
   # What makes the row comes last: it is not to be overridden.
   fields = [*_fields(options)]
   fields += [f'--config.{f}={seed}' for f in VARY[options.vary]]
-  fields += [f'--config.{f}={v}' for f, v in variant.fields.items()]
+  chosen = {**variant.fields, **variant.parts[part]}
+  fields += [f'--config.{f}={v}' for f, v in chosen.items()]
   argument = _argument(variant.method, options)
-  workdir = options.output / 'runs' / variant.name / f'seed{seed}'
+  workdir = options.output / 'runs' / variant.name / part / f'seed{seed}'
   command = (
     *PROGRAM,
     f'--config=configs/{table.task}.py:{argument}',
@@ -163,9 +169,11 @@ def _run(table: Table, variant: Variant, seed: int, options: Options) -> Run:
   else:
     try:
       config = resolve(table.task, argument, fields)
+      # What a method refuses is known before anything is run.
+      methods.build(config)
     except ValueError as error:
       reason = str(error)
-  return Run(variant, seed, workdir, command, config, reason)
+  return Run(variant, seed, part, workdir, command, config, reason)
 
 
 def expand(table: Table, options: Options) -> list[Run]:
@@ -176,9 +184,10 @@ def expand(table: Table, options: Options) -> list[Run]:
     options: what they share.
   """
   return [
-    _run(table, variant, seed, options)
+    _run(table, variant, seed, part, options)
     for variant in table.variants
     for seed in options.seeds
+    for part in variant.parts
   ]
 
 

@@ -10,6 +10,7 @@ import statistics
 from typing import Any
 
 from data import atomic
+from dbdc_jax.evaluation import scoring
 from dbdc_jax.experiments import comparison, plan
 from dbdc_jax.experiments.plan import Options, Run
 from dbdc_jax.experiments.variants import REFERENCE, Table
@@ -33,6 +34,45 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     'mean': statistics.fmean(values) if values else None,
     'sd': statistics.stdev(values) if len(values) > 1 else None,
     'n': len(values),
+  }
+
+
+def _join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The results of a row's parts as those of one run."""
+  if len(parts) == 1:
+    return dict(parts[0])
+  first = parts[0]
+  names = [name for part in parts for name in part['modalities']]
+  networks = {
+    f'{index} {name}': facts
+    for index, part in enumerate(parts)
+    for name, facts in part['run']['networks'].items()
+  }
+  return scoring.summarize(
+    [case for part in parts for case in part['cases']],
+    first['classes'],
+    names,
+    {**first['run'], 'networks': networks},
+  )
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
+  """Results of the seeds of which every part is finished."""
+  out = {}
+  for seed in dict.fromkeys(run.seed for run in runs):
+    parts = [plan.results(run) for run in runs if run.seed == seed]
+    if None not in parts:
+      out[seed] = _join(parts)
+  return out
+
+
+def _states(runs: Sequence[Run]) -> dict[str, str]:
+  """Where each run of a row stands, and why."""
+  return {
+    ' '.join(filter(None, (str(run.seed), run.part))): ': '.join(
+      filter(None, plan.state(run))
+    )
+    for run in runs
   }
 
 
@@ -65,7 +105,6 @@ def _cost(found) -> dict[str, Any]:
 def _row(variant, runs: Sequence[Run], found, reference) -> dict[str, Any]:
   first = next(iter(found.values()), None)
   modalities = list(first['modalities']) if first else []
-  states = [plan.state(run) for run in runs]
   mine, other = comparison.by_scan(found), comparison.by_scan(reference)
   differences = None
   if variant.name != REFERENCE and reference:
@@ -76,13 +115,14 @@ def _row(variant, runs: Sequence[Run], found, reference) -> dict[str, Any]:
   return {
     'name': variant.name,
     'label': variant.label,
-    'command': shlex.join(('python', *runs[0].command[1:])),
+    'commands': [
+      shlex.join(('python', *run.command[1:]))
+      for run in runs
+      if run.seed == runs[0].seed
+    ],
     'n': len(found),
-    'of': len(runs),
-    'states': {
-      str(run.seed): ': '.join(filter(None, where))
-      for run, where in zip(runs, states, strict=True)
-    },
+    'of': len({run.seed for run in runs}),
+    'states': _states(runs),
     'modalities': {
       name: _scores(
         found, lambda r, m=name: r['modalities'][m], variant.paper.get(name)
@@ -114,14 +154,7 @@ def collect(
   by_variant: dict[str, list[Run]] = {}
   for run in runs:
     by_variant.setdefault(run.variant.name, []).append(run)
-  found = {
-    name: {
-      run.seed: results
-      for run in group
-      if (results := plan.results(run)) is not None
-    }
-    for name, group in by_variant.items()
-  }
+  found = {name: _by_seed(group) for name, group in by_variant.items()}
   reference = found.get(REFERENCE, {})
   return {
     'title': table.title,
@@ -238,7 +271,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     'Commands, with the first seed:',
     '',
     '```',
-    *(f'{row["command"]}' for row in content['rows']),
+    *(line for row in content['rows'] for line in row['commands']),
     '```',
     '',
   ]

@@ -32,6 +32,8 @@ class Variant:
     fields: config fields to their values, as they are typed.
     paper: what the paper prints: modality (or 'mean') to (DSC in percent,
       HD95), 'size' to (million parameters, giga multiply-accumulates).
+    parts: a run for each, which together are the row; names of folders to
+      further fields. A transfer has one for each direction.
   """
 
   name: str
@@ -39,6 +41,9 @@ class Variant:
   method: str = 'dbdc'
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   paper: Paper = dataclasses.field(default_factory=dict)
+  parts: Mapping[str, Mapping[str, str]] = dataclasses.field(
+    default_factory=lambda: {'': {}}
+  )
 
 
 @dataclasses.dataclass(frozen=True)
