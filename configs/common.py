@@ -206,6 +206,9 @@ def _ssl() -> ml_collections.ConfigDict:
   # summl: first learning rate of translators and discriminators; it falls as
   # optimizer.learning_rate does, which is the segmenters'.
   ssl.gan_learning_rate = 2e-4
+  # summl: earlier translations into each modality that discriminators are
+  # shown (at least a step's are kept).
+  ssl.pool = 50
   return ssl
 
 

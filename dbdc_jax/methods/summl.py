@@ -26,10 +26,10 @@ translators and discriminators.
 Readings. The losses of a translated slice move the segmenter and the
 translator that made it, which keeps the anatomy; a discriminator's loss moves
 it alone, and the translation's loss no discriminator: one sum, in which
-`stop_gradient` keeps them apart. A segmenter's running statistics are of its
-own modality's slices, which it is tested on. No pool of earlier translations
-and no identity loss. One Adam for the segmenters, one with beta_1 = 0.5 for all
-else at `ssl.gan_learning_rate` (?).
+`stop_gradient` keeps them apart. Discriminators are shown earlier translations
+too (`image_pool.py`). A segmenter's running statistics are of its own
+modality's slices, which it is tested on. No identity loss. One Adam for the
+segmenters, one with beta_1 = 0.5 for all else at `ssl.gan_learning_rate` (?).
 """
 
 import functools
@@ -42,7 +42,15 @@ import ml_collections
 import numpy as np
 import optax
 
-from dbdc_jax import losses, optimizer, passes, plain, supervision
+from dbdc_jax import (
+  co_training,
+  image_pool,
+  losses,
+  optimizer,
+  passes,
+  plain,
+  supervision,
+)
 from dbdc_jax.methods import base
 from dbdc_jax.models import fit
 from dbdc_jax.models.patch_gan import PatchGan
@@ -52,19 +60,19 @@ from dbdc_jax.models.unet import UNet
 CYCLE = 10.0
 # Share of the run before which translated slices do not teach (recipe=own).
 _OWN_START = 0.2
-# Share of the pixels of a class that teach, at the start and at the end.
-_SHARES = (0.2, 0.8)
-# Confidence as log odds, told apart in so many steps between these limits.
-_STEPS, _LOW, _HIGH = 512, -4.0, 17.0
 
 
 class Networks(NamedTuple):
-  """The kinds of networks; each exists once per modality (`passes.PAIR`)."""
+  """The kinds of networks; each exists once per modality (`passes.PAIR`).
+
+  And `pool`, the number of earlier translations that are kept of each.
+  """
 
   segmenter: UNet
   tester: UNet
   generator: UNet
   discriminator: PatchGan
+  pool: int
 
 
 def build(
@@ -89,6 +97,7 @@ def build(
     net.predictor.clone(num_modalities=1),
     segmenter.clone(num_classes=1),
     PatchGan(2 * config.model.width, net.unet.dtype),
+    max(config.ssl.pool, 2 * config.batch_size),
   )
   return base.Method(
     functools.partial(_init, nets, net.settings.patch_size),
@@ -126,7 +135,8 @@ def _init(nets: Networks, patch: int, key: jax.Array):
     params['generator'][name] = start['params']
     start = nets.discriminator.init(k_discriminator, image)
     params['discriminator'][name] = start['params']
-  return params, {'modulation': statistics}
+  pool = image_pool.init(len(passes.PAIR), nets.pool, patch)
+  return params, {'modulation': statistics, 'pool': pool}
 
 
 def to_signed(images: jax.Array) -> jax.Array:
@@ -202,6 +212,7 @@ def adversarial_terms(
   params: Any,
   real: jax.Array,
   made: jax.Array,
+  shown: jax.Array,
   axis_name: str | None,
 ) -> dict[str, jax.Array]:
   """The game between translators and discriminators (least squares).
@@ -211,6 +222,7 @@ def adversarial_terms(
     params: of both, by `passes.PAIR`.
     real: `[K, n, H, W, 1]` slices in [-1, 1].
     made: translations of the other modality's slices into this one.
+    shown: those that discriminators are shown, see `image_pool`.
     axis_name: the device axis, or None.
 
   Returns:
@@ -221,7 +233,7 @@ def adversarial_terms(
   judged, of_real, of_made = [], [], []
   for k, name in enumerate(passes.PAIR):
     judged.append(apply(lax.stop_gradient(params[name]), made[k]))
-    both = jnp.concatenate([real[k], lax.stop_gradient(made[k])])
+    both = jnp.concatenate([real[k], lax.stop_gradient(shown[k])])
     scores = apply(params[name], both)
     of_real.append(scores[: len(real[k])])
     of_made.append(scores[len(real[k]) :])
@@ -234,83 +246,14 @@ def adversarial_terms(
   }
 
 
-def symmetric_divergence(z: jax.Array, w: jax.Array) -> jax.Array:
-  """(KL(z || w) + KL(w || z)) / 2 of two logits `[..., C]`, per pixel."""
-  log_p, log_q = jax.nn.log_softmax(z), jax.nn.log_softmax(w)
-  p, q = jnp.exp(log_p), jnp.exp(log_q)
-  return jnp.sum((p - q) * (log_p - log_q), -1) / 2
-
-
-def confident(
-  logits: jax.Array,
-  labels: jax.Array,
-  share: jax.Array,
-  axis_name: str | None = None,
-) -> jax.Array:
-  """The most confident share of the pixels of each pseudo-labelled class.
-
-  Confidence is the log odds of the pseudo-label, told apart in 512 steps, so
-  that the pixels of all devices are ranked by counting them: at least `share`
-  of a class is kept, and of its least confident step either all or none.
-
-  Args:
-    logits: `[K, b, H, W, C]`.
-    labels: `[K, b, H, W]` pseudo-labels made of them.
-    share: scalar in (0, 1].
-    axis_name: the device axis, or None.
-
-  Returns:
-    `[K, b, H, W]` bool.
-  """
-  classes = logits.shape[-1]
-  chosen = losses.one_hot(labels, classes)
-  log_p = jax.nn.log_softmax(lax.stop_gradient(logits))
-  log_p = jnp.sum(jnp.where(chosen, log_p, 0.0), -1)
-  odds = log_p - jnp.log(jnp.maximum(-jnp.expm1(log_p), 1e-30))
-  place = (jnp.clip(odds, _LOW, _HIGH) - _LOW) / (_HIGH - _LOW)
-  step = (place * (_STEPS - 1)).astype(jnp.int32)
-
-  def count(labels, step):
-    where = labels.ravel() * _STEPS + step.ravel()
-    return jnp.zeros(classes * _STEPS).at[where].add(1.0)
-
-  counts = losses.total(jax.vmap(count)(labels, step), axis_name)
-  counts = counts.reshape(-1, classes, _STEPS)
-  # Pixels of this step and above; the highest step at which they are enough.
-  above = jnp.cumsum(counts[..., ::-1], -1)[..., ::-1]
-  enough = above >= share * above[..., :1]
-  lowest = _STEPS - 1 - jnp.argmax(enough[..., ::-1], -1)  # [K, C]
-  limits = jnp.where(chosen, lowest[:, None, None, None], 0).sum(-1)
-  return step >= limits
-
-
-def co_training(
-  step: passes.Step, own: jax.Array, other: jax.Array
-) -> dict[str, jax.Array]:
-  """Each segmenter learns from what the other is sure of.
-
-  Args:
-    step: what the method was given.
-    own: `[K, b, H, W, C]` logits of unlabelled slices.
-    other: of their translations.
-
-  Returns:
-    Terms `[K]` by the slices' modality.
-  """
-  signals, axis_name = step.signals, step.net.axis_name
-  first, last = _SHARES
-  share = first + (last - first) * signals.progress
-  terms = {}
-  for name, teacher, student in (
-    ('teach_other', own, other),
-    ('teach_own', other, own),
-  ):
-    labels = supervision.pseudo_labels(teacher, signals.present)
-    kept = confident(teacher, labels, share, axis_name)
-    chosen = losses.one_hot(labels, teacher.shape[-1])
-    log_p = jnp.where(chosen, jax.nn.log_softmax(student), 0.0).sum(-1)
-    terms[name] = losses.masked_mean(-log_p, kept, axis_name)
-  return terms
+def _exchange(step: passes.Step, pool, made):
+  """What discriminators are shown of `made`, and the pool afterwards."""
+  axis_name = step.net.axis_name
+  index = step.batch['labeled']['index'] % step.net.config.batch_size
+  position = jnp.concatenate([index, index + step.net.config.batch_size], 1)
+  count = 2 * step.net.config.batch_size
+  key = jax.random.fold_in(step.key, 1)
+  return image_pool.exchange(pool, made, position, count, key, axis_name)
 
 
 def _loss(nets, net, params, memory, batch, key, signals):
@@ -323,11 +266,14 @@ def _loss(nets, net, params, memory, batch, key, signals):
   terms = supervision.labeled_terms(
     found.own[:, :count], views.labels, signals, axis_name
   )
+  made = found.made[::-1]
+  shown, pool = _exchange(step, memory['pool'], made)
   terms |= adversarial_terms(
     nets.discriminator,
     params['discriminator'],
     signed,
-    found.made[::-1],
+    made,
+    shown,
     axis_name,
   )
   distance = jnp.abs(found.back - signed)
@@ -342,14 +288,14 @@ def _loss(nets, net, params, memory, batch, key, signals):
     other[:, :count], views.labels, signals, axis_name, name='translated'
   )
   ramp = plain.ramp(step)
-  difference = symmetric_divergence(own, other)
+  difference = co_training.symmetric_divergence(own, other)
   taught = {'consistency': losses.mean(difference, axis_name)}
-  taught |= co_training(step, own[:, count:], other[:, count:])
+  taught |= co_training.terms(step, own[:, count:], other[:, count:])
   taught = {name: ramp * term for name, term in taught.items()}
   terms |= {name: jnp.where(started, x, 0.0) for name, x in translated.items()}
   terms |= {name: jnp.where(on, x, 0.0) for name, x in taught.items()}
   counts = losses.dice_counts(found.own[:, :count], views.labels, axis_name)
-  memory = {'modulation': found.statistics}
+  memory = {'modulation': found.statistics, 'pool': pool}
   value = jnp.sum(signals.weights * sum(terms.values()))
   return value, (memory, {**terms, 'dice_counts': counts})
 
