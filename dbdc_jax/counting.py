@@ -185,6 +185,27 @@ def prediction_macs(
   return function_macs(method.predict, params, memory, image, modality)
 
 
+def training_size(
+  method: Method, params: Any, memory: Any, patch: int
+) -> tuple[int, int]:
+  """Parameters and multiply-accumulates of all networks that training has.
+
+  Args:
+    method: any method.
+    params: its parameters; shapes are enough.
+    memory: its memory; shapes are enough.
+    patch: side in pixels; of a method that takes volumes, of its slices.
+
+  Returns:
+    Both, of one image (or volume) that passes each network once.
+  """
+  depth = (method.volumes.depth,) if method.volumes else ()
+  image = jnp.zeros((1, *depth, patch, patch, 1))
+  found = jax.eval_shape(method.trained, params, memory, image)
+  macs = function_macs(method.trained, params, memory, image)
+  return sum(_size(x) for x in jax.tree.leaves(found)), macs
+
+
 def function_macs(function: Callable[..., Any], *arguments: Any) -> int:
   """Multiply-accumulates of whatever applies networks.
 
@@ -199,6 +220,8 @@ def function_macs(function: Callable[..., Any], *arguments: Any) -> int:
     out = next_function(*args, **kwargs)
     if context.method_name == '__call__':
       total += _layer(context.module, args, out)
+      if isinstance(context.module, Projector):
+        total += _first_layer(args[0], naive=False)
     elif context.method_name == 'decode' and isinstance(context.module, UNet):
       *_, m = args[0]
       # The decoder doubles m, x4 and x5.

@@ -108,6 +108,7 @@ def build(
     unlabeled=unlabeled,
     fit=functools.partial(_fit, net, pair),
     multiple=multiple,
+    trained=functools.partial(_trained, net, pair),
     **recipe,
   )
 
@@ -190,6 +191,19 @@ def _tested(pair, params, memory):
   if pair:
     params, statistics = params[passes.PAIR[0]], statistics[passes.PAIR[0]]
   return {'params': params, 'modulation': statistics}
+
+
+def _trained(net, pair, params, memory, image):
+  """The network or both, and the teacher; see `base.Method`."""
+  names = passes.PAIR if pair else (None,)
+  parts = [params[name] if name else params for name in names]
+  parts += [memory[name] for name in ('teacher',) if name in memory]
+  statistics = memory['modulation'][names[0]] if pair else memory['modulation']
+  ids = jnp.zeros(len(image), jnp.int32)
+  for part in parts:
+    variables = {'params': part, 'modulation': statistics}
+    net.predictor.apply(variables, image, ids, False)
+  return parts
 
 
 def _fit(net, pair, params, memory, images, modality):

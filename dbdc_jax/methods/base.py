@@ -94,6 +94,10 @@ class Method(NamedTuple):
     learning_rate: the first one; None is the config's.
     weighted: whether MAW's weights act on its modalities.
     multiple: slices per modality and device must be a multiple of this.
+    trained: `(params, memory, image) -> parameters`: passes an image (`[1, H,
+      W, 1]`, of `volumes` `[1, D, H, W, 1]`) once through every network that
+      training has, averages of networks included, and returns the parameters
+      of these: what the paper's Params and FLOPs columns count.
     transfer: the direction of a method that has one; the loop tests its target
       and sees to it that no label of the target is read in training.
     volumes: the batch holds whole scans, `[K, b, D, H, W]`; None: slices.
@@ -114,6 +118,7 @@ class Method(NamedTuple):
   learning_rate: float | None = None
   weighted: bool = False
   multiple: int = 1
+  trained: Callable[..., Any] | None = None
   transfer: Transfer | None = None
   volumes: Volumes | None = None
   vote: Callable[..., tuple[jax.Array, jax.Array]] | None = None

@@ -27,7 +27,7 @@ from dbdc_jax import augment, losses, prototypes, supervision
 from dbdc_jax.methods import base
 from dbdc_jax.models import fit
 from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.unet import UNet
+from dbdc_jax.models.unet import UNet, drop_bottleneck
 from dbdc_jax.precision import compute_dtype
 
 
@@ -97,10 +97,7 @@ def build(
   )
 
   def predict(params, memory, images, modality):
-    variables = {
-      'params': params['unet'],
-      'modulation': memory['modulation'],
-    }
+    variables = _variables(params, memory)
     logits = predictor.apply(variables, images, modality, False)
     return losses.only_labelable(logits, labelable, modality)
 
@@ -112,13 +109,18 @@ def build(
     joint=base.is_joint(config, True),
     unlabeled=config.dc.ipc or config.dc.fpc,
     fit=functools.partial(_fit, nets, predictor),
+    trained=functools.partial(_trained, nets, predictor),
     weighted=True,
   )
 
 
+def _variables(params, memory):
+  return {'params': params['unet'], 'modulation': memory['modulation']}
+
+
 def _fit(nets, predictor, params, memory, images, modality):
   """How well images fit a modality's rows of both banks."""
-  variables = {'params': params['unet'], 'modulation': memory['modulation']}
+  variables = _variables(params, memory)
   logits, taps, gap = fit.statistics_gap(predictor, variables, images, modality)
   if not nets.config.mpcl.enabled:
     return gap, jnp.full((), jnp.nan)
@@ -130,6 +132,15 @@ def _fit(nets, predictor, params, memory, images, modality):
   classes = jnp.argmax(logits[:, ::stride, ::stride], -1)
   bank = memory['prototypes'].bank[modality[0]]
   return gap, fit.prototype_similarity(embeddings, classes, bank)
+
+
+def _trained(nets, predictor, params, memory, image):
+  """The U-Net and, if it is on, the projector; see `base.Method`."""
+  variables, ids = _variables(params, memory), jnp.zeros(1, jnp.int32)
+  _, taps, _ = fit.statistics_gap(predictor, variables, image, ids)
+  if nets.config.mpcl.enabled:
+    nets.projector.apply({'params': params['projector']}, taps)
+  return params
 
 
 def _init(nets, predictor, key):
@@ -240,15 +251,6 @@ def _labeled(nets, params, statistics, bank, batch, key, signals):
   return terms, view, labels, statistics
 
 
-def _drop_bottleneck(features, keys, rate):
-  """Drops bottleneck elements, keeping the mean (inverted scaling)."""
-  *skips, m = features
-  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, m.shape[1:]))(
-    keys
-  )
-  return (*skips, jnp.where(keep, m / (1 - rate), jnp.zeros_like(m)))
-
-
 def _unlabeled(nets, params, statistics, bank, batch, key, signals):
   """L_ipc and L_fpc (eq 18, 19): terms, strong view, Y, new statistics."""
   dc, count = nets.config.dc, batch['image'].shape[1]
@@ -274,7 +276,7 @@ def _unlabeled(nets, params, statistics, bank, batch, key, signals):
   terms, strong = {}, None
   if dc.fpc:
     keys = augment.sample_keys(k_drop, index)
-    dropped = _drop_bottleneck(features, keys, dc.dropout)
+    dropped = drop_bottleneck(features, keys, dc.dropout)
     view, _ = _decode(nets, params, statistics, dropped, count, True)
     terms['fpc_ce'] = losses.cross_entropy(view.logits, pseudo, nets.axis_name)
     terms |= _mpcl(nets, params, bank, view, pseudo, signals.present, 'fpc')
@@ -367,8 +369,7 @@ def _loss(nets, params, memory, batch, key, signals):
     signals,
   )
   per_modality = sum(terms.values())
-  unlabeled = None
-  dc = nets.config.dc
+  unlabeled, dc = None, nets.config.dc
   if 'unlabeled' in batch and (dc.ipc or dc.fpc):
     more, strong, pseudo, statistics = _unlabeled(
       nets,

@@ -115,6 +115,7 @@ def build(
       config.mass.depth, config.mass.volumes, 'mass.volumes'
     ),
     vote=functools.partial(_vote, nets),
+    trained=functools.partial(_trained, nets),
     **recipe,
   )
 
@@ -275,6 +276,17 @@ def _loss(nets, params, memory, batch, key, signals):
   counts = losses.dice_counts(votes, jnp.argmax(other_votes, -1), axis_name)
   value = jnp.sum(signals.weights * sum(terms.values()))
   return value, (memory, {**terms, 'dice_counts': counts})
+
+
+def _trained(nets, params, memory, volume):
+  """One registration, without the head of the contrast; see `base.Method`."""
+  del memory
+  features = _encode(nets, params, jnp.stack([volume, volume]))
+  source, target = (
+    jax.tree.map(lambda x, k=k: x[k : k + 1], features) for k in range(2)
+  )
+  _decode(nets, params, source, target)
+  return {name: params[name] for name in ('encoder', 'decoder')}
 
 
 def _vote(nets, params, memory, atlas, labels, volume, modality):

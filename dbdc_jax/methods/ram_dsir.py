@@ -85,6 +85,7 @@ def build(
     base.keep_memory,
     joint=True,
     unlabeled=True,
+    trained=functools.partial(_trained, net),
     transfer=direction,
     **recipe,
   )
@@ -147,6 +148,13 @@ def _predict(net, params, memory, images, modality):
     variables, 2 * images - 1, False, method='segmentation'
   )
   return losses.only_labelable(logits, net.labelable, modality)
+
+
+def _trained(net, params, memory, image):
+  """An image and its mixed form; see `base.Method`."""
+  for _ in range(2):
+    net.predictor.apply({'params': params, **memory}, image, False)
+  return params
 
 
 def _views(step):

@@ -107,6 +107,7 @@ def build(
     joint=True,
     unlabeled=True,
     fit=functools.partial(_fit, nets),
+    trained=functools.partial(_trained, nets),
     tx=_tx(config.ssl.gan_learning_rate / config.optimizer.learning_rate),
   )
 
@@ -317,6 +318,16 @@ def _tested(params, memory, name):
     'params': params['segmenter'][name],
     'modulation': memory['modulation'][name],
   }
+
+
+def _trained(nets, params, memory, image):
+  """All six networks; see `base.Method`."""
+  ids = jnp.zeros(len(image), jnp.int32)
+  for name in passes.PAIR:
+    nets.tester.apply(_tested(params, memory, name), image, ids, False)
+    translate(nets, params['generator'][name], image)
+    nets.discriminator.apply({'params': params['discriminator'][name]}, image)
+  return params
 
 
 def _fit(nets, params, memory, images, modality):

@@ -93,6 +93,7 @@ def build(
     base.keep_memory,
     joint=True,
     unlabeled=True,
+    trained=functools.partial(_trained, net),
     transfer=direction,
     **recipe,
   )
@@ -138,6 +139,18 @@ def _predict(net, params, memory, images, modality):
   variables = {'params': params, **memory}
   found = net.predictor.apply(variables, images, method='segment')
   return losses.only_labelable(found.fused, net.labelable, modality)
+
+
+def _trained(net, params, memory, image):
+  """Segmenter and the decoders of one domain; see `base.Method`."""
+  variables = {'params': params, **memory}
+  apply = functools.partial(net.predictor.apply, variables)
+  found = apply(image, method='segment')
+  values = [latent.value for latent in found.latents]
+  shown = [jax.nn.softmax(x) for x in found.logits]
+  apply(values, shown, transfer.SOURCE, False, method='draw')
+  other = f'drawers_{transfer.TARGET}'
+  return {k: v for k, v in params.items() if not k.startswith(other)}
 
 
 def _smaller(images, scale):

@@ -206,3 +206,20 @@ class UNet(nn.Module):
     features = self.encode(x, modality, train)
     taps = self.decode(features, modality, train)
     return self.head(taps[-1], modality, train)
+
+
+def drop_bottleneck(
+  features: tuple[jax.Array, ...], keys: jax.Array, rate: float
+) -> tuple[jax.Array, ...]:
+  """Drops bottleneck elements, keeping the mean (inverted scaling; eq 19).
+
+  Args:
+    features: of `UNet.encode`, the bottleneck last.
+    keys: `[N]`, one for each sample.
+    rate: share of the elements that become 0.
+  """
+  *skips, m = features
+  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, m.shape[1:]))(
+    keys
+  )
+  return (*skips, jnp.where(keep, m / (1 - rate), jnp.zeros_like(m)))

@@ -1,0 +1,52 @@
+"""How large a row's networks are at the paper's settings: counted, not run."""
+
+import functools
+
+import jax
+
+from data.task import TASKS
+from data.task import names as task_names
+from dbdc_jax import counting, methods
+from dbdc_jax.experiments import plan
+
+# Scans of any kind: what a config has with them are the paper's sizes.
+_SCANS = 'none'
+
+
+@functools.cache
+def _size(
+  task: str, method: str, fields: tuple[str, ...]
+) -> tuple[int, int, int]:
+  argument = f'method={method},scans={_SCANS},preset=paper'
+  config = plan.resolve(task, argument, fields)
+  built = methods.build(config)
+  if not built.joint:
+    # One network for each modality; they are equally large.
+    config.modalities = task_names(TASKS[task].select(config.modalities))[0]
+    built = methods.build(config)
+  params, memory = jax.eval_shape(built.init, jax.random.key(0))
+  patch = config.augment.patch_size
+  if built.volumes:
+    patch = config.data.slice_size
+  return *counting.training_size(built, params, memory, patch), patch
+
+
+def at_the_papers_settings(run: plan.Run) -> dict[str, int] | None:
+  """Parameters and multiply-accumulates of a row with `preset=paper`.
+
+  Args:
+    run: any run of the row; what makes the row is kept, and its modalities.
+
+  Returns:
+    `parameters` and `macs` of all networks that training has, one image of
+    `patch` x `patch` pixels passing each once (MASS: one volume); None for a
+    run that is not available.
+  """
+  if run.reason:
+    return None
+  variant = run.variant
+  fields = {'modalities': run.config.modalities}
+  fields |= {**variant.fields, **variant.parts[run.part]}
+  flags = tuple(f'--config.{name}={value}' for name, value in fields.items())
+  parameters, macs, patch = _size(run.config.task, variant.method, flags)
+  return {'parameters': parameters, 'macs': macs, 'patch': patch}
