@@ -236,8 +236,12 @@ def _loss(nets, params, memory, batch, key, signals):
   labels = losses.one_hot(labeled['label'], nets.classes).astype(jnp.float32)
   # The same, of the other modality: [K, n, ...].
   other, other_labels = atlas[::-1], labels[::-1]
-  of_target = _encode(nets, params, target)
-  of_atlas = _encode(nets, params, atlas)
+  count = target.shape[1]
+  encoded = _encode(nets, params, jnp.concatenate([target, atlas], 1))
+  of_target, of_atlas = (
+    jax.tree.map(lambda x, part=part: x[:, part], encoded)
+    for part in (slice(count), slice(count, None))
+  )
   join = lambda x, y: jax.tree.map(
     lambda a, b: jnp.concatenate([a, b], 1), x, y
   )
@@ -252,7 +256,6 @@ def _loss(nets, params, memory, batch, key, signals):
   same, cross = jnp.split(flows, 2, 1)
   moved, moved_other = _moved(atlas, same), _moved(other, cross)
   of_moved = _encode(nets, params, jnp.concatenate([moved, moved_other], 1))
-  count = moved.shape[1]
   again = _decode(
     nets, params, jax.tree.map(lambda x: x[:, :count], of_moved), of_target
   )
