@@ -160,7 +160,7 @@ def test_other_directions_are_refused(source, target):
 
 
 def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(
-  cache, tmp_path
+  cache, tmp_path, capsys
 ):
   """The published code chooses on the target's test set; nothing here does."""
   config = tiny.heart_config(cache, 'method=ram_dsir')
@@ -176,5 +176,9 @@ def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(
   for row in rows:
     assert row['validation_dice_mean'] == row['validation_dice/mr']
     assert row['train_dice/ct'] == 0
+  # It has no training DSC, so none is said.
+  printed = capsys.readouterr().out
+  assert 'training DSC mr' in printed
+  assert ', ct 0.0' not in printed
   # Nothing is left to do, and the split is the one that was saved.
   assert train.train_and_evaluate(config, str(tmp_path)) == results
