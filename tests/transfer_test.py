@@ -177,7 +177,7 @@ def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(
     assert row['validation_dice_mean'] == row['validation_dice/mr']
     assert row['train_dice/ct'] == 0
   # It has no training DSC, so none is said.
-  printed = capsys.readouterr().out
+  printed = ''.join(capsys.readouterr())
   assert 'training DSC mr' in printed
   assert ', ct 0.0' not in printed
   # Nothing is left to do, and the split is the one that was saved.
