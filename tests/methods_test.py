@@ -32,7 +32,8 @@ def _batch(modalities, classes, depth=()):
 
 
 # Of the plain networks one task tells all: only their classes' number differs.
-NAMED = [(name, 'abdomen') for name in methods.names()] + [('dbdc', 'heart')]
+NAMED = [(n, 'abdomen') for n in methods.names() if not n.endswith('_full')]
+NAMED += [('dbdc', 'heart')]
 
 
 @pytest.mark.parametrize(('name', 'task'), NAMED)
@@ -146,6 +147,22 @@ def test_one_network_for_all_has_one_normalisation_or_one_for_each(name):
   networks = round(alone / 4_875_752)
   # Without DBDC's convolution in the head: 128 values fewer than 4,864.
   assert sizes['true', 'all'] - alone == networks * (4_864 - 128)
+
+
+@pytest.mark.parametrize('name', ['varda', 'ram_dsir'])
+def test_with_all_labels_a_transfer_is_the_same_method(name):
+  """Its steps are those of the other; the split is not."""
+  config = abdomen.get_config(f'method={name}')
+  config.source, config.target = 't2', 'ct'
+  some = methods.build(config)
+  config.method = f'{name}_full'
+  all_labels = methods.build(config)
+  for part in ('init', 'loss', 'predict'):
+    one, two = getattr(some, part), getattr(all_labels, part)
+    assert one.func is two.func
+    # What is bound: networks, augmentation, config and so on.
+    assert one.args[0][:2] == two.args[0][:2]
+  assert all_labels.transfer == some.transfer._replace(full=True)
 
 
 @pytest.mark.parametrize('name', TRANSFERS)
