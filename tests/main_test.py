@@ -64,7 +64,7 @@ def test_the_config_that_a_run_saved_is_read_as_data(tmp_path):
   read = ['--config', str(tmp_path / 'config.json')]
   # Refused before anything is prepared, and that tells the settings.
   done = _run(*read, eval_only='true', **{'batch_size': 5})
-  assert done.returncode == 1 and 'batch_size=5 slices' in done.stderr
+  assert done.returncode == 1 and 'batch_size=5 per modality' in done.stderr
   code = 'import os; os.abort()'
   for text, part in (
     ('{"epochs": 7', 'not a readable config'),
