@@ -73,24 +73,14 @@ def of_module(
   Returns:
     Trainable parameters that the call makes, and multiply-accumulates.
   """
-  total = 0
-
-  def count(next_function, args, kwargs, context):
-    nonlocal total
-    out = next_function(*args, **kwargs)
-    layer = context.module
-    if context.method_name == '__call__' and not isinstance(layer, leave_out):
-      total += _layer(layer, args, out)
-    return out
-
-  def trace(key):
-    variables = module.init(key, *args, method=method)
-    with nn.intercept_methods(count):
-      module.apply(variables, *args, method=method, mutable=[*variables.keys()])
-    return variables['params']
-
-  params = jax.eval_shape(trace, jax.random.key(0))
-  return sum(_size(x) for x in jax.tree.leaves(params)), total
+  key = jax.random.key(0)
+  init = lambda key: module.init(key, *args, method=method)
+  apply = lambda variables: module.apply(
+    variables, *args, method=method, mutable=[*variables.keys()]
+  )
+  variables = jax.eval_shape(init, key)
+  total = function_macs(apply, variables, leave_out=leave_out)
+  return sum(_size(x) for x in jax.tree.leaves(variables['params'])), total
 
 
 def _first_layer(taps, naive: bool) -> int:
@@ -127,37 +117,27 @@ def macs(
       (also without a projector, if the network has DBDC's head), and its
       first layer acts on their concatenation.
   """
-  total = 0
+  key = jax.random.key(0)
+  x, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
 
-  def count(next_function, args, kwargs, context):
-    nonlocal total
-    out = next_function(*args, **kwargs)
-    if context.method_name == '__call__':
-      total += _layer(context.module, args, out)
-    return out
+  def passed(variables):
+    apply = lambda *a, method: unet.apply(
+      variables, *a, modality, False, method=method
+    )
+    taps = apply(apply(x, method='encode'), method='decode')
+    apply(taps[-1], method='head')
+    return taps
 
-  def trace(key):
-    x, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
-    variables = unet.init(key, x, modality, False)
-    with nn.intercept_methods(count):
-      apply = lambda *a, method: unet.apply(
-        variables, *a, modality, False, method=method
-      )
-      features = apply(x, method='encode')
-      taps = apply(features, method='decode')
-      apply(taps[-1], method='head')
-    if projector is not None:
-      weights = projector.init(key, taps)
-      with nn.intercept_methods(count):
-        projector.apply(weights, taps)
-    return features, taps
-
-  features, taps = jax.eval_shape(trace, jax.random.key(0))
-  # The decoder doubles m, x4 and x5.
-  upsampled = (features[-1], taps[0], taps[1])
-  total += sum(4 * _BILINEAR * _size(x) for x in upsampled)
+  variables = jax.eval_shape(lambda k: unet.init(k, x, modality, False), key)
+  total, taps = (
+    function_macs(passed, variables),
+    jax.eval_shape(passed, variables),
+  )
   if projector is not None:
-    total += _first_layer(taps, naive=paper)
+    weights = jax.eval_shape(projector.init, key, taps)
+    total += function_macs(projector.apply, weights, taps)
+    if paper:
+      total += _first_layer(taps, naive=True) - _first_layer(taps, naive=False)
   elif paper and unet.extra_head:
     total += _tap_cost(taps)
   return total
@@ -206,18 +186,25 @@ def training_size(
   return sum(_size(x) for x in jax.tree.leaves(found)), macs
 
 
-def function_macs(function: Callable[..., Any], *arguments: Any) -> int:
+def function_macs(
+  function: Callable[..., Any],
+  *arguments: Any,
+  leave_out: tuple[type[nn.Module], ...] = (),
+) -> int:
   """Multiply-accumulates of whatever applies networks.
 
   Args:
     function: applies modules that are built from the layers of `models/`.
     *arguments: its own; shapes are enough.
+    leave_out: kinds of layers that count nothing.
   """
   total = 0
 
   def count(next_function, args, kwargs, context):
     nonlocal total
     out = next_function(*args, **kwargs)
+    if isinstance(context.module, leave_out):
+      return out
     if context.method_name == '__call__':
       total += _layer(context.module, args, out)
       if isinstance(context.module, Projector):

@@ -92,8 +92,7 @@ def _show_plan(table: variants.Table, runs: Sequence[plan.Run], output) -> None:
     grid.add_column(column, overflow='fold')
   for run in runs:
     state, why = plan.state(run)
-    row = ' '.join(filter(None, (run.variant.name, run.part)))
-    grid.add_row(row, str(run.seed), state, why)
+    grid.add_row(run.row, str(run.seed), state, why)
   console.print(grid, markup=False)
 
 

@@ -200,13 +200,10 @@ def fit(
       writer.line(f'epoch {epoch}: {warning}')
     text = f'epoch {epoch}: loss {row["loss"]:.4f}, training DSC '
     # The target of a transfer has no labels to be compared with.
-    labeled = run.present[:, 1:].any(-1)
     text += ', '.join(
       f'{m} {100 * d:.1f}'
-      for (m, d), any_label in zip(
-        row['train_dice'].items(), labeled, strict=True
-      )
-      if any_label
+      for m, d, present in zip(run.modalities, dice, run.present, strict=True)
+      if present[1:].any()
     )
     if validated is not None:
       text += f', validation DSC {100 * validated:.1f} %'

@@ -134,6 +134,20 @@ def dice(
   )
 
 
+def symmetric_divergence(logits: jax.Array, others: jax.Array) -> jax.Array:
+  """What each class adds to KL(p || q) + KL(q || p) of two softmaxes.
+
+  Args:
+    logits: `[..., C]`, of p.
+    others: `[..., C]`, of q.
+
+  Returns:
+    `[..., C]` nats, not negative.
+  """
+  log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
+  return (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
+
+
 def dice_counts(
   logits: jax.Array, labels: jax.Array, axis_name: str | None = None
 ) -> jax.Array:

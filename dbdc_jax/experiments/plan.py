@@ -77,10 +77,14 @@ class Run:
   reason: str = ''
 
   @property
+  def row(self) -> str:
+    """The row, and the part of it, for readers."""
+    return ' '.join(filter(None, (self.variant.name, self.part)))
+
+  @property
   def name(self) -> str:
     """For readers."""
-    part = f' {self.part}' if self.part else ''
-    return f'{self.variant.name}{part}, seed {self.seed}'
+    return f'{self.row}, seed {self.seed}'
 
 
 def resolve(

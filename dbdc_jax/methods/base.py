@@ -143,6 +143,25 @@ def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:
   return {'auto': default, 'true': True, 'false': False}[config.joint]
 
 
+def check_pair(config: ml_collections.ConfigDict, count: int, why: str) -> None:
+  """Checks that a method of two modalities has them in one run.
+
+  Args:
+    config: the run's config.
+    count: of its modalities.
+    why: it takes two, for the error.
+
+  Raises:
+    ValueError: another number, or a network for each is asked for.
+  """
+  if count != 2 or not is_joint(config, True):
+    found = f'{count} modalities' if count != 2 else 'joint=false'
+    raise ValueError(
+      f'{config.method}: {why}, and this is {found}; choose'
+      ' --config.modalities=FIRST,SECOND and joint=auto'
+    )
+
+
 def keep_memory(params: Any, memory: Any) -> Any:
   """The `update` of a method without a teacher."""
   del params

@@ -77,13 +77,8 @@ def build(
       a grid that cannot be halved three times.
   """
   task = task_file.find(config.task)
-  count = len(task.select(config.modalities))
-  if count != 2 or not base.is_joint(config, True):
-    found = f'{count} modalities' if count != 2 else 'joint=false'
-    raise ValueError(
-      'mass: volumes of two modalities are registered to each other, and this'
-      f' is {found}; choose --config.modalities=FIRST,SECOND and joint=auto'
-    )
+  why = 'volumes of two modalities are registered to each other'
+  base.check_pair(config, len(task.select(config.modalities)), why)
   size, width = config.data.slice_size, config.model.width
   if config.mass.depth % 8 or size % 8:
     raise ValueError(

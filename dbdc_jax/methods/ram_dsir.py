@@ -129,9 +129,7 @@ def mix_amplitude(
 
 def divergence(logits: jax.Array, others: jax.Array) -> jax.Array:
   """Symmetric KL of each pixel, averaged over the classes: `[...]`."""
-  log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
-  gap = (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
-  return jnp.mean(gap, -1)
+  return jnp.mean(losses.symmetric_divergence(logits, others), -1)
 
 
 def _init(net, key):

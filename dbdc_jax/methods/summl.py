@@ -84,13 +84,8 @@ def build(
     ValueError: other than two modalities, or a network for each is asked for.
   """
   net = plain.network(config, axis_name, _OWN_START)
-  count = len(net.labelable)
-  if count != 2 or not base.is_joint(config, True):
-    found = f'{count} modalities' if count != 2 else 'joint=false'
-    raise ValueError(
-      f'summl: two modalities teach each other by translation, and this is'
-      f' {found}; choose --config.modalities=FIRST,SECOND and joint=auto'
-    )
+  why = 'two modalities teach each other by translation'
+  base.check_pair(config, len(net.labelable), why)
   segmenter = net.unet.clone(num_modalities=1)
   nets = Networks(
     segmenter,
