@@ -368,12 +368,15 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_standing(
   done = tmpfs.run_on_tmpfs(code, '6m', tmp_path / 'disk')
   assert done.returncode == 0, done.stdout + done.stderr
   refused = [x for x in done.stdout.splitlines() if x.startswith('REFUSED')]
-  for name, line in zip(
-    ('checkpoints', 'metrics.jsonl', 'checkpoints', 'progress.png'),
+  # A checkpoint is written while training goes on: on a disk that claims room,
+  # the next epoch's row may be what finds it full first.
+  racing = 'checkpoints', 'metrics.jsonl', 'tensorboard'
+  for names, line in zip(
+    (('checkpoints',), ('metrics.jsonl',), racing, ('progress.png',)),
     refused,
     strict=True,
   ):
-    assert name in line
+    assert any(name in line for name in names), line
   assert 'STEPS checkpoint [6]' in done.stdout
   assert 'STEPS log [6]' in done.stdout
   assert 'STEPS writing [6]' in done.stdout
