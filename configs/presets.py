@@ -39,9 +39,9 @@ def quick(config: ml_collections.ConfigDict) -> None:
 
 
 def tiny(config: ml_collections.ConfigDict) -> None:
-  """A preset that fills a whole table in an hour: two minutes for each run.
+  """A preset that fills a whole table in an hour: two minutes for a run.
 
-  Few subjects, coarse slices, few epochs: every method learns, but three test
+  Few subjects, coarse slices, few steps: every method learns, but three test
   scans of each modality do not tell which of two close ones is better.
   """
   quick(config)
@@ -50,7 +50,6 @@ def tiny(config: ml_collections.ConfigDict) -> None:
   config.augment.patch_size = 32
   config.data.slice_size = 40
   config.mass.depth = 16
-  config.epochs = 10
   config.dc.warmup_epochs = 2
   config.optimizer.learning_rate = 3e-3
   config.phantom.subjects = 12

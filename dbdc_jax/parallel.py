@@ -240,6 +240,17 @@ def own_items(count: int) -> range:
   return range(jax.process_index(), count, jax.process_count())
 
 
+def run_once(function: Callable[..., Any], *args: Any) -> Any:
+  """Calls a function as one compiled program that is not worth optimising.
+
+  Drawing a network's first weights takes a CPU milliseconds; at full strength
+  its compiler spends longer on that than on the train step.
+  """
+  cpu = jax.default_backend() == 'cpu'
+  options = {'xla_backend_optimization_level': 1} if cpu else None
+  return jax.jit(function, compiler_options=options)(*args)
+
+
 def _local_mesh() -> Mesh:
   return Mesh(np.array(jax.local_devices()), (AXIS,))
 

@@ -112,13 +112,14 @@ def init_state(
   num_modalities: int,
 ) -> TrainState:
   """The state before the first step, placed on the devices."""
-  params, memory = jax.jit(method.init)(jax.random.key(config.seed))
   clip = None
   if config.weighting.clip:
     low, high = map(float, config.weighting.clip.split(','))
     clip = (low, high)
-  return parallel.place(
-    TrainState(
+
+  def init(key: jax.Array) -> TrainState:
+    params, memory = method.init(key)
+    return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       memory=memory,
@@ -126,7 +127,8 @@ def init_state(
       dice_counts=jnp.zeros((2, num_modalities, num_classes)),
       weighting=weighting.init(num_modalities, clip=clip),
     )
-  )
+
+  return parallel.place(parallel.run_once(init, jax.random.key(config.seed)))
 
 
 def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:

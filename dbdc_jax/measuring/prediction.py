@@ -12,7 +12,7 @@ import numpy as np
 
 from data import atomic, preprocess, volume_io
 from data.task import HEART
-from dbdc_jax import deployed, methods, segmentation
+from dbdc_jax import deployed, methods, parallel, segmentation
 from dbdc_jax.evaluation import sliding_window
 from dbdc_jax.measuring import volumes, waiting
 from dbdc_jax.measuring.workload import Workload
@@ -28,7 +28,7 @@ def _run(workload: Workload) -> deployed.Deployed:
   config.modalities = 'ct'
   config.data.roi = 'none'
   method = methods.build(config)
-  params, memory = jax.jit(method.init)(jax.random.key(0))
+  params, memory = parallel.run_once(method.init, jax.random.key(0))
   return deployed.Deployed(
     folder=pathlib.Path('benchmark'),
     config=config,

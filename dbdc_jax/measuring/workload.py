@@ -186,8 +186,8 @@ def _started(memory: Any) -> Any:
 @functools.cache
 def _initial(workload: Workload) -> tuple[Any, Any]:
   """Parameters and memory on the host; compiled once per workload."""
-  init = jax.jit(build_method(workload).init)
-  params, memory = init(jax.random.key(0))
+  init = build_method(workload).init
+  params, memory = parallel.run_once(init, jax.random.key(0))
   return jax.device_get((params, _started(memory)))
 
 
