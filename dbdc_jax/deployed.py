@@ -6,14 +6,13 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 
 from configs import saved
 from data import task_file
 from data.task import Modality, Task
 from dbdc_jax import exported, methods, parallel, run_record, weights
-from dbdc_jax.step import init_state
+from dbdc_jax.step import state_shapes
 
 
 class Network(NamedTuple):
@@ -86,9 +85,7 @@ def _network(config, workdir: pathlib.Path, classes: int, count: int):
       ' it was trained with, which no run or export holds; its test is in'
       ' results.json, and method=dbdc segments new scans'
     )
-  like = jax.eval_shape(
-    lambda: init_state(method, method.tx, config, classes, count)
-  )
+  like = state_shapes(method, method.tx, config, classes, count)
   found = weights.best(workdir, like)
   if found is None:
     raise ValueError(f'{workdir}: no checkpoint there; train the run first')

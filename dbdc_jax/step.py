@@ -104,20 +104,20 @@ def make_step(
   return parallel.pmap_step(step_function(method, tx, trained))
 
 
-def init_state(
+def _first(
   method: methods.Method,
   tx: optax.GradientTransformation,
   config: ml_collections.ConfigDict,
   num_classes: int,
   num_modalities: int,
-) -> TrainState:
-  """The state before the first step, placed on the devices."""
+) -> Callable[[jax.Array], TrainState]:
+  """The state before the first step, as a function of a random key."""
   clip = None
   if config.weighting.clip:
     low, high = map(float, config.weighting.clip.split(','))
     clip = (low, high)
 
-  def init(key: jax.Array) -> TrainState:
+  def first(key):
     params, memory = method.init(key)
     return TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -128,7 +128,31 @@ def init_state(
       weighting=weighting.init(num_modalities, clip=clip),
     )
 
-  return parallel.place(parallel.run_once(init, jax.random.key(config.seed)))
+  return first
+
+
+def init_state(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  num_modalities: int,
+) -> TrainState:
+  """The state before the first step, placed on the devices."""
+  first = _first(method, tx, config, num_classes, num_modalities)
+  return parallel.place(parallel.run_once(first, jax.random.key(config.seed)))
+
+
+def state_shapes(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  num_modalities: int,
+) -> TrainState:
+  """`init_state`'s shapes; nothing is computed."""
+  first = _first(method, tx, config, num_classes, num_modalities)
+  return jax.eval_shape(first, jax.random.key(0))
 
 
 def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 
 from dbdc_jax import bank_rows, loop, methods, parallel, run_record, weights
-from dbdc_jax.step import TrainState, init_state
+from dbdc_jax.step import TrainState, state_shapes
 
 
 def _record(folder: pathlib.Path) -> dict[str, Any]:
@@ -119,9 +119,7 @@ def start(run: loop.Run, state: TrainState) -> TrainState:
   config.modalities = ','.join(old)
   method = methods.build(config, parallel.AXIS)
   classes = len(run.classes)
-  like = jax.eval_shape(
-    lambda: init_state(method, run.tx, config, classes, len(old))
-  )
+  like = state_shapes(method, run.tx, config, classes, len(old))
   try:
     found = weights.best(folder, like)
   except ValueError as error:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -19,7 +20,9 @@ def start(count, arguments):
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     at = f'localhost:{probe.getsockname()[1]}'
-  flags = '--xla_force_host_platform_device_count=2'
+  # The tests' own flags with another number of devices.
+  count = r'(?<=--xla_force_host_platform_device_count=)\d+'
+  flags = re.sub(count, '2', os.environ['XLA_FLAGS'])
   return [
     subprocess.Popen(
       [sys.executable, *arguments(index, at)],

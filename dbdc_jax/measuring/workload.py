@@ -216,7 +216,7 @@ def make(
   tx = tx or method.tx
   k, c = workload.modalities, workload.classes
 
-  shapes = jax.eval_shape(lambda: step.init_state(method, tx, config, c, k))
+  shapes = step.state_shapes(method, tx, config, c, k)
 
   def state():
     # Zeros are an optimizer's start; initialising compiles for long.

@@ -7,7 +7,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import ml_collections
 
 from configs import saved
@@ -23,7 +22,7 @@ from dbdc_jax import (
   run_record,
 )
 from dbdc_jax.metric_writer import read_rows
-from dbdc_jax.step import init_state
+from dbdc_jax.step import state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +61,12 @@ class Network:
     Raises:
       ValueError: the checkpoint is damaged, or not of this config.
     """
-    classes = len(TASKS[self.config.task].classes)
-    like = jax.eval_shape(
-      lambda: init_state(
-        self.method,
-        self.method.tx,
-        self.config,
-        classes,
-        len(self.modalities),
-      )
+    like = state_shapes(
+      self.method,
+      self.method.tx,
+      self.config,
+      len(TASKS[self.config.task].classes),
+      len(self.modalities),
     )
     with checkpoint.Checkpoints(self.folder, read_only=True) as store:
       found = store.at(step, like)
