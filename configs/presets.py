@@ -49,7 +49,11 @@ def tiny(config: ml_collections.ConfigDict) -> None:
   config.model.embedding_dim = 16
   config.augment.patch_size = 32
   config.data.slice_size = 40
-  config.mass.depth = 16
+  config.mass.depth = 8
+  # Many small steps: what is not found before the unlabelled terms begin may
+  # stay so.
+  config.batch_size = 2
+  config.epochs = 7
   config.dc.warmup_epochs = 2
   config.optimizer.learning_rate = 3e-3
   config.phantom.subjects = 12
