@@ -21,8 +21,8 @@ def start(count, arguments):
     probe.bind(('localhost', 0))
     at = f'localhost:{probe.getsockname()[1]}'
   # The tests' own flags with another number of devices.
-  count = r'(?<=--xla_force_host_platform_device_count=)\d+'
-  flags = re.sub(count, '2', os.environ['XLA_FLAGS'])
+  devices = r'(?<=--xla_force_host_platform_device_count=)\d+'
+  flags = re.sub(devices, '2', os.environ['XLA_FLAGS'])
   return [
     subprocess.Popen(
       [sys.executable, *arguments(index, at)],
