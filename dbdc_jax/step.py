@@ -1,6 +1,7 @@
 """The train state and the one pmapped train step."""
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -99,8 +100,15 @@ def make_step(
   """`step_function` on all devices.
 
   Returns:
-    One pmapped function; `batch` is `parallel.shard`ed, the state donated.
+    One pmapped function; `batch` is `parallel.shard`ed, the state donated. The
+    same method again gives the same function, which is compiled already.
   """
+  return _shared_step(method, tx, None if trained is None else tuple(trained))
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_step(method, tx, trained):
+  trained = None if trained is None else np.array(trained)
   return parallel.pmap_step(step_function(method, tx, trained))
 
 

@@ -9,6 +9,8 @@ modality. Every process of a run calls it; the lead process alone writes.
 from collections.abc import Callable, Sequence
 import contextlib
 import copy
+import functools
+import json
 import pathlib
 import sys
 from typing import Any
@@ -43,12 +45,33 @@ from dbdc_jax.step import TrainState, init_state
 _FIT_SCANS = 24
 
 
+@functools.lru_cache(maxsize=4)
+def _built(text: str) -> methods.Method:
+  """The method of a config's JSON; networks of one config share a program."""
+  config = ml_collections.ConfigDict(json.loads(text))
+  return methods.build(config, parallel.AXIS)
+
+
+def _method(config, names: Sequence[str], joint: bool) -> methods.Method:
+  """The method of the network of the config's modalities.
+
+  Of a run's networks for one modality each, all whose labels may name the same
+  classes are the same but for what they learn.
+  """
+  if not joint:
+    task = task_file.find(config.task)
+    classes = lambda name: task.labelable(task.select(name)).tolist()
+    alike = [n for n in names if classes(n) == classes(config.modalities)]
+    config = copy.deepcopy(config)
+    config.modalities = alike[0]
+  return _built(config.to_json())
+
+
 def _set_up(
-  config, workdir, prepared, split, added, steps_per_epoch, on_epoch
+  config, workdir, prepared, split, method, added, steps_per_epoch, on_epoch
 ) -> loop.Run:
   task = task_file.find(config.task)
   modalities = tuple(m.name for m in task.select(config.modalities))
-  method = methods.build(config, parallel.AXIS)
   batch_size = method.batch_size(config)
   batches = input_pipeline.Batches(
     prepared,
@@ -314,8 +337,9 @@ def _run_all(config, folder, names, added, method, on_epoch) -> dict[str, Any]:
     part_config = copy.deepcopy(config)
     part_config.modalities = ','.join(part)
     part_folder = folder if joint else folder / part[0]
+    own = _method(part_config, names, joint)
     run = _set_up(
-      part_config, part_folder, prepared, split, added, steps, on_epoch
+      part_config, part_folder, prepared, split, own, added, steps, on_epoch
     )
     scores, facts[','.join(part)] = _train_one(run)
     cases += scores

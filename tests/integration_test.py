@@ -12,8 +12,16 @@ import pytest
 import tiny
 
 from configs import abdomen
+from data.task import ABDOMEN
 from data.volume_io import read_nifti, write_nifti
-from dbdc_jax import checkpoint, epoch_metrics, optimizer, run_record, train
+from dbdc_jax import (
+  checkpoint,
+  epoch_metrics,
+  optimizer,
+  run_record,
+  step,
+  train,
+)
 from dbdc_jax.metric_writer import read_rows
 
 
@@ -171,6 +179,27 @@ def test_upper_bound_and_one_modality_run_without_unlabelled_scans(
   out = capsys.readouterr().out
   assert 'dual consistency in mr: no unlabelled scans' in out
   assert 'there is one modality' in out
+
+
+def test_networks_whose_labels_name_the_same_classes_share_a_program():
+  """One network per modality: built, traced and compiled once."""
+  config = abdomen.get_config('method=supervised')
+  names = [modality.name for modality in ABDOMEN.modalities]
+  built = []
+  for config.modalities in names:
+    built.append(train._method(config, names, joint=False))
+  assert all(method is built[0] for method in built)
+  config.model.width = 3
+  assert train._method(config, names, joint=False) is not built[0]
+  # One that takes them all is of its own modalities.
+  config = abdomen.get_config()
+  config.modalities = 'ct,t2'
+  one = train._method(config, names, joint=True)
+  config.modalities = 't2,ct'
+  assert train._method(config, names, joint=True) is not one
+  assert step.make_step(one, one.tx) is step.make_step(one, one.tx)
+  only = step.make_step(one, one.tx, np.array([True, False]))
+  assert only is not step.make_step(one, one.tx, np.array([False, True]))
 
 
 def _scramble(root, names, rng):

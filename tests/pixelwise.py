@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from configs import abdomen
 from dbdc_jax import augment, methods, parallel, passes, plain
@@ -194,7 +193,9 @@ def four_equal_one(
 
   state, told = parallel.place(((params, memory), told))
   four = parallel.pmap_step(averaged)(state, parallel.shard(given), told, None)
-  norm = float(optax.tree.norm(one[0])) if with_gradients else 0.0
+  norm = 0.0
+  if with_gradients:
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(one[0])))
   for least, x, y in zip((norm, 0.0), one, four, strict=True):
     for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
       scale = max(1.0, least, float(np.abs(a).max()))
