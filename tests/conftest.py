@@ -21,7 +21,7 @@ def _set_up_jax() -> None:
   # Steps of the same shapes are compiled once, also between calls of pytest.
   cache = str(ROOT / '.pytest_cache' / 'jax')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '1')
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
 _set_up_jax()

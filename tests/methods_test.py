@@ -31,7 +31,8 @@ def _batch(modalities, classes):
 
 
 # Whole runs of these on the phantom are in integration_test (dbdc on both
-# tasks, supervised), transfer_test and mass_test; `_full` takes another's steps.
+# tasks, supervised), transfer_test and mass_test; `_full` takes the steps of
+# the other.
 RUNS = {'dbdc', 'supervised', 'ram_dsir', 'mass'}
 NAMED = sorted({n for n in methods.names() if not n.endswith('_full')} - RUNS)
 
