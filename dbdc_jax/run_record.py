@@ -77,6 +77,15 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   return lines
 
 
+def other_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """`difference` of two configs, where `old` may be of an earlier version.
+
+  A field that is younger than the old one had its default.
+  """
+  defaults = dict(_leaves(common.base().to_dict()))
+  return difference(defaults | dict(_leaves(old)), new)
+
+
 @contextlib.contextmanager
 def owned(workdir: pathlib.Path) -> Iterator[None]:
   """Keeps other runs out of a workdir; a process that dies gives it back.
@@ -175,9 +184,7 @@ def check_resumable(
     return []
   old = _read(workdir / 'config.json')
   record = _read(workdir / 'run.json')
-  # A field that is younger than the run had its default.
-  defaults = dict(_leaves(common.base().to_dict()))
-  lines = difference(defaults | dict(_leaves(old)), config.to_dict())
+  lines = other_settings(old, config.to_dict())
   now = {'modalities': list(modalities), 'classes': list(classes)}
   for name, value in now.items():
     if record[name] != value:

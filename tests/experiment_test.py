@@ -151,6 +151,20 @@ def test_more_epochs_go_on_and_other_settings_are_refused(rows, capsys):
   assert not less.ran and not other.ran
 
 
+def test_a_field_that_a_finished_run_did_not_know_had_its_default(
+  rows, tmp_path
+):
+  assert experiment.main(rows, Recorder()) == 0
+  path = tmp_path / 'out' / 'runs' / 'dbdc' / 'seed0' / 'config.json'
+  old = json.loads(path.read_text())
+  del old['ssl']['pool']
+  path.write_text(json.dumps(old))
+  again, other = Recorder(), Recorder()
+  assert experiment.main(rows, again) == 0
+  assert experiment.main([*rows, '--config.ssl.pool=9'], other) == 1
+  assert not again.ran and not other.ran
+
+
 def test_the_plan_and_the_commands_run_nothing(rows, tmp_path, capsys):
   record = Recorder()
   assert experiment.main([*rows, '--dry-run'], record) == 0

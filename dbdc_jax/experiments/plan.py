@@ -230,7 +230,7 @@ def results(run: Run) -> dict[str, Any] | None:
 def _differing(run: Run, old: dict[str, Any]) -> list[str]:
   """What keeps the run from being what its folder holds."""
   new = run.config.to_dict()
-  lines = run_record.difference(old, new)
+  lines = run_record.other_settings(old, new)
   # A run may be resumed with these changed, but it is another row's then.
   for field, pick in (
     ('data.split', lambda config: config['data'].get('split', '')),
