@@ -49,7 +49,7 @@ def tiny(config: ml_collections.ConfigDict) -> None:
   config.model.embedding_dim = 16
   config.augment.patch_size = 32
   config.data.slice_size = 40
-  config.mass.depth = 8
+  config.mass.depth = 16
   # Many small steps: what is not found before the unlabelled terms begin may
   # stay so.
   config.batch_size = 2
