@@ -39,7 +39,7 @@ def quick(config: ml_collections.ConfigDict) -> None:
 
 
 def tiny(config: ml_collections.ConfigDict) -> None:
-  """A preset that fills a whole table in an hour: two minutes for a run.
+  """A preset that fills a table in half an hour: two minutes for most runs.
 
   Few subjects, coarse slices, few steps: every method learns, but three test
   scans of each modality do not tell which of two close ones is better.
