@@ -112,31 +112,21 @@ def _shared_step(method, tx, trained):
   return parallel.pmap_step(step_function(method, tx, trained))
 
 
-def _first(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-  num_modalities: int,
-) -> Callable[[jax.Array], TrainState]:
-  """The state before the first step, as a function of a random key."""
+def _first(method, tx, config, num_classes, num_modalities, key) -> TrainState:
+  """The state before the first step; see `init_state`."""
   clip = None
   if config.weighting.clip:
     low, high = map(float, config.weighting.clip.split(','))
     clip = (low, high)
-
-  def first(key):
-    params, memory = method.init(key)
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      memory=memory,
-      opt_state=tx.init(params),
-      dice_counts=jnp.zeros((2, num_modalities, num_classes)),
-      weighting=weighting.init(num_modalities, clip=clip),
-    )
-
-  return first
+  params, memory = method.init(key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    memory=memory,
+    opt_state=tx.init(params),
+    dice_counts=jnp.zeros((2, num_modalities, num_classes)),
+    weighting=weighting.init(num_modalities, clip=clip),
+  )
 
 
 def init_state(
@@ -147,20 +137,15 @@ def init_state(
   num_modalities: int,
 ) -> TrainState:
   """The state before the first step, placed on the devices."""
-  first = _first(method, tx, config, num_classes, num_modalities)
+  first = functools.partial(
+    _first, method, tx, config, num_classes, num_modalities
+  )
   return parallel.place(parallel.run_once(first, jax.random.key(config.seed)))
 
 
-def state_shapes(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-  num_modalities: int,
-) -> TrainState:
-  """`init_state`'s shapes; nothing is computed."""
-  first = _first(method, tx, config, num_classes, num_modalities)
-  return jax.eval_shape(first, jax.random.key(0))
+def state_shapes(*args: Any) -> TrainState:
+  """The shapes of what `init_state` of the same arguments returns."""
+  return jax.eval_shape(functools.partial(_first, *args), jax.random.key(0))
 
 
 def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:
