@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 import functools
 import pathlib
 
-import numpy as np
-
 from data.task import Case, Modality, Scan
 from data.volume_io import ScanError, check_pair, map_codes, read_nifti
 
@@ -19,7 +17,7 @@ _LAYOUT = 'RawData/Training/img/img0001.nii.gz and label/label0001.nii.gz'
 def _read(image_file, label_file, codes) -> Scan:
   image = read_nifti(image_file)
   if label_file is None:
-    return Scan(image.voxels, None, image.affine)
+    return Scan(image.voxels, None, image.affine, image.notes)
   if not label_file.exists():
     raise ScanError(
       image_file,
@@ -29,7 +27,7 @@ def _read(image_file, label_file, codes) -> Scan:
   label = read_nifti(label_file, label=True)
   check_pair(image, label, str(image_file), str(label_file))
   classes = map_codes(label.voxels, codes, label_file)
-  return Scan(image.voxels, np.asarray(classes), image.affine)
+  return Scan(image.voxels, classes, image.affine, image.notes + label.notes)
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -108,13 +108,13 @@ def _read_label(
 def _read(folder: pathlib.Path, ground: pathlib.Path | None, codes) -> Scan:
   volume, files = read_dicom(folder)
   if ground is None:
-    return Scan(volume.voxels, None, volume.affine)
+    return Scan(volume.voxels, None, volume.affine, volume.notes, volume.tags)
   if not ground.is_dir():
     raise ScanError(
       folder, 'its Ground folder is missing', f'put the labels into {ground}'
     )
   label = _read_label(ground, files, volume.voxels.shape, codes)
-  return Scan(volume.voxels, label, volume.affine)
+  return Scan(volume.voxels, label, volume.affine, volume.notes, volume.tags)
 
 
 def _patients(root: str, which: str) -> list[pathlib.Path]:

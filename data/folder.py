@@ -13,21 +13,12 @@ import functools
 import pathlib
 import re
 
-import numpy as np
-
-from data import task_file
-from data.dicom_io import dicom_files, read_dicom
+from data import scan_files, task_file
+from data.scan_files import Source
 from data.task import Case, Modality, Scan
-from data.volume_io import (
-  ScanError,
-  Volume,
-  check_pair,
-  map_codes,
-  read_nifti,
-)
+from data.volume_io import ScanError, check_pair, map_codes
 
 TASK_FILE = 'dataset.json'
-_ENDINGS = ('.nii', '.nii.gz')
 _IMAGES = ('images', 'imagesTr')
 _LABELS = ('labels', 'labelsTr')
 _TEST = 'imagesTs'
@@ -35,92 +26,50 @@ _TEST = 'imagesTs'
 _CHANNEL = re.compile(r'_(\d{4})$')
 
 
-def scan_name(path: pathlib.Path) -> str:
-  """A scan's name: its file's without ending, or its folder's."""
-  for ending in reversed(_ENDINGS):
-    if path.is_file() and path.name.endswith(ending):
-      return path.name.removesuffix(ending)
-  return path.name
-
-
-def scans_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """NIfTI files, and folders that hold files, sorted by name."""
-  found = []
-  for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-    if path.name.startswith('.'):
-      continue
-    series = path.is_dir() and dicom_files(path)
-    if series or (path.is_file() and path.name.endswith(_ENDINGS)):
-      found.append(path)
-  return found
-
-
-def read_volume(path: pathlib.Path, *, label: bool = False) -> Volume:
-  """A NIfTI file, or the DICOM series of a folder.
-
-  Args:
-    path: of the file or folder.
-    label: whether it is a label map.
-
-  Raises:
-    ScanError: it is not one sound 3-D volume.
-  """
-  if path.is_file():
-    return read_nifti(path, label=label)
-  volume, _ = read_dicom(path)
-  if not label:
-    return volume
-  codes = np.round(volume.voxels)
-  if not np.array_equal(codes, volume.voxels):
-    raise ScanError(
-      path, 'label voxels are not whole numbers', 'export the labels again'
-    )
-  return Volume(codes.astype(np.int32), volume.affine)
-
-
-def _read(image_path, label_path, codes) -> Scan:
-  image = read_volume(image_path)
-  if label_path is None:
-    return Scan(image.voxels, None, image.affine)
-  label = read_volume(label_path, label=True)
-  check_pair(image, label, str(image_path), str(label_path))
-  classes = map_codes(label.voxels, codes, label_path)
-  return Scan(image.voxels, classes, image.affine)
+def _read(image_source: Source, label_source: Source | None, codes) -> Scan:
+  image = scan_files.read(image_source)
+  classes, notes = None, image.notes
+  if label_source is not None:
+    label = scan_files.read(label_source, label=True)
+    files = str(image_source.path), str(label_source.path)
+    check_pair(image, label, *files)
+    classes = map_codes(label.voxels, codes, files[1])
+    notes += label.notes
+  return Scan(image.voxels, classes, image.affine, notes, image.tags)
 
 
 def _first(folder: pathlib.Path, names: Sequence[str]) -> pathlib.Path | None:
   return next((folder / n for n in names if (folder / n).is_dir()), None)
 
 
-def _case_names(images: pathlib.Path) -> dict[str, pathlib.Path]:
+def _case_names(images: pathlib.Path) -> dict[str, Source]:
   """Case -> image; nnU-Net's channel number is no part of the name."""
   nnunet = images.name != _IMAGES[0]
-  out: dict[str, pathlib.Path] = {}
-  for path in scans_in(images):
-    name = scan_name(path)
+  out: dict[str, Source] = {}
+  for name, source in scan_files.find(images).scans.items():
     channel = _CHANNEL.search(name) if nnunet else None
     if channel and channel[1] != '0000':
       raise ScanError(
-        path,
+        source.path,
         f'channel {channel[1]} of a scan: a modality is one channel',
         'give each channel a modality folder of its own',
       )
     name = name[: channel.start()] if channel else name
     if name in out:
       raise ScanError(
-        path, f'the same case as {out[name]}', 'remove one of them'
+        source.path, f'the same case as {out[name].path}', 'remove one of them'
       )
-    out[name] = path
+    out[name] = source
   return out
 
 
-def labels_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def labels_of(folder: pathlib.Path) -> dict[str, Source]:
   """Case -> label map of a modality's folder."""
   labels = _first(folder, _LABELS)
-  return {scan_name(p): p for p in scans_in(labels)} if labels else {}
+  return scan_files.find(labels).scans if labels else {}
 
 
-def images_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def images_of(folder: pathlib.Path) -> dict[str, Source]:
   """Case -> image of a modality's folder.
 
   Raises:
@@ -136,12 +85,6 @@ def images_of(folder: pathlib.Path) -> dict[str, pathlib.Path]:
       ' a DICOM series for each case',
     )
   return found
-
-
-def _files(path: pathlib.Path | None) -> list[pathlib.Path]:
-  if path is None:
-    return []
-  return dicom_files(path) if path.is_dir() else [path]
 
 
 def cases(
@@ -165,7 +108,7 @@ def cases(
     orphans = sorted(labels.keys() - images.keys())
     if orphans:
       raise ScanError(
-        labels[orphans[0]],
+        labels[orphans[0]].path,
         f'{len(orphans)} label maps without a scan of the same name',
         'name scans and label maps alike, or move the label maps away',
       )
@@ -178,7 +121,8 @@ def cases(
         name=f'{modality.name}_{clean}',
         patient=people.get(f'{modality.name}/{name}', name),
         modality=modality.name,
-        files=tuple(map(str, _files(image) + _files(label))),
+        files=tuple(map(str, image.files() + (label.files() if label else ()))),
         labeled=label is not None,
         read=functools.partial(_read, image, label, modality.codes),
+        affine=functools.partial(scan_files.affine, image),
       )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data import folder, preprocess, task_file
+from data import folder, planes, preprocess, scan_files, task_file
 from data.task import Case, Scan, Task
 from data.volume_io import ScanError, Volume
 
@@ -103,11 +103,11 @@ def _modality(
   codes: set[int] = set()
   volumes, lowest = [], np.inf
   for name, image in images.items():
-    volume = folder.read_volume(image)
+    volume = scan_files.read(image)
     lowest = min(lowest, float(volume.voxels.min()))
     volumes.append(volume._replace(voxels=np.empty(volume.voxels.shape, bool)))
     if name in labels:
-      found = folder.read_volume(labels[name], label=True).voxels
+      found = scan_files.read(labels[name], label=True).voxels
       codes |= {int(code) for code in np.unique(found)}
     advance()
   ct = lowest <= _AIR
@@ -165,7 +165,9 @@ def first_task(
   for place in modality_folders(root):
     modalities[place.name], volumes = _modality(place, advance)
     for volume in volumes:
-      slices = preprocess.reorient(volume.voxels, volume.affine)
+      slices = preprocess.reorient(
+        volume.voxels, volume.affine, planes.ACQUIRED
+      )
       sides.append(max(slices.shape[1:]))
   if not any(fields['labels'] for fields in modalities.values()):
     raise ScanError(

@@ -20,7 +20,7 @@ _STRAY, _MEANT = 421, 420
 def _read(image_file, label_file, modality: Modality) -> Scan:
   image = read_nifti(image_file)
   if label_file is None:
-    return Scan(image.voxels, None, image.affine)
+    return Scan(image.voxels, None, image.affine, image.notes)
   if not label_file.exists():
     raise ScanError(
       image_file,
@@ -34,7 +34,7 @@ def _read(image_file, label_file, modality: Modality) -> Scan:
     codes = np.where(codes == _STRAY, _MEANT, codes)
   # Codes exceed 255: they go through the table before any cast to 8 bit.
   classes = map_codes(codes, modality.codes, label_file)
-  return Scan(image.voxels, classes, image.affine)
+  return Scan(image.voxels, classes, image.affine, image.notes + label.notes)
 
 
 def cases(

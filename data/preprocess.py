@@ -1,8 +1,9 @@
 """From a scan as it lies on disk to 2-D slices, and back.
 
-Prepared slices are axial: axis 0 runs from feet to head, rows from the front
-of the patient to the back, columns from the patient's right to the left (the
-way radiologists look at them). Intensities are uint16, 65535 being 1.
+Prepared slices are those of the modality's plane (`planes.py`): of axial ones,
+axis 0 runs from feet to head, rows from the front of the patient to the back,
+columns from the patient's right to the left (the way radiologists look at
+them). Intensities are uint16, 65535 being 1.
 """
 
 from typing import Any, NamedTuple
@@ -11,14 +12,11 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from data import planes
 from data.task import Intensity, Modality, Scan
 
 # Margin around the labelled region, in mm, for roi='label'.
 ROI_MARGIN = 10.0
-# Orientation of prepared slices: slices to superior, rows to posterior,
-# columns to the left.
-AXES = ('S', 'P', 'L')
-_SLICES_ROWS_COLUMNS = nib.orientations.axcodes2ornt(AXES)
 
 
 class SliceTooSmallError(ValueError):
@@ -43,26 +41,21 @@ class PreparedScan(NamedTuple):
   spacing: tuple[float, float, float]
 
 
-def _orientation(affine: np.ndarray) -> np.ndarray:
-  """The axis order and flips `[3, 2]` that bring a scan into our order."""
-  return nib.orientations.ornt_transform(
-    nib.orientations.io_orientation(affine), _SLICES_ROWS_COLUMNS
-  )
-
-
-def reoriented_spacing(affine: np.ndarray) -> list[float]:
+def reoriented_spacing(affine: np.ndarray, plane: str) -> list[float]:
   """Voxel sides in mm of a reoriented scan: (slice, row, column)."""
   sizes = np.linalg.norm(affine[:3, :3], axis=0)
-  # ornt_transform says for each input axis which output axis it becomes.
+  # An orientation says for each input axis which output axis it becomes.
   spacing = [0.0, 0.0, 0.0]
-  for axis, (target, _) in enumerate(_orientation(affine)):
+  for axis, (target, _) in enumerate(planes.orientation(affine, plane)):
     spacing[int(target)] = float(sizes[axis])
   return spacing
 
 
-def reorient(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-  """`[X, Y, Z]` on disk to `[slices, rows, columns]`."""
-  return nib.orientations.apply_orientation(voxels, _orientation(affine))
+def reorient(voxels: np.ndarray, affine: np.ndarray, plane: str) -> np.ndarray:
+  """`[X, Y, Z]` on disk to `[slices, rows, columns]` of a plane."""
+  return nib.orientations.apply_orientation(
+    voxels, planes.orientation(affine, plane)
+  )
 
 
 def limits(image: np.ndarray, intensity: Intensity) -> tuple[float, float]:
@@ -201,7 +194,8 @@ def prepare_scan(
 
   Args:
     scan: as read from disk.
-    modality: says how intensities are treated.
+    modality: says how intensities are treated, and along which axis the scan
+      is cut.
     roi: 'label' crops to the label's largest component plus a margin (a scan
       without a label stays whole), 'none' keeps everything.
     slice_size: pixels.
@@ -211,10 +205,11 @@ def prepare_scan(
     SliceTooSmallError: it does not fit at the modality's `mm_per_pixel`.
     ValueError: an unknown `roi`.
   """
-  image = reorient(scan.image, scan.affine)
-  label = None if scan.label is None else reorient(scan.label, scan.affine)
-  transform = _orientation(scan.affine)
-  spacing = reoriented_spacing(scan.affine)
+  grid = scan.affine, modality.plane
+  image = reorient(scan.image, *grid)
+  label = None if scan.label is None else reorient(scan.label, *grid)
+  transform = planes.orientation(*grid)
+  spacing = reoriented_spacing(*grid)
   box = [[0, n] for n in image.shape]
   if roi == 'label' and label is not None:
     box = label_box(label, spacing, margin) or box
@@ -346,6 +341,6 @@ def _undo(voxels: np.ndarray, forward: np.ndarray) -> np.ndarray:
   return np.transpose(voxels, forward[:, 0].astype(int))
 
 
-def restore(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def restore(voxels: np.ndarray, affine: np.ndarray, plane: str) -> np.ndarray:
   """`[slices, rows, columns]` as on disk: the inverse of `reorient`."""
-  return _undo(voxels, _orientation(affine))
+  return _undo(voxels, planes.orientation(affine, plane))

@@ -4,8 +4,9 @@ A task is pure data. A new modality of a task is one more `Modality` here; the
 readers, the preparation, the banks and the tables all follow from it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import types
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class Modality(NamedTuple):
     intensity: how its scanner values become [0, 1].
     mm_per_pixel: of its prepared slices; None: each scan's longer side fills
       the slice.
+    plane: along which axis its scans are cut, a key of `planes.PLANES`.
   """
 
   name: str
@@ -45,6 +47,7 @@ class Modality(NamedTuple):
   codes: dict[int, int]
   intensity: Intensity
   mm_per_pixel: float | None = None
+  plane: str = 'axial'
 
   def written_codes(self) -> dict[int, int]:
     """Class index -> the code that stands for it in predictions."""
@@ -110,11 +113,15 @@ class Scan(NamedTuple):
     image: `[X, Y, Z]` float32, scanner units.
     label: `[X, Y, Z]` uint8 class indices of the task, or None.
     affine: `[4, 4]` float64, voxel index to RAS millimetres.
+    notes: what people should know of it, see `volume_io.Volume`.
+    tags: what it says of itself, see `volume_io.Volume`.
   """
 
   image: np.ndarray
   label: np.ndarray | None
   affine: np.ndarray
+  notes: tuple[str, ...] = ()
+  tags: Mapping[str, str | float] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +135,8 @@ class Case:
     files: every file that the scan and its label are read from, sorted.
     labeled: whether the archive holds a label for it.
     read: reads and checks the scan.
+    affine: reads where its voxels lie, from the headers alone; only for scans
+      of modalities that are cut as they were acquired.
 
   `read` raises `volume_io.ScanError` (file, reason, remedy) for a bad scan.
   """
@@ -138,6 +147,7 @@ class Case:
   files: tuple[str, ...]
   labeled: bool
   read: Callable[[], Scan]
+  affine: Callable[[], np.ndarray] | None = None
 
 
 _MMWHS_CODES = {0: 0, 500: 1, 600: 2, 420: 3, 550: 4, 205: 5, 820: 6, 850: 7}

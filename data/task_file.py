@@ -34,7 +34,7 @@ import pathlib
 import re
 from typing import Any
 
-from data import atomic
+from data import atomic, planes
 from data.task import TASKS, Intensity, Modality, Task
 
 # Keys of a file and of each of its modalities, with their meaning.
@@ -53,8 +53,13 @@ MODALITY_FIELDS = {
   'labels': 'class -> code, or list of codes, in its label maps',
   'intensity': "{'window': [low, high]} or {'upper_percentile': 99.5}",
   'mm_per_pixel': 'of its prepared slices (default: what fills the slice)',
+  'plane': 'acquired (default), axial, coronal or sagittal slices',
 }
 _SLICE_SIZE = 256
+# A run's task, in the same form. Runs of before `plane` could be said have no
+# word of it there: theirs were axial.
+RUNS_TASK = 'task.json'
+_PLANE_BEFORE = 'axial'
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
 
 
@@ -92,8 +97,10 @@ def find(name: str) -> Task:
 @functools.lru_cache(maxsize=64)
 def _read(path: pathlib.Path, mtime_ns: int, size: int) -> Task:
   del mtime_ns, size  # Part of the cache's key: a changed file is read again.
+  plane = _PLANE_BEFORE if path.name == RUNS_TASK else planes.ACQUIRED
   try:
-    return from_dict(json.loads(path.read_text()), path.absolute().parent.name)
+    found = json.loads(path.read_text())
+    return from_dict(found, path.absolute().parent.name, plane)
   except _TaskError as error:
     raise ValueError(f'{path}: {error}') from error
   except (OSError, ValueError) as error:
@@ -151,7 +158,9 @@ def _intensity(found: Any, name: str) -> Intensity:
   return Intensity(window, float(percentile))
 
 
-def _modality(name: str, found: Any, classes: list[str]) -> Modality:
+def _modality(
+  name: str, found: Any, classes: list[str], default_plane: str
+) -> Modality:
   if not _NAME.fullmatch(name):
     raise _TaskError(f'modality {name!r}: use letters, digits, "_" and "-"')
   _check_keys(found, MODALITY_FIELDS, f'modality {name}')
@@ -163,6 +172,11 @@ def _modality(name: str, found: Any, classes: list[str]) -> Modality:
   mm = found.get('mm_per_pixel')
   if mm is not None and not (type(mm) in (int, float) and 0 < mm <= 100):
     raise _TaskError(f'{name}: mm_per_pixel={mm!r} must be positive')
+  plane = found.get('plane', default_plane)
+  if plane not in planes.PLANES:
+    raise _TaskError(
+      f'{name}: plane={plane!r}: choose {", ".join(planes.PLANES)}'
+    )
   return Modality(
     name=name,
     title=str(found.get('title', name)),
@@ -171,15 +185,19 @@ def _modality(name: str, found: Any, classes: list[str]) -> Modality:
     codes=codes,
     intensity=_intensity(found.get('intensity', {}), name),
     mm_per_pixel=None if mm is None else float(mm),
+    plane=plane,
   )
 
 
-def from_dict(found: Any, folder: str) -> Task:
+def from_dict(
+  found: Any, folder: str, default_plane: str = planes.ACQUIRED
+) -> Task:
   """A task from a file's content.
 
   Args:
     found: what the JSON holds.
     folder: default of the task's name.
+    default_plane: of modalities that do not say.
 
   Raises:
     ValueError: saying which key is wrong.
@@ -215,7 +233,8 @@ def from_dict(found: Any, folder: str) -> Task:
     name=str(found.get('name', folder)),
     classes=tuple(map(str, classes)),
     modalities=tuple(
-      _modality(name, fields, classes) for name, fields in modalities.items()
+      _modality(name, fields, classes, default_plane)
+      for name, fields in modalities.items()
     ),
     slice_size=size,
     roi=roi,
@@ -245,6 +264,7 @@ def to_dict(task: Task) -> dict[str, Any]:
       'folder': m.series,
       'labels': labels,
       'intensity': intensity,
+      'plane': m.plane,
     }
     if m.mm_per_pixel is not None:
       modalities[m.name]['mm_per_pixel'] = m.mm_per_pixel

@@ -5,11 +5,12 @@ scaling that is not finite. Here every finding is a `ScanError` that names the
 file, the reason and the remedy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import gzip
 import os
 import pathlib
+import types
 from typing import NamedTuple
 
 import nibabel as nib
@@ -29,11 +30,19 @@ class Volume(NamedTuple):
     voxels: `[X, Y, Z]`.
     affine: `[4, 4]` float64, voxel index to RAS millimetres.
     header: of the NIfTI file it comes from, if it does.
+    notes: what people should know of the file though it can be used, a phrase
+      each ("sform and qform differ by 5.2 mm: the sform is used").
+    files: of a DICOM series, in slice order.
+    tags: what a DICOM series says of itself, by keyword ('Modality',
+      'SeriesDescription', 'EchoTime', ...): evidence, not proof.
   """
 
   voxels: np.ndarray
   affine: np.ndarray
   header: nib.Nifti1Header | None = None
+  notes: tuple[str, ...] = ()
+  files: tuple[pathlib.Path, ...] = ()
+  tags: Mapping[str, str | float] = types.MappingProxyType({})
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from configs import common
-from data import preprocess, task_file
+from data import planes, task_file
 from data.task import Task
 from dbdc_jax import artifact, exported, methods, run_record
 from dbdc_jax.deployed import Deployed
@@ -146,7 +146,8 @@ def with_modality(
   fit = model.fit if said['fit'] is None else model.fit | {name: said['fit']}
   return model._replace(
     config=config,
-    task=task_file.from_dict(task, model.task.name),
+    # Rows of before planes could be said are of axial slices.
+    task=task_file.from_dict(task, model.task.name, 'axial'),
     names=names,
     networks=[Trained(names, weights)],
     record=model.record | {'modalities': names, 'data': data},
@@ -206,12 +207,13 @@ def _description(model, networks, dtype: str) -> dict[str, Any]:
         },
         'intensity': entries[modality.name]['intensity'],
         'mm_per_pixel': model.record['data'][modality.name]['mm_per_pixel'],
+        'plane': modality.plane,
+        # Of slices, rows and columns, where the plane says no view: axial.
+        'axes': ''.join(planes.axes(modality.plane)),
       }
       for modality in chosen
     },
     'preprocessing': {
-      # Of slices, rows and columns: superior, posterior, left.
-      'axes': ''.join(preprocess.AXES),
       'intensity': 'window or minimum to upper percentile of the volume, to'
       ' [0, 1], clipped',
       'roi': model.config.data.roi,

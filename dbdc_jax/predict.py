@@ -27,10 +27,10 @@ import sys
 
 from absl import logging
 
-from data import prepare
+from data import prepare, scan_files
 from data.scan_error import ScanError, table
 from dbdc_jax import compilation_cache, deployed, memory, segmentation
-from dbdc_jax.prediction import batch, scans
+from dbdc_jax.prediction import batch
 
 
 def load(
@@ -128,6 +128,18 @@ def _notes(segmenter: segmentation.Segmenter, flags) -> None:
       )
 
 
+def _scans(place: pathlib.Path) -> dict[str, scan_files.Source]:
+  """The scans that are asked for."""
+  found = scan_files.find(place).scans
+  if not found:
+    raise ScanError(
+      place,
+      'no scan in it',
+      'expected .nii or .nii.gz files, or folders with DICOM series',
+    )
+  return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code."""
   flags = _flags(argv)
@@ -146,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if flags.modality != 'auto':
       for run in segmenter.runs:
         run.modality(flags.modality)
-    found = scans.find(pathlib.Path(flags.input))
+    found = _scans(pathlib.Path(flags.input))
     output.mkdir(parents=True, exist_ok=True)
     _notes(segmenter, flags)
     outcome = batch.run(

@@ -47,7 +47,7 @@ _HARMLESS = (
 
 
 # The run's task, in the form of a dataset.json.
-TASK = 'task.json'
+TASK = task_file.RUNS_TASK
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

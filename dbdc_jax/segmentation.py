@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from data import preprocess
+from data import planes, preprocess
 from data.task import Modality
 from dbdc_jax.deployed import Deployed
 from dbdc_jax.evaluation import sliding_window
@@ -196,15 +196,15 @@ class Segmenter:
       spacing: voxel sides in mm, in the order of the axes.
       modality: name of one of the runs' modalities.
       affine: `[4, 4]` voxel index to RAS mm, from which the orientation is
-        taken. Without it the axes are those of prepared slices: feet to head,
-        front to back, right to left of the patient.
+        taken. Without it the axes are those of prepared slices, see
+        `data.planes`: of axial ones feet to head, front to back, right to
+        left of the patient.
 
     Raises:
       ValueError: a run was not trained on the modality, or the volume is not a
         3-D one with positive voxel sides.
     """
-    for run in self.runs:
-      run.modality(modality)
+    plane = self._plane(modality)
     volume = np.asarray(volume)
     if volume.ndim != 3 or len(spacing) != 3 or min(spacing) <= 0:
       raise ValueError(
@@ -212,22 +212,34 @@ class Segmenter:
         ' three axes, and three positive sides in mm are needed'
       )
     if affine is None:
-      affine = np.eye(4)
-      affine[:3, :3] = [[0, 0, -1], [0, -1, 0], [1, 0, 0]] @ np.diag(spacing)
-    image = preprocess.reorient(volume, affine)
-    sides = preprocess.reoriented_spacing(affine)
+      affine, plane = planes.upright(spacing, plane)
+    image = preprocess.reorient(volume, affine, plane)
+    sides = preprocess.reoriented_spacing(affine, plane)
     box = self._find_region(image, sides, modality)
     classes, entropy = self._segment_region(image, sides, modality, box)
     if self._keep_largest:
       count = len(self.runs[0].task.classes)
       classes = largest_components(classes, count)
-    classes = preprocess.restore(classes, affine)
+    classes = preprocess.restore(classes, affine, plane)
+    if entropy is not None:
+      entropy = preprocess.restore(entropy, affine, plane)
     return Segmentation(
       labels=to_codes(classes, self.runs[0].modality(modality)),
       classes=classes,
-      entropy=None if entropy is None else preprocess.restore(entropy, affine),
+      entropy=entropy,
       box=box,
     )
+
+  def _plane(self, modality: str) -> str:
+    """Along which axis scans of a modality are cut, by all runs alike."""
+    found = [run.modality(modality).plane for run in self.runs]
+    for run, plane in zip(self.runs, found, strict=True):
+      if plane != found[0]:
+        raise ValueError(
+          f'{run.folder} takes {modality} as {plane} slices,'
+          f' {self.runs[0].folder} as {found[0]} ones: they cannot be averaged'
+        )
+    return found[0]
 
   def _crops(self, run: Deployed) -> bool:
     return self._roi == 'auto' and run.config.data.roi == 'label'
@@ -236,8 +248,9 @@ class Segmenter:
     self, volume: np.ndarray, affine: np.ndarray, run: Deployed, modality: str
   ) -> tuple[Region, float]:
     """What of a scan is segmented, and at which pixel side in mm."""
-    image = preprocess.reorient(volume, affine)
-    spacing = preprocess.reoriented_spacing(affine)
+    plane = self._plane(modality)
+    image = preprocess.reorient(volume, affine, plane)
+    spacing = preprocess.reoriented_spacing(affine, plane)
     box = self._find_region(image, spacing, modality)
     region = Region(image[tuple(slice(*part) for part in box)], spacing)
     return region, self._pixel(region, run, modality)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import scipy.spatial
 
-from data import phantom_archive, volume_io
+from data import phantom_archive, scan_files, volume_io
 from data.scan_error import ScanError
 from dbdc_jax import deployed, predict
-from dbdc_jax.prediction import batch, scans
+from dbdc_jax.prediction import batch
 
 SPACING = (1.1, 1.4, 2.6)
 TURN = scipy.spatial.transform.Rotation.from_rotvec([0.2, -0.1, 0.15])
@@ -29,7 +29,7 @@ def _corners(affine, shape):
 def _segment(path, output, **options):
   outcome = batch.run(
     fake_run.segmenter(),
-    scans.find(path),
+    scan_files.find(path).scans,
     output,
     modality='ct',
     quiet=True,
@@ -235,7 +235,7 @@ def test_no_name_leaves_the_output_folder(name, tmp_path, monkeypatch):
   )
   (tmp_path / 'inner' / 'deep' / 'x').mkdir()
   monkeypatch.chdir(place / 'x' if name == '..' else place)
-  assert list(scans.find(pathlib.Path(name))) == ['deep']
+  assert list(scan_files.find(pathlib.Path(name)).scans) == ['deep']
 
 
 def test_two_scans_of_one_name_are_refused(folder, command, capsys):
@@ -293,9 +293,3 @@ def test_a_trained_run_segments_scans_as_its_test_did(trained, cache, tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
   with pytest.raises(ValueError, match='finished run'):
     predict.load(tmp_path)
-
-
-def test_errors_of_a_scan_name_file_reason_and_remedy(tmp_path):
-  with pytest.raises(ScanError) as caught:
-    scans.find(tmp_path)
-  assert caught.value.file == str(tmp_path) and caught.value.remedy

@@ -46,7 +46,7 @@ def test_slices_rise_rows_run_to_the_back_columns_to_the_left():
   shape = (6, 5, 4)
   x, y, z = np.meshgrid(*map(np.arange, shape), indexing='ij')
   for axis, ramp in enumerate((z, -y, -x)):
-    turned = preprocess.reorient(ramp, np.eye(4))
+    turned = preprocess.reorient(ramp, np.eye(4), 'axial')
     assert (np.diff(turned, axis=axis) > 0).all()
 
 
@@ -125,8 +125,10 @@ def test_an_oblique_grid_is_turned_to_its_nearest_orientation(codes):
   turn = scipy.spatial.transform.Rotation.from_rotvec([0.2, -0.1, 0.3])
   affine = affine_of(codes, (1.0, 1.2, 3.0), (5, -3, 2), turn.as_matrix())
   voxels = np.arange(60).reshape(3, 4, 5)
-  turned = preprocess.reorient(voxels, affine)
-  straight = preprocess.reorient(voxels, affine_of(codes, (1.0, 1.2, 3.0)))
+  turned = preprocess.reorient(voxels, affine, 'axial')
+  straight = preprocess.reorient(
+    voxels, affine_of(codes, (1.0, 1.2, 3.0)), 'axial'
+  )
   np.testing.assert_array_equal(turned, straight)
 
 

@@ -103,7 +103,7 @@ def measure(
         path.with_name('out.nii.gz'), volume_io.nifti_bytes(out.labels, volume)
       )
       clock('write', write)
-      slices = preprocess.reorient(voxels, volume.affine).shape
+      slices = preprocess.reorient(voxels, volume.affine, 'axial').shape
       clock('network', _network_only, run, slices)
   medians = {name: float(np.median(times)) for name, times in found.items()}
   whole = medians.pop('segment')

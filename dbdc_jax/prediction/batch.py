@@ -7,8 +7,9 @@ import pathlib
 
 import numpy as np
 
-from data import atomic, folder, preprocess, progress, volume_io
+from data import atomic, preprocess, progress, scan_files, volume_io
 from data.scan_error import ScanError
+from data.scan_files import Source
 from data.volume_io import Volume
 from dbdc_jax import pictures
 from dbdc_jax.prediction import recognition
@@ -49,9 +50,10 @@ def _write(
 
 def _picture(name, volume, found, modality, classes):
   """Makes the overlay of the slice with most foreground."""
-  image = preprocess.reorient(volume.voxels, volume.affine)
-  labels = preprocess.reorient(found.classes, volume.affine)
-  spacing = preprocess.reoriented_spacing(volume.affine)
+  grid = volume.affine, modality.plane
+  image = preprocess.reorient(volume.voxels, *grid)
+  labels = preprocess.reorient(found.classes, *grid)
+  spacing = preprocess.reoriented_spacing(*grid)
   index = pictures.choose_slices(labels, 1)[0]
   inside = image[tuple(slice(*part) for part in found.box)]
   shown = preprocess.between(
@@ -93,7 +95,7 @@ def _segment_one(segmenter, name, path, volume, modality, say):
 
 def run(
   segmenter: Segmenter,
-  scans: Mapping[str, pathlib.Path],
+  scans: Mapping[str, Source],
   output: pathlib.Path,
   *,
   modality: str,
@@ -107,7 +109,7 @@ def run(
 
   Args:
     segmenter: what segments them.
-    scans: name -> file or DICOM folder.
+    scans: name -> scan.
     output: where NAME.nii.gz goes; exists.
     modality: one of the run's, or 'auto'.
     overwrite: also scans whose label map is there.
@@ -134,7 +136,7 @@ def run(
     say = (lambda text: None) if quiet else bar.console.print
     job = bar.add_task('segmenting', total=len(todo))
     read = lambda index: (
-      reader.submit(folder.read_volume, todo[index][1])
+      reader.submit(scan_files.read, todo[index][1])
       if index < len(todo)
       else None
     )
