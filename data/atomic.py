@@ -78,6 +78,20 @@ def write(path: pathlib.Path, data: bytes) -> None:
       partial.unlink(missing_ok=True)
 
 
+def tells_capitals_apart(folder: pathlib.Path) -> bool:
+  """Whether a folder's disk has `a` and `A` as two names.
+
+  Raises:
+    OSError: the folder cannot be written.
+  """
+  probe = folder / f'.probe-a-{uuid.uuid4().hex[:8]}'
+  probe.touch()
+  try:
+    return not probe.with_name(probe.name.upper()).exists()
+  finally:
+    probe.unlink()
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
   """SIGTERM as `SystemExit`, so that what is unfinished gets removed.

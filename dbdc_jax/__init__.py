@@ -1,0 +1,3 @@
+"""Double Bank Dual Consistency: training, prediction, evaluation."""
+
+__version__ = '0.1.0'

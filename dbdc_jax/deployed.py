@@ -1,12 +1,16 @@
 """A trained run, ready to segment: its networks and how scans are prepared."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
+import numpy as np
 
 from configs import saved
 from data import task_file
@@ -50,6 +54,37 @@ class Deployed:
   modalities: tuple[Modality, ...]
   mm_per_pixel: dict[str, float]
   networks: dict[str, Network]
+
+  @functools.cached_property
+  def identity(self) -> str:
+    """SHA-256 of all that its label maps depend on, wherever it lies.
+
+    A run, its copy and its export have the same; a run that was trained on has
+    another.
+    """
+    sha = hashlib.sha256()
+    task = task_file.to_dict(self.task)
+    said = [
+      {
+        key: task['modalities'][m.name]
+        for m in self.modalities
+        for key in [m.name]
+      },
+      task['classes'],
+      self.mm_per_pixel,
+      [
+        self.config.augment.patch_size,
+        self.config.data.slice_size,
+        self.config.data.roi,
+      ],
+    ]
+    sha.update(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(self.networks):
+      network = self.networks[name]
+      sha.update(f'{name} {network.index}'.encode())
+      for array in jax.tree.leaves((network.params, network.memory)):
+        sha.update(np.asarray(jax.device_get(array)).tobytes())
+    return sha.hexdigest()
 
   def modality(self, name: str) -> Modality:
     """A modality of the run by its name.

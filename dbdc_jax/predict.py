@@ -5,10 +5,12 @@ r"""Segments scans with a trained run.
   python -m dbdc_jax.predict --run runs/a --run runs/b --modality t2 \
       --input FOLDER --output segmented --keep-largest --overlay
 
-A FOLDER may hold .nii and .nii.gz files, subfolders with a DICOM series each,
-or one DICOM series. For each scan NAME.nii.gz appears in the output folder: the
-task's original label codes on the scan's own grid. Scans that are done are
-skipped. A bad scan is reported and the rest is done.
+The input is a scan, or a folder of scans: NIfTI, MetaImage, NRRD or Analyze
+files and DICOM series, in subfolders of any depth. For each, NAME.nii.gz
+appears in the output folder: the task's original label codes on the scan's own
+grid. A scan whose result was made before, from the same scan with the same runs
+and options, is skipped (predictions.json there says what each was made from). A
+bad scan is reported and the rest is done.
 
 In a program:
 
@@ -27,10 +29,10 @@ import sys
 
 from absl import logging
 
-from data import prepare, scan_files
+from data import atomic, folder, names, prepare, scan_files
 from data.scan_error import ScanError, table
 from dbdc_jax import compilation_cache, deployed, memory, segmentation
-from dbdc_jax.prediction import batch
+from dbdc_jax.prediction import batch, provenance, results
 
 
 def load(
@@ -83,7 +85,30 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add('--input', required=True, metavar='FILE|FOLDER')
   add('--output', required=True, metavar='FOLDER')
-  add('--overwrite', action='store_true', help='also scans that are done')
+  add(
+    '--overwrite',
+    action='store_true',
+    help='also scans that are done, and files that somebody else put there;'
+    ' never a scan',
+  )
+  add(
+    '--series',
+    default='',
+    help='of DICOM folders with several series, the one to take: its'
+    ' description, number or UID',
+  )
+  add(
+    '--format',
+    default='nifti',
+    choices=results.FORMATS,
+    help="of the label maps; input: the scan's own; dicom-seg: a DICOM SEG"
+    ' object for each DICOM series',
+  )
+  add(
+    '--volumes',
+    action='store_true',
+    help='also volumes.csv: mL of each class in each scan',
+  )
   add(
     '--mirror',
     action='store_true',
@@ -128,16 +153,92 @@ def _notes(segmenter: segmentation.Segmenter, flags) -> None:
       )
 
 
-def _scans(place: pathlib.Path) -> dict[str, scan_files.Source]:
-  """The scans that are asked for."""
-  found = scan_files.find(place).scans
-  if not found:
+def _find(flags: argparse.Namespace, output: pathlib.Path):
+  """What the input holds, the output folder left out; and all of its files.
+
+  Raises:
+    ScanError: there is no scan.
+    ValueError: results would lie among the scans.
+  """
+  place = pathlib.Path(flags.input)
+  found = scan_files.find(place, series=flags.series, without=(output,))
+  found = folder.without_channels(found)
+  files = [file for scan in found.scans.values() for file in scan.files()]
+  provenance.check_output(output, place, files)
+  if not found.scans and not found.problems:
+    _tell(found.left_out)
     raise ScanError(
       place,
       'no scan in it',
-      'expected .nii or .nii.gz files, or folders with DICOM series',
+      'expected NIfTI, MetaImage, NRRD or Analyze files, or DICOM series',
     )
   return found
+
+
+def _tell(left_out: Sequence[ScanError]) -> None:
+  for one in left_out:
+    print(f'left out: {one.file} ({one.reason})')
+
+
+def _check_names(output: pathlib.Path, found: scan_files.Listing) -> None:
+  """Refuses results that this disk would take for one file.
+
+  Raises:
+    ScanError: naming both scans.
+  """
+  pairs = names.same_on_disk(found.scans)
+  if not pairs or atomic.tells_capitals_apart(output):
+    return
+  one, other = pairs[0]
+  raise ScanError(
+    found.scans[other].path,
+    f'the disk of {output} cannot tell {other} from {one}',
+    'rename one of them, or give an --output on another disk',
+  )
+
+
+def _segment(flags: argparse.Namespace) -> int:
+  """Everything behind the command line."""
+  output = pathlib.Path(flags.output)
+  found = _find(flags, output)
+  segmenter = load(
+    *flags.run,
+    mirror=flags.mirror,
+    keep_largest=flags.keep_largest,
+    entropy=flags.uncertainty,
+    roi=flags.roi,
+  )
+  if flags.modality != 'auto':
+    for run in segmenter.runs:
+      run.modality(flags.modality)
+  output.mkdir(parents=True, exist_ok=True)
+  _check_names(output, found)
+  _notes(segmenter, flags)
+  _tell(found.left_out)
+  job = results.Job(
+    segmenter,
+    output,
+    modality=flags.modality,
+    overwrite=flags.overwrite,
+    overlay=flags.overlay,
+    volumes=flags.volumes,
+    format=flags.format,
+  )
+  outcome = batch.run(job, found.scans)
+  for name, note in outcome.notes:
+    print(f'{name}: {note}')
+  print(
+    f'{len(outcome.done)} scans segmented into {output.absolute()},'
+    f' {len(outcome.skipped)} were there already'
+    + (' (--overwrite does them again)' if outcome.skipped else '')
+  )
+  errors = found.problems + outcome.errors
+  if errors:
+    print(
+      f'{len(errors)} could not be segmented:\n' + table(errors),
+      file=sys.stderr,
+    )
+  return int(bool(errors))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,47 +247,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.set_verbosity(logging.FATAL)
   memory.keep()
   compilation_cache.use(prepare.cache_folder(flags.cache))
-  output = pathlib.Path(flags.output)
   try:
-    segmenter = load(
-      *flags.run,
-      mirror=flags.mirror,
-      keep_largest=flags.keep_largest,
-      entropy=flags.uncertainty,
-      roi=flags.roi,
-    )
-    if flags.modality != 'auto':
-      for run in segmenter.runs:
-        run.modality(flags.modality)
-    found = _scans(pathlib.Path(flags.input))
-    output.mkdir(parents=True, exist_ok=True)
-    _notes(segmenter, flags)
-    outcome = batch.run(
-      segmenter,
-      found,
-      output,
-      modality=flags.modality,
-      overwrite=flags.overwrite,
-      overlay=flags.overlay,
-    )
+    return _segment(flags)
   except ScanError as error:
     print(table([error]), file=sys.stderr)
-    return 1
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
-    return 1
-  print(
-    f'{len(outcome.done)} scans segmented into {output.absolute()},'
-    f' {len(outcome.skipped)} were there already'
-    + (' (--overwrite does them again)' if outcome.skipped else '')
-  )
-  if outcome.errors:
-    print(
-      f'{len(outcome.errors)} could not be segmented:\n'
-      + table(outcome.errors),
-      file=sys.stderr,
-    )
-  return int(bool(outcome.errors))
+  return 1
 
 
 if __name__ == '__main__':

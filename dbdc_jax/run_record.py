@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -17,6 +18,7 @@ import ml_collections
 from configs import common
 from data import atomic, task_file
 from data.task import Task
+from dbdc_jax import __version__
 
 _PACKAGES = (
   'jax',
@@ -229,6 +231,13 @@ def _commit() -> str:
     ).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     return ''
+
+
+@functools.cache
+def version() -> str:
+  """The program's version, and the commit of a checkout."""
+  commit = _commit()
+  return __version__ + (f'+{commit[:12]}' if commit else '')
 
 
 def versions() -> dict[str, Any]:

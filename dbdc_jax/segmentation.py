@@ -1,7 +1,7 @@
 """From a scan to its label map, with the networks of one or several runs."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -143,6 +143,7 @@ class Segmenter:
 
   Attributes:
     runs: what was trained, all on the same classes.
+    entropy: whether an entropy map is made, too.
   """
 
   def __init__(
@@ -180,7 +181,16 @@ class Segmenter:
         )
     self.runs = tuple(runs)
     self._mirror, self._keep_largest = mirror, keep_largest
-    self._entropy, self._roi = entropy, roi
+    self.entropy, self._roi = entropy, roi
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """What a label map depends on, beside the runs and the scan."""
+    return {
+      'mirror': self._mirror,
+      'keep_largest': self._keep_largest,
+      'roi': self._roi,
+    }
 
   def segment(
     self,
@@ -302,7 +312,7 @@ class Segmenter:
       chosen = run.modality(modality)
       streams.append(_probabilities(run, chosen, region, mm, self._mirror))
     classes = np.zeros(image.shape, np.uint8)
-    entropy = np.zeros(image.shape, np.float32) if self._entropy else None
+    entropy = np.zeros(image.shape, np.float32) if self.entropy else None
     for index, parts in enumerate(zip(*streams, strict=True), box[0][0]):
       p = sum(parts) / len(parts)
       classes[index][crop[1:]] = p.argmax(-1)

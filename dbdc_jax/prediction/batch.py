@@ -1,19 +1,22 @@
 """Many scans, one after another; reading and writing overlap with computing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 import dataclasses
-import pathlib
+import functools
+from typing import Any
 
 import numpy as np
 
-from data import atomic, preprocess, progress, scan_files, volume_io
+from data import hounsfield, planes, progress, scan_files
 from data.scan_error import ScanError
 from data.scan_files import Source
+from data.task import Modality
 from data.volume_io import Volume
-from dbdc_jax import pictures
-from dbdc_jax.prediction import recognition
-from dbdc_jax.segmentation import Segmentation, Segmenter
+from dbdc_jax import run_record
+from dbdc_jax.prediction import provenance, recognition, results
+from dbdc_jax.prediction.results import Job
+from dbdc_jax.segmentation import Segmentation
 
 
 @dataclasses.dataclass
@@ -22,145 +25,168 @@ class Outcome:
 
   Attributes:
     done: names of those that were segmented.
-    skipped: names of those whose label map was there.
+    skipped: names of those whose results were there.
+    notes: what people should know of them: name, phrase.
     errors: what was wrong with the others.
   """
 
   done: list[str] = dataclasses.field(default_factory=list)
   skipped: list[str] = dataclasses.field(default_factory=list)
+  notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)
   errors: list[ScanError] = dataclasses.field(default_factory=list)
 
 
-def _write(
-  output: pathlib.Path,
-  name: str,
-  volume: Volume,
-  found: Segmentation,
-  picture: Callable[[pathlib.Path], None] | None,
-) -> None:
-  """Writes a scan's outputs; last the label map, which says: done."""
-  if found.entropy is not None:
-    data = volume_io.nifti_bytes(found.entropy, volume)
-    atomic.write(output / f'{name}_entropy.nii.gz', data)
-  if picture:
-    picture(output / 'overlays' / f'{name}.png')
-  data = volume_io.nifti_bytes(found.labels, volume)
-  atomic.write(output / f'{name}.nii.gz', data)
-
-
-def _picture(name, volume, found, modality, classes):
-  """Makes the overlay of the slice with most foreground."""
-  grid = volume.affine, modality.plane
-  image = preprocess.reorient(volume.voxels, *grid)
-  labels = preprocess.reorient(found.classes, *grid)
-  spacing = preprocess.reoriented_spacing(*grid)
-  index = pictures.choose_slices(labels, 1)[0]
-  inside = image[tuple(slice(*part) for part in found.box)]
-  shown = preprocess.between(
-    image[index], *preprocess.limits(inside, modality.intensity)
-  )
-  label = labels[index].copy()
-
-  def write(path: pathlib.Path) -> None:
-    pictures.overlay(
-      path,
-      shown,
-      None,
-      label,
-      classes,
-      title=f'{name}, slice {index}',
-      spacing=(spacing[1], spacing[2]),
-    )
-
-  return write
-
-
-def _segment_one(segmenter, name, path, volume, modality, say):
-  """One scan: the modality that it was taken for, and what was found."""
-  if modality == 'auto':
+def _segment(
+  job: Job, source: Source, volume: Volume, say: Callable[[str], None]
+) -> tuple[Segmentation, Modality, dict[str, Any]]:
+  """One scan: what was found, the modality it was taken for, and notes."""
+  name, segmenter, said = job.modality, job.segmenter, {}
+  if name == 'auto':
     fit = recognition.recognize(segmenter, volume)
-    say(f'{name}: {fit}')
+    say(f'{source.name}: {fit}')
     if fit.modality is None:
       raise ScanError(
-        path,
+        source.path,
         f'no modality of the run fits: {fit}',
         'name it with --modality, if it is one that the run was trained on',
       )
-    modality = fit.modality
+    name, said = fit.modality, {'confidence': round(fit.confidence, 4)}
+  modality = segmenter.runs[0].modality(name)
   spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
-  return modality, segmenter.segment(
-    volume.voxels, spacing, modality, volume.affine
-  )
+  found = segmenter.segment(volume.voxels, spacing, name, volume.affine)
+  notes = [*volume.notes, *_unusual(modality, volume, found)]
+  return found, modality, said | {'modality': name, 'notes': notes}
+
+
+def _unusual(
+  modality: Modality, volume: Volume, found: Segmentation
+) -> list[str]:
+  """What is odd about a scan, or about what was found in it."""
+  notes = []
+  view = planes.cut(volume.affine, modality.plane)
+  if planes.VIEWS[view] != planes.axes(modality.plane):
+    notes.append(
+      f'acquired as {view} slices, unlike the scans that {modality.name} was'
+      ' trained on'
+    )
+  window = modality.intensity.window
+  doubt = hounsfield.doubt(volume.voxels) if window and window[0] < 0 else ''
+  if doubt:
+    notes.append(doubt)
+  if not found.classes.any():
+    notes.append('nothing was found: the label map is empty')
+  return notes
+
+
+def _unfinished(
+  job: Job,
+  sources: Sequence[Source],
+  outcome: Outcome,
+  advance: Callable[[], None],
+) -> list[tuple[Source, str]]:
+  """The scans that are not done, each with its hash."""
+  known = provenance.read(job.output)
+  todo = []
+  for source in sources:
+    try:
+      scan = provenance.digest(source.files())
+    except ScanError as error:
+      outcome.errors.append(error)
+      advance()
+      continue
+    wanted = job.written(source)
+    state = provenance.state(
+      job.output, known.get(source.name), scan, job.made_with, wanted
+    )
+    if job.overwrite or state in ('missing', 'stale'):
+      todo.append((source, scan))
+      continue
+    advance()
+    if state == 'foreign':
+      outcome.errors.append(
+        ScanError(
+          job.output / wanted[-1],
+          'is there, and was not made by this command from this scan',
+          'give another --output, or --overwrite',
+        )
+      )
+      continue
+    outcome.skipped.append(source.name)
+    if state == 'edited':
+      note = 'its result was changed since it was made, and is left as it is'
+      outcome.notes.append((source.name, note))
+  return todo
 
 
 def run(
-  segmenter: Segmenter,
-  scans: Mapping[str, Source],
-  output: pathlib.Path,
-  *,
-  modality: str,
-  overwrite: bool = False,
-  overlay: bool = False,
-  quiet: bool = False,
+  job: Job, scans: Mapping[str, Source], *, quiet: bool = False
 ) -> Outcome:
   """Segments scans into a folder.
 
   While one is computed, the next is read and the one before is written.
 
   Args:
-    segmenter: what segments them.
+    job: what is asked for; its output folder exists.
     scans: name -> scan.
-    output: where NAME.nii.gz goes; exists.
-    modality: one of the run's, or 'auto'.
-    overwrite: also scans whose label map is there.
-    overlay: also write overlays/NAME.png.
     quiet: no progress bar, no messages.
 
   Raises:
     OSError: the disk took no more.
+    ValueError: a result would replace a scan, or the output folder's own
+      record is damaged.
   """
-  outcome = Outcome()
-  todo = []
-  for name, path in scans.items():
-    there = (output / f'{name}.nii.gz').exists() and not overwrite
-    if there:
-      outcome.skipped.append(name)
-    else:
-      todo.append((name, path))
-  classes = segmenter.runs[0].task.classes
+  outcome, sources = Outcome(), list(scans.values())
+  provenance.check_targets(
+    job.output,
+    [name for source in sources for name in job.written(source)],
+    [file for source in sources for file in source.files()],
+  )
   with (
     futures.ThreadPoolExecutor(1) as reader,
     futures.ThreadPoolExecutor(1) as writer,
     progress.bar(quiet) as bar,
   ):
     say = (lambda text: None) if quiet else bar.console.print
-    job = bar.add_task('segmenting', total=len(todo))
-    read = lambda index: (
-      reader.submit(scan_files.read, todo[index][1])
-      if index < len(todo)
-      else None
-    )
+    task = bar.add_task('segmenting', total=len(sources))
+    advance = functools.partial(bar.advance, task)
+    todo = _unfinished(job, sources, outcome, advance)
+
+    def read(index: int) -> futures.Future | None:
+      if index >= len(todo):
+        return None
+      return reader.submit(scan_files.read, todo[index][0])
+
+    def finish(writing: tuple[Source, futures.Future] | None) -> None:
+      """Waits for what is written; a format's refusal is the scan's error."""
+      if writing is None:
+        return
+      try:
+        writing[1].result()
+        outcome.done.append(writing[0].name)
+      except ScanError as error:
+        outcome.errors.append(error)
+      advance()
+
     following, writing = read(0), None
-    for index, (name, path) in enumerate(todo):
+    for index, (source, scan) in enumerate(todo):
       reading, following = following, read(index + 1)
       try:
         volume = reading.result()
-        chosen, found = _segment_one(
-          segmenter, name, path, volume, modality, say
-        )
+        found, modality, said = _segment(job, source, volume, say)
       except ScanError as error:
         outcome.errors.append(error)
-        bar.advance(job)
+        advance()
         continue
-      picture = None
-      if overlay:
-        kind = segmenter.runs[0].modality(chosen)
-        picture = _picture(name, volume, found, kind, classes)
-      if writing is not None:
-        writing.result()
-      writing = writer.submit(_write, output, name, volume, found, picture)
-      outcome.done.append(name)
-      bar.advance(job)
-    if writing is not None:
-      writing.result()
+      outcome.notes += [(source.name, note) for note in said['notes']]
+      finish(writing)
+      entry = provenance.Result(
+        scan, job.made_with, {}, said | {'version': run_record.version()}
+      )
+      writing = (
+        source,
+        writer.submit(
+          results.write, job, source, volume, found, modality, entry
+        ),
+      )
+    finish(writing)
   return outcome
