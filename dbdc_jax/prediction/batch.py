@@ -88,16 +88,16 @@ def _unfinished(
   known = provenance.read(job.output)
   todo = []
   for source in sources:
+    wanted = job.written(source)
     try:
       scan = provenance.digest(source.files())
+      state = provenance.state(
+        job.output, known.get(source.name), scan, job.made_with, wanted
+      )
     except ScanError as error:
       outcome.errors.append(error)
       advance()
       continue
-    wanted = job.written(source)
-    state = provenance.state(
-      job.output, known.get(source.name), scan, job.made_with, wanted
-    )
     if job.overwrite or state in ('missing', 'stale'):
       todo.append((source, scan))
       continue
