@@ -1,10 +1,10 @@
 """Many scans, one after another; reading and writing overlap with computing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent import futures
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from dbdc_jax import run_record
 from dbdc_jax.prediction import provenance, recognition, results
 from dbdc_jax.prediction.results import Job
 from dbdc_jax.segmentation import Segmentation
+
+_EDITED = 'its result was changed since it was made, and is left as it is'
 
 
 @dataclasses.dataclass
@@ -78,44 +80,27 @@ def _unusual(
   return notes
 
 
-def _unfinished(
-  job: Job,
-  sources: Sequence[Source],
-  outcome: Outcome,
-  advance: Callable[[], None],
-) -> list[tuple[Source, str]]:
-  """The scans that are not done, each with its hash."""
-  known = provenance.read(job.output)
-  todo = []
-  for source in sources:
-    wanted = job.written(source)
-    try:
-      scan = provenance.digest(source.files())
-      state = provenance.state(
-        job.output, known.get(source.name), scan, job.made_with, wanted
-      )
-    except ScanError as error:
-      outcome.errors.append(error)
-      advance()
-      continue
-    if job.overwrite or state in ('missing', 'stale'):
-      todo.append((source, scan))
-      continue
-    advance()
-    if state == 'foreign':
-      outcome.errors.append(
-        ScanError(
-          job.output / wanted[-1],
-          'is there, and was not made by this command from this scan',
-          'give another --output, or --overwrite',
-        )
-      )
-      continue
-    outcome.skipped.append(source.name)
-    if state == 'edited':
-      note = 'its result was changed since it was made, and is left as it is'
-      outcome.notes.append((source.name, note))
-  return todo
+class _Read(NamedTuple):
+  """A scan that was looked at: its hash, and its voxels if they are needed."""
+
+  scan: str
+  state: str
+  volume: Volume | None
+
+
+def _read(job: Job, source: Source, before: provenance.Result | None) -> _Read:
+  """Reads a scan whose result is not there."""
+  wanted = job.written(source)
+  scan = provenance.digest(source.files())
+  state = provenance.state(job.output, before, scan, job.made_with, wanted)
+  if not job.overwrite and state == 'foreign':
+    raise ScanError(
+      job.output / wanted[-1],
+      'is there, and was not made by this command from this scan',
+      'give another --output, or --overwrite',
+    )
+  needed = job.overwrite or state in ('missing', 'stale')
+  return _Read(scan, state, scan_files.read(source) if needed else None)
 
 
 def run(
@@ -149,12 +134,13 @@ def run(
     say = (lambda text: None) if quiet else bar.console.print
     task = bar.add_task('segmenting', total=len(sources))
     advance = functools.partial(bar.advance, task)
-    todo = _unfinished(job, sources, outcome, advance)
+    known = provenance.read(job.output)
 
     def read(index: int) -> futures.Future | None:
-      if index >= len(todo):
+      if index >= len(sources):
         return None
-      return reader.submit(scan_files.read, todo[index][0])
+      source = sources[index]
+      return reader.submit(_read, job, source, known.get(source.name))
 
     def finish(writing: tuple[Source, futures.Future] | None) -> None:
       """Waits for what is written; a format's refusal is the scan's error."""
@@ -168,10 +154,16 @@ def run(
       advance()
 
     following, writing = read(0), None
-    for index, (source, scan) in enumerate(todo):
+    for index, source in enumerate(sources):
       reading, following = following, read(index + 1)
       try:
-        volume = reading.result()
+        scan, state, volume = reading.result()
+        if volume is None:
+          outcome.skipped.append(source.name)
+          if state == 'edited':
+            outcome.notes.append((source.name, _EDITED))
+          advance()
+          continue
         found, modality, said = _segment(job, source, volume, say)
       except ScanError as error:
         outcome.errors.append(error)
