@@ -1,0 +1,251 @@
+"""Which label maps of two folders belong together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import os
+import pathlib
+import re
+from typing import NamedTuple
+import unicodedata
+
+from data import scan_files
+from data.scan_error import ScanError, table
+from data.scan_files import Listing, Source
+
+# What archives and tools put around a case's name, one after the other: the
+# channel of an image, the kind of the file, the prefixes of two archives.
+_AFFIX = re.compile(
+  r'_0000$|_(?:image|label|seg|gt|mask|pred)$'
+  r'|^(?:img|label|volume-|segmentation-)(?=\d)',
+  re.IGNORECASE,
+)
+_IMAGE, _LABEL = '_image', '_label'
+_ENTROPY = '_entropy'
+# What evaluating and predicting write beside label maps.
+_OURS = (
+  'evaluation.json',
+  'evaluation.csv',
+  'predictions.json',
+  'volumes.csv',
+  'overlays',
+)
+_ENDINGS = re.compile(
+  r'(?:\.(?:nii|gz|zip|img|hdr|mha|mhd|nrrd|dcm))+$', re.IGNORECASE
+)
+
+
+class Case(NamedTuple):
+  """The two label maps of a case."""
+
+  name: str
+  prediction: Source
+  reference: Source
+
+
+class Found(NamedTuple):
+  """What two folders hold.
+
+  Attributes:
+    cases: those with both label maps, by name.
+    missing: a finding for each label map without its partner.
+    problems: a finding for each file that cannot be used, and for each case
+      that has several files in one folder.
+    left_out: a finding for each file that is no label map.
+    total: how many cases there are.
+    matched: what people should know of how names were matched.
+  """
+
+  cases: list[Case]
+  missing: list[ScanError]
+  problems: list[ScanError]
+  left_out: list[ScanError]
+  total: int
+  matched: str = ''
+
+
+class _Folder(NamedTuple):
+  """One of the two: its label maps by name, and what was found beside them."""
+
+  place: pathlib.Path
+  maps: dict[str, Source]
+  problems: list[ScanError]
+  left_out: list[ScanError]
+
+  def broken(self) -> set[str]:
+    """Names of cases whose file in this folder cannot be used."""
+    files = (pathlib.Path(e.file).name for e in self.problems)
+    return {_plain(_ENDINGS.sub('', name)) for name in files} - {''}
+
+
+def _plain(name: str) -> str:
+  """Equal for names that look alike; writable in any file."""
+  name = unicodedata.normalize('NFC', name)
+  return name.encode(errors='backslashreplace').decode()
+
+
+def listed(items: Sequence[str], shown: int = 8) -> str:
+  """The first of many words, and how many more there are."""
+  more = len(items) - shown
+  return ', '.join(items[:shown]) + (f' and {more} more' if more > 0 else '')
+
+
+def core(name: str) -> str:
+  """A case's name without what archives and tools put around it."""
+  while True:
+    shorter = _AFFIX.sub('', name, count=1)
+    if shorter in ('', name):
+      return name
+    name = shorter
+
+
+def _listing(place: pathlib.Path, others: Sequence[pathlib.Path]) -> Listing:
+  """What a folder holds, without what lies in the others inside of it."""
+  inside = [p for p in others if place.resolve() in p.resolve().parents]
+  try:
+    found = scan_files.find(place, without=tuple(inside))
+  except OSError as error:
+    raise ValueError(
+      f'{place}: cannot be read ({error.strerror}); give a folder of label maps'
+    ) from error
+  told = [
+    e for e in found.left_out if pathlib.Path(e.file).name not in _OURS
+  ]  # fmt: skip
+  if not found.scans and not found.problems:
+    names = listed([pathlib.Path(e.file).name for e in told])
+    raise ValueError(
+      f'{place}: holds no label map (NIfTI, MetaImage, NRRD or DICOM)'
+      + (f'; it has {names}' if told else '')
+    )
+  return found._replace(left_out=told)
+
+
+def _folder(
+  place: pathlib.Path, others: Sequence[pathlib.Path], *, reference: bool
+) -> _Folder:
+  """The label maps of a folder.
+
+  Entropy maps beside their label maps are none, and neither are, among the
+  references, the images beside their label maps.
+  """
+  found = _listing(place, others)
+  maps: dict[str, Source] = {}
+  problems, left_out = list(found.problems), list(found.left_out)
+  for name, source in found.scans.items():
+    other = maps.setdefault(_plain(name), source)
+    if other is not source:
+      reason = f'its name looks like that of {other.path}'
+      problems.append(ScanError(source.path, reason, 'rename one of them'))
+  result = _Folder(place, maps, problems, left_out)
+  for name in result.broken() & maps.keys():
+    del maps[name]
+  for name in list(maps):
+    if name.removesuffix(_ENTROPY) in maps.keys() - {name}:
+      del maps[name]
+    stem = name.removesuffix(_IMAGE)
+    if reference and stem != name and stem + _LABEL in maps:
+      reason = f'the image of {maps[stem + _LABEL].path.name}'
+      left_out.append(ScanError(maps.pop(name).path, reason, 'none is needed'))
+  return result
+
+
+def _grouped(names: set[str]) -> dict[str, list[str]]:
+  out: dict[str, list[str]] = {}
+  for name in sorted(names):
+    out.setdefault(core(name), []).append(name)
+  return out
+
+
+def _pairs(
+  predictions: Mapping[str, Source], references: Mapping[str, Source]
+) -> tuple[list[Case], dict[Source, ScanError], str]:
+  """Cases; files of which several may be one case; which names differ."""
+  exact = predictions.keys() & references.keys()
+  cases = [Case(name, predictions[name], references[name]) for name in exact]
+  doubtful: dict[Source, ScanError] = {}
+  pairs = []
+  theirs = _grouped(references.keys() - exact)
+  for stem, mine in _grouped(predictions.keys() - exact).items():
+    names = theirs.get(stem, [])
+    if names and len(mine) + len(names) > 2:
+      sources = [predictions[name] for name in mine]
+      sources += [references[name] for name in names]
+      every = ', '.join(str(source.path) for source in sources)
+      error = ScanError(
+        sources[0].path,
+        f'these may be one case: {every}',
+        'name prediction and reference alike, or move the others away',
+      )
+      doubtful |= dict.fromkeys(sources, error)
+    if len(mine) == len(names) == 1:
+      pairs.append((mine[0], names[0]))
+      cases.append(Case(names[0], predictions[mine[0]], references[names[0]]))
+  said = [f'{a} with {b}' for a, b in pairs]
+  text = f'names are not the same, matched: {listed(said)}' if said else ''
+  return sorted(cases), doubtful, text
+
+
+def _missing(
+  here: _Folder, there: _Folder, kind: str, used: set[Source]
+) -> Iterator[ScanError]:
+  """A finding for each label map of a folder that was not matched."""
+  unknown = there.broken()
+  for name, source in sorted(here.maps.items()):
+    if source not in used and name not in unknown:
+      yield ScanError(
+        source.path,
+        f'no {kind} {name} in {there.place}',
+        'add it, or leave such cases out: --allow-missing',
+      )
+
+
+def find(
+  prediction: str | os.PathLike,
+  reference: str | os.PathLike,
+  output: str | os.PathLike = '',
+) -> Found:
+  """Matches predictions with references by their names.
+
+  Names are the same however their accents are composed. Those that have no
+  partner of the same name are compared without what archives and tools add
+  (`core`), where that is one file of each folder. Two files, instead of
+  folders, are one case.
+
+  Args:
+    prediction: folder of label maps.
+    reference: another one; a case may have another format there.
+    output: where results go: not looked into.
+
+  Raises:
+    ValueError: a folder is unreadable or holds no label map, both are one, or
+      no name is in both.
+    ScanError: a folder is not there.
+  """
+  places = pathlib.Path(prediction), pathlib.Path(reference)
+  if places[0].resolve() == places[1].resolve():
+    raise ValueError(
+      f'{places[0]}: the predictions and the references are the same folder'
+    )
+  others = (*places, *([pathlib.Path(output)] if output else []))
+  mine = _folder(places[0], others, reference=False)
+  theirs = _folder(places[1], others, reference=True)
+  if all(place.is_file() for place in places):
+    (name,), (a,), (b,) = theirs.maps, mine.maps.values(), theirs.maps.values()
+    cases, doubtful, text = [Case(name, a, b)], {}, ''
+  else:
+    cases, doubtful, text = _pairs(mine.maps, theirs.maps)
+  unsure = list({id(error): error for error in doubtful.values()}.values())
+  problems = mine.problems + theirs.problems + unsure
+  used = {source for case in cases for source in case[1:]} | doubtful.keys()
+  missing = [
+    *_missing(theirs, mine, 'prediction', used),
+    *_missing(mine, theirs, 'reference', used),
+  ]
+  if not cases:
+    raise ValueError(
+      f'no name is in both folders: predictions {listed(sorted(mine.maps))};'
+      f' references {listed(sorted(theirs.maps))}; rename one side'
+      + ('\n' + table(problems) if problems else '')
+    )
+  left_out = mine.left_out + theirs.left_out
+  total = len(cases) + len(missing) + len(unsure)
+  total += len(mine.broken() | theirs.broken())
+  return Found(cases, missing, problems, left_out, total, text)
