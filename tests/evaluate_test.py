@@ -1,18 +1,22 @@
 """The command on small folders: what it writes, prints and returns."""
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import grids
 import nibabel as nib
 import numpy as np
 import pytest
 
+from data.scan_error import ScanError
 from data.volume_io import write_nifti
 from dbdc_jax import evaluate
-from dbdc_jax.evaluation import case_pool, metrics
+from dbdc_jax.evaluation import case_pool, case_scores, matching, metrics
 
 SPACING = (2.0, 0.8, 1.5)
 SHAPE = (7, 8, 9)
@@ -50,11 +54,14 @@ def folders(tmp_path):
   return tmp_path
 
 
-def _run(folders, *flags):
+def _main(folders, output, *flags):
   wanted = [f'--{k}={folders / k}' for k in ('prediction', 'reference')]
-  out = folders / 'out'
-  code = evaluate.main([*wanted, f'--output={out}', '--workers=1', *flags])
-  path = out / 'evaluation.json'
+  return evaluate.main([*wanted, f'--output={output}', '--workers=1', *flags])
+
+
+def _run(folders, *flags):
+  code = _main(folders, folders / 'out', *flags)
+  path = folders / 'out' / 'evaluation.json'
 
   def refuse(word):
     raise AssertionError(f'{word} in {path}')
@@ -267,13 +274,6 @@ def test_numbers_must_be_positive(folders, flag, capsys):
   assert 'positive' in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_named(folders, capsys):
-  (folders / 'out').write_text('a file')
-  flags = [f'--{k}={folders / k}' for k in ('prediction', 'reference')]
-  assert evaluate.main([*flags, f'--output={folders / "out"}']) == 1
-  assert str(folders / 'out') in capsys.readouterr().err
-
-
 def test_too_little_memory_is_a_row(folders, capsys, monkeypatch):
   def nothing_left(*args):
     raise MemoryError
@@ -308,3 +308,286 @@ def test_two_processes_give_the_same_files(folders):
   assert done.returncode == 0, done.stderr
   assert '3 of 3 cases scored' in done.stdout and '3/3' in done.stderr
   assert alone == [(folders / 'out' / name).read_bytes() for name in names]
+
+
+def _truth(folders, case):
+  """The label maps' own arrays, whatever order their axes are written in."""
+  return [
+    np.asanyarray(nib.load(folders / kind / f'{case}.nii.gz').dataobj)
+    for kind in ('prediction', 'reference')
+  ]
+
+
+def test_what_nobody_annotated_is_neither_right_nor_wrong(folders, capsys):
+  path = folders / 'reference' / 'case0.nii.gz'
+  label = _label(50)
+  label[:3], label[4, 4, 4] = 255, 255
+  write_nifti(path, label, _affine(0))
+  _, found = _run(folders, '--classes=2=a,600=b,255=ignore', '--tolerance=1')
+  assert found['ignored']['codes'] == [255] and found['ignored']['rule']
+  case = found['cases'][0]
+  unknown = label == 255
+  volume = np.prod(SPACING) / 1000
+  assert case['ignored_ml'] == pytest.approx(unknown.sum() * volume)
+  prediction, _ = _truth(folders, 'case0')
+  for name, code in (('a', 2), ('b', 600)):
+    p, r = (prediction == code) & ~unknown, label == code
+    scores = case['scores'][name]
+    assert scores['dice'] == pytest.approx(
+      100 * 2 * (p & r).sum() / (p.sum() + r.sum())
+    )
+    assert scores['volume_prediction'] == pytest.approx(p.sum() * volume)
+    for metric in ('hd95', 'assd'):
+      value = getattr(metrics, metric)(p, r, SPACING)
+      assert scores[metric] == pytest.approx(value, rel=1e-5)
+    nsd = 100 * metrics.nsd(p, r, SPACING, 1.0)
+    assert scores['nsd'] == pytest.approx(nsd)
+  assert found['cases'][1]['ignored_ml'] == 0
+  assert 'with code 255 in the references' in capsys.readouterr().out
+
+
+def test_what_is_predicted_where_nobody_annotated_changes_nothing(folders):
+  path = folders / 'reference' / 'case0.nii.gz'
+  label = _label(50)
+  label[:3] = 255
+  write_nifti(path, label, _affine(0))
+  _, before = _run(folders, '--classes=2,600,255=ignore')
+  prediction = _label(0)
+  prediction[:3] = 600
+  write_nifti(folders / 'prediction' / path.name, prediction, _affine(0))
+  _, after = _run(folders, '--classes=2,600,255=ignore')
+  assert after['cases'] == before['cases']
+
+
+def test_255_and_negative_codes_are_no_classes_unless_asked_for(
+  folders, capsys
+):
+  for kind in ('prediction', 'reference'):
+    label = _label(3)
+    label[0], label[1] = 255, -1
+    write_nifti(folders / kind / 'case0.nii.gz', label, _affine(0))
+  code, found = _run(folders)
+  assert code == 0 and list(found['classes']) == ['2', '600']
+  once = {'prediction': 1, 'reference': 1}
+  assert found['codes_not_scored'] == {'-1': once, '255': once}
+  assert '--classes=255=NAME' in capsys.readouterr().out
+  _, found = _run(folders, '--classes=-1=low,255=high')
+  scores = found['cases'][0]['scores']
+  assert scores['low']['dice'] == scores['high']['dice'] == 100
+
+
+def test_masks_of_0_and_255_are_not_scored_as_nothing(folders, capsys):
+  for kind in ('prediction', 'reference'):
+    for file in (folders / kind).glob('case*'):
+      voxels = np.where(np.asanyarray(nib.load(file).dataobj), 255, 0)
+      write_nifti(file, voxels.astype(np.uint8), nib.load(file).affine)
+  code, found = _run(folders)
+  assert code == 1 and found['classes'] == {}
+  assert (
+    'nothing was scored: the label maps hold 255' in capsys.readouterr().err
+  )
+  code, found = _run(folders, '--classes=255=organ')
+  assert code == 0 and found['summary']['classes']['organ']['cases'] == 3
+
+
+def test_codes_that_occur_nowhere_are_an_error(folders, capsys):
+  code, _ = _run(folders, '--classes=1=liver')
+  assert code == 1
+  assert 'the label maps hold 2, 600' in capsys.readouterr().err
+
+
+def test_the_healthy_may_be_found_healthy(folders):
+  for kind in ('prediction', 'reference'):
+    for file in (folders / kind).glob('case*'):
+      write_nifti(file, np.zeros(SHAPE, np.uint8), nib.load(file).affine)
+  code, found = _run(folders, '--classes=1=lesion')
+  assert code == 0
+  assert found['summary']['classes']['lesion']['both_empty'] == 3
+
+
+@pytest.mark.parametrize('classes', [[], ['--classes=2,600']])
+def test_an_image_is_no_label_map_whatever_is_asked_for(
+  folders, capsys, classes
+):
+  image = np.random.default_rng(1).integers(0, 200, SHAPE).astype(np.int16)
+  write_nifti(folders / 'reference' / 'case0.nii.gz', image, _affine(0))
+  code, found = _run(folders, *classes)
+  assert code == 1 and found['cases_scored'] == 2
+  error = capsys.readouterr().err
+  assert 'reference/case0.nii.gz' in error and 'an image, not a label' in error
+
+
+def test_many_regions_are_no_image(folders):
+  # 504 voxels in blocks of 2 x 2 x 3: 48 regions.
+  x, y, z = np.indices(SHAPE)
+  label = (x // 2 * 12 + y // 2 * 3 + z // 3 + 1).astype(np.int16)
+  for kind in ('prediction', 'reference'):
+    write_nifti(folders / kind / 'case0.nii.gz', label, _affine(0))
+  code, found = _run(folders)
+  assert code == 0 and len(found['classes']) == 49  # And code 600.
+
+
+@pytest.mark.parametrize('codes', grids.ORIENTATIONS[::5])
+def test_the_order_of_axes_in_a_file_changes_no_score(folders, codes):
+  file = folders / 'prediction' / 'case1.nii.gz'
+  _, before = _run(folders)
+  image = nib.load(file)
+  orientation = nib.orientations
+  turn = orientation.ornt_transform(
+    orientation.io_orientation(image.affine),
+    orientation.axcodes2ornt(tuple(codes)),
+  )
+  turned = image.as_reoriented(turn)
+  write_nifti(file, np.asanyarray(turned.dataobj), turned.affine)
+  code, after = _run(folders)
+  assert code == 0
+  case = after['cases'][1]
+  assert case['scores'] == before['cases'][1]['scores']
+  same = np.array_equal(turned.affine, image.affine)
+  assert bool(case['notes']) is not same
+
+
+def test_an_error_that_nobody_thought_of_is_a_row(folders, capsys, monkeypatch):
+  read = case_scores.scan_files.read
+
+  def fail(source, **flags):
+    if 'case1' in source.name and source.path.parent.name == 'prediction':
+      raise ZeroDivisionError('of a library')
+    return read(source, **flags)
+
+  monkeypatch.setattr(case_scores.scan_files, 'read', fail)
+  code, found = _run(folders)
+  assert code == 1 and found['cases_scored'] == 2
+  (row,) = found['bad']
+  assert row['file'].endswith('prediction/case1.nii.gz')
+  assert 'ZeroDivisionError: of a library' in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_used_is_told_and_the_others_scored(
+  folders, capsys
+):
+  (folders / 'reference' / 'case0.nii.gz').unlink()
+  (folders / 'reference' / 'case0.nii.gz').symlink_to('/annex/x')
+  code, found = _run(folders)
+  assert code == 1 and found['cases_scored'] == 2 and found['cases_found'] == 3
+  assert 'case0' in capsys.readouterr().err
+
+
+def test_listings_are_told(folders, capsys, monkeypatch):
+  find = matching.scan_files.find
+
+  def with_more(place, **flags):
+    bad = ScanError(place / 'bad.img', 'its header is missing', 'add it')
+    text = ScanError(place / 'read.me', 'is no scan', 'nothing')
+    own = [ScanError(place / n, 'is no scan', '') for n in matching.OURS]
+    return find(place, **flags)._replace(problems=[bad], left_out=[text, *own])
+
+  monkeypatch.setattr(matching.scan_files, 'find', with_more)
+  code, found = _run(folders, '--allow-missing')
+  said = capsys.readouterr()
+  assert code == 1 and found['cases_scored'] == 3
+  assert found['cases_found'] == 4
+  assert said.err.count('its header is missing | add it') == 2
+  assert 'left out, no label maps: read.me, read.me\n' in said.out
+
+
+def test_what_predict_writes_is_taken_as_it_is(folders):
+  place = folders / 'prediction'
+  for case in range(3):
+    values = np.full(SHAPE, 0.1, np.float32)
+    write_nifti(place / f'case{case}_entropy.nii.gz', values, _affine(case))
+  (place / 'predictions.json').write_text('{}')
+  (place / 'volumes.csv').write_text('scan\n')
+  (place / 'overlays').mkdir()
+  (place / 'overlays' / 'case0.png').write_bytes(b'\x89PNG')
+  code, found = _run(folders)
+  assert code == 0 and found['cases_found'] == 3
+
+
+def _snapshot(folder):
+  return {
+    p.relative_to(folder): p.read_bytes()
+    for p in sorted(folder.rglob('*'))
+    if p.is_file()
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'content'),
+  [
+    ('evaluation.json', '{"cases": []}'),
+    ('evaluation.json', 'notes'),
+    ('evaluation.json', '\udcff'),
+    ('evaluation.csv', 'case,class,dice\n1,2,3\n'),
+    ('evaluation.csv', ''),
+  ],
+)
+def test_files_of_the_user_are_never_replaced(folders, capsys, name, content):
+  out = folders / 'out'
+  out.mkdir()
+  (out / name).write_bytes(content.encode(errors='surrogateescape'))
+  before = _snapshot(folders)
+  assert _main(folders, out) == 1 and _snapshot(folders) == before
+  assert f'{out / name}: is there, and no evaluation' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['folder', 'link'])
+def test_neither_is_anything_else_of_that_name(folders, kind):
+  (folders / 'out').mkdir()
+  path = folders / 'out' / 'evaluation.csv'
+  path.mkdir() if kind == 'folder' else path.symlink_to('/annex/x')
+  assert _main(folders, folders / 'out') == 1
+  assert path.is_dir() if kind == 'folder' else path.is_symlink()
+  assert [p.name for p in (folders / 'out').iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize('where', ['prediction', 'reference', 'reference/e'])
+def test_results_may_lie_beside_label_maps(folders, where):
+  before = _snapshot(folders)
+  assert _main(folders, folders / where) == 0
+  first = _snapshot(folders)
+  assert _main(folders, folders / where) == 0
+  assert _snapshot(folders) == first and before.items() <= first.items()
+  names = {p.name for p in first.keys() - before.keys()}
+  assert names == {'evaluation.json', 'evaluation.csv'}
+
+
+@pytest.mark.parametrize('output', ['out', 'out/deeper'])
+def test_an_output_that_cannot_be_a_folder_is_said_at_once(
+  folders, capsys, monkeypatch, output
+):
+  (folders / 'out').write_text('a file')
+  monkeypatch.setattr(case_pool, 'run', None)  # Nothing is computed.
+  assert _main(folders, folders / output) == 1
+  assert f'{folders / output}: ' in capsys.readouterr().err
+  assert (folders / 'out').read_text() == 'a file'
+
+
+def test_a_folder_that_takes_no_file_is_said_at_once(
+  folders, capsys, monkeypatch
+):
+  def refuse(**where):
+    raise OSError(errno.EROFS, 'Read-only file system')
+
+  monkeypatch.setattr(tempfile, 'TemporaryFile', refuse)
+  monkeypatch.setattr(case_pool, 'run', None)
+  assert _run(folders)[0] == 1
+  assert 'written into (Read-only file system)' in capsys.readouterr().err
+
+
+def test_terminals_without_the_letters_get_their_codes(folders):
+  for kind in ('prediction', 'reference'):
+    file = folders / kind / 'case0.nii.gz'
+    file.rename(file.with_name('Größe\udcff.nii.gz'))
+  (folders / 'prediction' / 'Ähre.nii').write_bytes(b'')
+  flags = [f'--{k}={folders / k}' for k in ('prediction', 'reference')]
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'dbdc_jax.evaluate', *flags),
+      *('--workers=1', f'--output={folders / "out"}'),
+    ],
+    capture_output=True,
+    env=os.environ | {'PYTHONIOENCODING': 'ascii'},
+  )
+  assert done.returncode == 1 and b'Traceback' not in done.stderr
+  assert rb'\xc4hre.nii' in done.stderr and b'3 of 4 cases' in done.stdout

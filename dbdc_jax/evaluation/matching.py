@@ -21,7 +21,7 @@ _AFFIX = re.compile(
 _IMAGE, _LABEL = '_image', '_label'
 _ENTROPY = '_entropy'
 # What evaluating and predicting write beside label maps.
-_OURS = (
+OURS = (
   'evaluation.json',
   'evaluation.csv',
   'predictions.json',
@@ -107,7 +107,7 @@ def _listing(place: pathlib.Path, others: Sequence[pathlib.Path]) -> Listing:
       f'{place}: cannot be read ({error.strerror}); give a folder of label maps'
     ) from error
   told = [
-    e for e in found.left_out if pathlib.Path(e.file).name not in _OURS
+    e for e in found.left_out if pathlib.Path(e.file).name not in OURS
   ]  # fmt: skip
   if not found.scans and not found.problems:
     names = listed([pathlib.Path(e.file).name for e in told])
