@@ -12,7 +12,6 @@ import pytest
 import scipy.spatial
 
 from data import phantom_archive, scan_files, volume_io
-from data.scan_error import ScanError
 from dbdc_jax import deployed, predict
 from dbdc_jax.prediction import batch
 
