@@ -18,7 +18,7 @@ import pathlib
 import sys
 from typing import TextIO
 
-from data import progress, scan_error
+from data import names, progress, scan_error
 from dbdc_jax.evaluation import (
   case_pool,
   case_scores,
@@ -108,7 +108,7 @@ def _evaluate(flags: argparse.Namespace) -> list[scan_error.ScanError]:
 
 def _say(text: str, stream: TextIO) -> None:
   """Prints what the stream has letters for, and the others by their codes."""
-  kind = stream.encoding or 'utf-8'
+  text, kind = names.printable(text), stream.encoding or 'utf-8'
   print(text.encode(kind, 'backslashreplace').decode(kind), file=stream)
 
 

@@ -6,6 +6,8 @@ import unicodedata
 import numpy as np
 import pytest
 
+from data import names, scan_files
+from data.scan_files import Source
 from data.volume_io import write_nifti
 from dbdc_jax.evaluation import matching
 
@@ -96,13 +98,20 @@ def test_two_predictions_for_one_reference_are_refused(tmp_path):
   assert found.total == 2
 
 
-def test_names_that_look_alike_in_one_folder_are_refused(tmp_path):
-  both = [unicodedata.normalize(form, 'é') for form in ('NFC', 'NFD')]
-  found = _find(tmp_path, [*both, 'b'], ['é', 'b'])
-  assert [case.name for case in found.cases] == ['b']
-  (problem,) = found.problems
-  assert pathlib.Path(problem.file).stem in both and not found.missing
-  assert any(f'{name}.nii' in problem.reason for name in both)
+@pytest.mark.parametrize('name', ['B\udcfcr', '50%', 'a\x1b[31m', 'x' * 250])
+def test_what_predict_calls_a_scan_is_matched(tmp_path, monkeypatch, name):
+  # A folder gives names that are safe; a prediction's is made of one of them.
+  def find(place, **flags):
+    (folder,) = [place / 'map.nii']
+    stem = names.case_name(name)
+    if place.name == 'p':
+      stem = names.case_name(names.on_disk(stem, '.nii.gz')[: -len('.nii.gz')])
+    return scan_files.Listing({stem: Source(stem, folder)}, [], [])
+
+  monkeypatch.setattr(scan_files, 'find', find)
+  found = matching.find(tmp_path / 'p', tmp_path / 'r')
+  assert [c.name for c in found.cases] == [names.case_name(name)]
+  assert found.missing == []
 
 
 def test_entropy_beside_its_label_map_is_no_case(tmp_path):

@@ -1,15 +1,14 @@
 """Which label maps of two folders belong together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import os
 import pathlib
 import re
 from typing import NamedTuple
-import unicodedata
 
-from data import scan_files
+from data import names, scan_files
 from data.scan_error import ScanError, table
-from data.scan_files import Listing, Source
+from data.scan_files import Source
 
 # What archives and tools put around a case's name, one after the other: the
 # channel of an image, the kind of the file, the prefixes of two archives.
@@ -20,6 +19,7 @@ _AFFIX = re.compile(
 )
 _IMAGE, _LABEL = '_image', '_label'
 _ENTROPY = '_entropy'
+_SUFFIX = '.nii.gz'
 # What evaluating and predicting write beside label maps.
 OURS = (
   'evaluation.json',
@@ -72,14 +72,13 @@ class _Folder(NamedTuple):
 
   def broken(self) -> set[str]:
     """Names of cases whose file in this folder cannot be used."""
-    files = (pathlib.Path(e.file).name for e in self.problems)
-    return {_plain(_ENDINGS.sub('', name)) for name in files} - {''}
+    stems = (_ENDINGS.sub('', file_name(e)) for e in self.problems)
+    return {names.case_name(stem) for stem in stems if stem}
 
 
-def _plain(name: str) -> str:
-  """Equal for names that look alike; writable in any file."""
-  name = unicodedata.normalize('NFC', name)
-  return name.encode(errors='backslashreplace').decode()
+def file_name(error: ScanError) -> str:
+  """The name of the file or folder that a finding is about."""
+  return pathlib.Path(error.file).name
 
 
 def listed(items: Sequence[str], shown: int = 8) -> str:
@@ -97,77 +96,80 @@ def core(name: str) -> str:
     name = shorter
 
 
-def _listing(place: pathlib.Path, others: Sequence[pathlib.Path]) -> Listing:
-  """What a folder holds, without what lies in the others inside of it."""
-  inside = [p for p in others if place.resolve() in p.resolve().parents]
-  try:
-    found = scan_files.find(place, without=tuple(inside))
-  except OSError as error:
-    raise ValueError(
-      f'{place}: cannot be read ({error.strerror}); give a folder of label maps'
-    ) from error
-  told = [
-    e for e in found.left_out if pathlib.Path(e.file).name not in OURS
-  ]  # fmt: skip
-  if not found.scans and not found.problems:
-    names = listed([pathlib.Path(e.file).name for e in told])
-    raise ValueError(
-      f'{place}: holds no label map (NIfTI, MetaImage, NRRD or DICOM)'
-      + (f'; it has {names}' if told else '')
-    )
-  return found._replace(left_out=told)
-
-
 def _folder(
   place: pathlib.Path, others: Sequence[pathlib.Path], *, reference: bool
 ) -> _Folder:
-  """The label maps of a folder.
+  """The label maps of a folder, without what lies in the others inside of it.
 
   Entropy maps beside their label maps are none, and neither are, among the
   references, the images beside their label maps.
+
+  Raises:
+    ValueError: it holds none.
+    ScanError: it is not there, or cannot be read.
   """
-  found = _listing(place, others)
-  maps: dict[str, Source] = {}
-  problems, left_out = list(found.problems), list(found.left_out)
-  for name, source in found.scans.items():
-    other = maps.setdefault(_plain(name), source)
-    if other is not source:
-      reason = f'its name looks like that of {other.path}'
-      problems.append(ScanError(source.path, reason, 'rename one of them'))
-  result = _Folder(place, maps, problems, left_out)
-  for name in result.broken() & maps.keys():
-    del maps[name]
-  for name in list(maps):
+  inside = [p for p in others if place.resolve() in p.resolve().parents]
+  found = scan_files.find(place, without=tuple(inside))
+  outside = {p.name for p in inside}.union(OURS)
+  left_out = [e for e in found.left_out if file_name(e) not in outside]
+  if not found.scans and not found.problems:
+    text = listed([file_name(e) for e in left_out])
+    raise ValueError(
+      f'{place}: holds no label map (NIfTI, MetaImage, NRRD or DICOM)'
+      + (f'; it has {text}' if text else '')
+    )
+  maps = dict(found.scans)
+  for name in found.scans:
+    stem = name.removesuffix(_IMAGE)
     if name.removesuffix(_ENTROPY) in maps.keys() - {name}:
       del maps[name]
-    stem = name.removesuffix(_IMAGE)
-    if reference and stem != name and stem + _LABEL in maps:
+    elif reference and stem != name and stem + _LABEL in maps:
       reason = f'the image of {maps[stem + _LABEL].path.name}'
-      left_out.append(ScanError(maps.pop(name).path, reason, 'none is needed'))
-  return result
+      left_out.append(ScanError(maps.pop(name).path, reason, 'nothing to do'))
+  return _Folder(place, maps, found.problems, left_out)
 
 
-def _grouped(names: set[str]) -> dict[str, list[str]]:
+def _grouped(found: Iterable[str]) -> dict[str, list[str]]:
   out: dict[str, list[str]] = {}
-  for name in sorted(names):
+  for name in sorted(found):
     out.setdefault(core(name), []).append(name)
   return out
+
+
+def _exact(
+  predictions: Iterable[str], references: Iterable[str]
+) -> dict[str, str]:
+  """Prediction -> reference, of the same name or of the one that it gives.
+
+  Names that a disk would refuse or misunderstand are written another way.
+  """
+  written = {
+    names.on_disk(name, _SUFFIX).removesuffix(_SUFFIX): name
+    for name in references
+  }
+  pairs = {
+    name: written[names.original(name)]
+    for name in predictions
+    if names.original(name) in written
+  }
+  same = set(predictions) & set(references)
+  pairs = {a: b for a, b in pairs.items() if not {a, b} & same}
+  return pairs | {name: name for name in same}
 
 
 def _pairs(
   predictions: Mapping[str, Source], references: Mapping[str, Source]
 ) -> tuple[list[Case], dict[Source, ScanError], str]:
   """Cases; files of which several may be one case; which names differ."""
-  exact = predictions.keys() & references.keys()
-  cases = [Case(name, predictions[name], references[name]) for name in exact]
+  pairs = _exact(predictions, references)
   doubtful: dict[Source, ScanError] = {}
-  pairs = []
-  theirs = _grouped(references.keys() - exact)
-  for stem, mine in _grouped(predictions.keys() - exact).items():
-    names = theirs.get(stem, [])
-    if names and len(mine) + len(names) > 2:
+  said = []
+  theirs = _grouped(references.keys() - set(pairs.values()))
+  for stem, mine in _grouped(predictions.keys() - pairs.keys()).items():
+    others = theirs.get(stem, [])
+    if others and len(mine) + len(others) > 2:
       sources = [predictions[name] for name in mine]
-      sources += [references[name] for name in names]
+      sources += [references[name] for name in others]
       every = ', '.join(str(source.path) for source in sources)
       error = ScanError(
         sources[0].path,
@@ -175,11 +177,11 @@ def _pairs(
         'name prediction and reference alike, or move the others away',
       )
       doubtful |= dict.fromkeys(sources, error)
-    if len(mine) == len(names) == 1:
-      pairs.append((mine[0], names[0]))
-      cases.append(Case(names[0], predictions[mine[0]], references[names[0]]))
-  said = [f'{a} with {b}' for a, b in pairs]
-  text = f'names are not the same, matched: {listed(said)}' if said else ''
+    elif others:
+      pairs[mine[0]] = others[0]
+      said.append(f'{mine[0]} with {others[0]}')
+  cases = [Case(b, predictions[a], references[b]) for a, b in pairs.items()]
+  text = f'names that differ were matched: {listed(said, 3)}' if said else ''
   return sorted(cases), doubtful, text
 
 

@@ -265,8 +265,8 @@ def _notes(results: dict[str, Any]) -> list[str]:
   if results['matched']:
     lines.append(results['matched'])
   if results['left_out']:
-    names = [pathlib.Path(e['file']).name for e in results['left_out']]
-    lines.append(f'left out, no label maps: {matching.listed(names)}')
+    files = [pathlib.Path(e['file']).name for e in results['left_out']]
+    lines.append(f'left out, no label maps: {matching.listed(files)}')
   notes = [note for case in results['cases'] for note in case['notes']]
   lines += notes[:_SHOWN]
   if len(notes) > _SHOWN:
