@@ -390,6 +390,19 @@ def test_masks_of_0_and_255_are_not_scored_as_nothing(folders, capsys):
   assert code == 0 and found['summary']['classes']['organ']['cases'] == 3
 
 
+def test_classes_that_are_numbered_in_two_ways_are_asked_about(folders, capsys):
+  for file in (folders / 'prediction').glob('case*'):
+    voxels = np.asanyarray(nib.load(file).dataobj).copy()
+    voxels[voxels == 600] = 255
+    write_nifti(file, voxels, nib.load(file).affine)
+  asked = 'give them one name: --classes=600=NAME,255=NAME'
+  _run(folders)
+  assert asked in capsys.readouterr().out
+  _, found = _run(folders, '--classes=2,600=b,255=b')
+  assert asked not in capsys.readouterr().out
+  assert found['cases'][0]['scores']['b']['volume_prediction'] > 0
+
+
 def test_codes_that_occur_nowhere_are_an_error(folders, capsys):
   code, _ = _run(folders, '--classes=1=liver')
   assert code == 1

@@ -242,9 +242,10 @@ def find(
     *_missing(mine, theirs, 'reference', used),
   ]
   if not cases:
+    shown = [listed(sorted(f.maps)) or 'none' for f in (mine, theirs)]
     raise ValueError(
-      f'no name is in both folders: predictions {listed(sorted(mine.maps))};'
-      f' references {listed(sorted(theirs.maps))}; rename one side'
+      f'no name is in both folders: predictions {shown[0]}; references'
+      f' {shown[1]}; rename one side'
       + ('\n' + table(problems) if problems else '')
     )
   left_out = mine.left_out + theirs.left_out

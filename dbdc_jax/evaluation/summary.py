@@ -232,6 +232,28 @@ def table(results: dict[str, Any]) -> str:
   return '\n'.join([*out, *_notes(results)])
 
 
+def _strangers(results: dict[str, Any]) -> list[str]:
+  """Codes that only one side has may be one class, numbered in two ways."""
+  unmet = [
+    str(code)
+    for name, codes in results['classes'].items()
+    for code in codes
+    if results['summary']['classes'][name]['volume_prediction'] == 0
+    and results['summary']['classes'][name]['volume_reference'] > 0
+  ]
+  extra = [
+    code for code, n in results['codes_not_scored'].items()
+    if not n['reference']
+  ]  # fmt: skip
+  if not unmet or not extra:
+    return []
+  return [
+    f'no prediction holds {matching.listed(unmet)}, no reference holds'
+    f' {matching.listed(extra)}: if two of them mean the same, give them one'
+    f' name: --classes={unmet[0]}=NAME,{extra[0]}=NAME'
+  ]
+
+
 def _notes(results: dict[str, Any]) -> list[str]:
   """What the table's numbers are, and what is not among them."""
   lines = [
@@ -255,6 +277,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
       f' makes it a class, {unset[-1]}=ignore leaves its voxels out of all'
       ' scores'
     )
+  lines += _strangers(results)
   codes = results['ignored']['codes']
   if codes:
     volume = sum(case['ignored_ml'] for case in results['cases'])
