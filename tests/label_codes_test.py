@@ -118,6 +118,13 @@ def test_modalities_that_agree_are_one(tmp_path):
     assert label_codes.parse(text) == (expected, ())
 
 
+def test_an_export_says_its_codes_too(tmp_path):
+  codes = {'background': 0, 'myocardium': 205}
+  fields = {'title': 'CT', 'label_codes': codes, 'mm_per_pixel': 1.0}
+  path = _file(tmp_path, {'classes': ['a'], 'modalities': {'ct': fields}})
+  assert label_codes.parse(path).names == {205: 'myocardium'}
+
+
 @pytest.mark.parametrize(
   'other', [{'a': 2}, {'b': 1}, {'a': 1, 'b': 2}, {'a': [1, 2]}]
 )

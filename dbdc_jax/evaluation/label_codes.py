@@ -164,8 +164,12 @@ def _of_modality(
 def _pairs(
   path: pathlib.Path, found: Any, modality: str = ''
 ) -> list[tuple[int, str]]:
-  """(code, name) of an object's "labels", in either form."""
-  labels = found.get('labels') if isinstance(found, dict) else None
+  """(code, name) of an object's "labels", in either form.
+
+  An export's model.json calls them "label_codes".
+  """
+  found = found if isinstance(found, dict) else {}
+  labels = found.get('labels', found.get('label_codes'))
   if not isinstance(labels, dict):
     where = f' for {modality}' if modality else ''
     raise ValueError(
