@@ -95,10 +95,13 @@ def _on_grid(case: Case, prediction: Volume, reference: Volume) -> Volume:
     if same and close_affines(reference.affine, volume.affine, shape):
       return volume
   remedy = "resample the prediction to the reference's grid (nearest neighbour)"
+  reason = f'shape {prediction.voxels.shape}, the reference has {shape}'
   if prediction.voxels.shape == shape:
     reason = 'lies elsewhere than the reference (affines)'
-  else:
-    reason = f'shape {prediction.voxels.shape}, the reference has {shape}'
+    remedy += (
+      "; if its voxels are the reference's, one by one, write it again with the"
+      " reference's affine"
+    )
   raise ScanError(case.prediction.path, reason, remedy)
 
 
