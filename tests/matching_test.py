@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data import names, scan_files
+from data.scan_error import ScanError
 from data.scan_files import Source
 from data.volume_io import write_nifti
 from dbdc_jax.evaluation import matching
@@ -137,6 +138,25 @@ def test_two_files_are_one_case(tmp_path):
   found = matching.find(tmp_path / 'mine.nii', tmp_path / 'theirs.nii')
   (case,) = found.cases
   assert _stems(case) == ('mine', 'theirs') and found.total == 1
+
+
+def test_a_file_that_cannot_be_used_is_told_where_nothing_is_left(
+  tmp_path, monkeypatch
+):
+  _write(tmp_path, 'a')
+  bad = ScanError(tmp_path / 'b.img', 'its header is missing', 'add it')
+  find = scan_files.find
+
+  def without_b(place, **flags):
+    if place.name == 'b.img':
+      return scan_files.Listing({}, [bad], [])
+    return find(place, **flags)
+
+  (tmp_path / 'b.img').write_bytes(b'')
+  monkeypatch.setattr(scan_files, 'find', without_b)
+  with pytest.raises(ValueError, match='its header is missing') as caught:
+    matching.find(tmp_path / 'b.img', tmp_path / 'a.nii')
+  assert 'predictions none; references a' in str(caught.value)
 
 
 def test_folders_inside_of_the_other_are_not_looked_into(tmp_path):

@@ -230,8 +230,9 @@ def find(
   mine = _folder(places[0], others, reference=False)
   theirs = _folder(places[1], others, reference=True)
   if all(place.is_file() for place in places):
-    (name,), (a,), (b,) = theirs.maps, mine.maps.values(), theirs.maps.values()
-    cases, doubtful, text = [Case(name, a, b)], {}, ''
+    pairs = zip(mine.maps.values(), theirs.maps.items(), strict=False)
+    cases = [Case(name, a, b) for a, (name, b) in pairs]
+    doubtful, text = {}, ''
   else:
     cases, doubtful, text = _pairs(mine.maps, theirs.maps)
   unsure = list({id(error): error for error in doubtful.values()}.values())
