@@ -108,8 +108,9 @@ def _evaluate(flags: argparse.Namespace) -> list[scan_error.ScanError]:
 
 def _say(text: str, stream: TextIO) -> None:
   """Prints what the stream has letters for, and the others by their codes."""
-  text, kind = names.printable(text), stream.encoding or 'utf-8'
-  print(text.encode(kind, 'backslashreplace').decode(kind), file=stream)
+  kind = stream.encoding or 'utf-8'
+  for line in map(names.printable, text.split('\n')):
+    print(line.encode(kind, 'backslashreplace').decode(kind), file=stream)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

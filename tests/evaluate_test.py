@@ -384,7 +384,7 @@ def test_masks_of_0_and_255_are_not_scored_as_nothing(folders, capsys):
   code, found = _run(folders)
   assert code == 1 and found['classes'] == {}
   assert (
-    'nothing was scored: the label maps hold 255' in capsys.readouterr().err
+    'no class is in any reference; they hold 255' in capsys.readouterr().err
   )
   code, found = _run(folders, '--classes=255=organ')
   assert code == 0 and found['summary']['classes']['organ']['cases'] == 3
@@ -403,19 +403,30 @@ def test_classes_that_are_numbered_in_two_ways_are_asked_about(folders, capsys):
   assert found['cases'][0]['scores']['b']['volume_prediction'] > 0
 
 
-def test_codes_that_occur_nowhere_are_an_error(folders, capsys):
-  code, _ = _run(folders, '--classes=1=liver')
-  assert code == 1
-  assert 'the label maps hold 2, 600' in capsys.readouterr().err
+def test_classes_that_no_reference_has_are_an_error(folders, capsys):
+  file = folders / 'prediction' / 'case0.nii.gz'
+  label = _label(0)
+  label[label == 2] = 1
+  write_nifti(file, label, _affine(0))
+  # The first occurs nowhere, the second is predicted once.
+  for classes in ('7=spleen', '1=liver'):
+    assert _run(folders, f'--classes={classes}')[0] == 1
+    assert 'in any reference; they hold 2, 600' in capsys.readouterr().err
+  assert _run(folders, '--classes=1=liver,2=b')[0] == 0
 
 
-def test_the_healthy_may_be_found_healthy(folders):
-  for kind in ('prediction', 'reference'):
+@pytest.mark.parametrize('found', [0, 1])
+def test_references_may_be_of_the_healthy(folders, capsys, found):
+  for kind, code in (('prediction', found), ('reference', 0)):
     for file in (folders / kind).glob('case*'):
-      write_nifti(file, np.zeros(SHAPE, np.uint8), nib.load(file).affine)
-  code, found = _run(folders, '--classes=1=lesion')
+      voxels = np.full(SHAPE, code, np.uint8)
+      write_nifti(file, voxels, nib.load(file).affine)
+  code, results = _run(folders, '--classes=1=lesion')
   assert code == 0
-  assert found['summary']['classes']['lesion']['both_empty'] == 3
+  entry = results['summary']['classes']['lesion']
+  assert (entry['one_empty'], entry['both_empty']) == (3 * found, 3 - 3 * found)
+  assert _run(folders)[0] == 1
+  assert 'no reference has a code above 0' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('classes', [[], ['--classes=2,600']])

@@ -170,28 +170,22 @@ def problems(
 
 
 def nothing_scored(results: dict[str, Any]) -> list[ScanError]:
-  """A finding if no class has a voxel, though the label maps hold codes."""
+  """A finding if no class is in any reference, though codes are."""
   classes = results['summary']['classes']
-  if not results['cases'] or any(c['cases'] for c in classes.values()):
+  if not results['cases'] or any(
+    entry['volume_reference'] for entry in classes.values()
+  ):
     return []
-  codes = list(results['codes_not_scored'])
-  if classes and not codes:
-    return []  # Healthy, and found to be.
-  if not codes:
-    return [
-      ScanError(
-        results['reference'],
-        'no label map has a code above 0: there is nothing to score',
-        'give the label maps of these cases',
-      )
-    ]
-  return [
-    ScanError(
-      results['reference'],
-      f'nothing was scored: the label maps hold {matching.listed(codes)}',
-      f'say what they are, e.g. --classes {codes[-1]}=NAME',
-    )
-  ]
+  codes = [c for c, n in results['codes_not_scored'].items() if n['reference']]
+  if codes:
+    reason = f'no class is in any reference; they hold {matching.listed(codes)}'
+    remedy = f'say what the codes are, e.g. --classes={codes[-1]}=NAME'
+  elif classes:
+    return []  # The healthy: whatever was found there is too much.
+  else:
+    reason = 'no reference has a code above 0: there is nothing to score'
+    remedy = 'give the label maps of these cases'
+  return [ScanError(results['reference'], reason, remedy)]
 
 
 def _described(errors: Sequence[ScanError]) -> list[dict[str, str]]:
