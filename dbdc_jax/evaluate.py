@@ -3,10 +3,12 @@ r"""Scores label maps against references, from this project or any other.
   python -m dbdc_jax.evaluate --prediction DIR --reference DIR --output DIR \
       [--classes 1=liver,2=kidney] [--tolerance MM] [--workers N]
 
-matches NAME.nii or NAME.nii.gz of the two folders by name, prints a table, and
-writes evaluation.json (every number, with its definition, unit and rule for
-empty masks) and evaluation.csv. Whatever cannot be scored is listed with the
-remedy; the exit code is then 1, and the scores are those of the other cases.
+matches the label maps of the two folders by name (NIfTI, MetaImage, NRRD or
+DICOM), prints a table, and writes evaluation.json (every number, with its
+definition, unit and rule for empty masks) and evaluation.csv. Both replace what
+an earlier evaluation wrote, and nothing else. Whatever cannot be scored is
+listed with the remedy; the exit code is then 1, and the scores are those of the
+other cases.
 """
 
 import argparse
@@ -14,9 +16,17 @@ from collections.abc import Sequence
 import functools
 import pathlib
 import sys
+from typing import TextIO
 
-from data import progress, scan_error
-from dbdc_jax.evaluation import case_pool, folders, label_codes, summary
+from data import names, progress, scan_error
+from dbdc_jax.evaluation import (
+  case_pool,
+  case_scores,
+  evaluation_files,
+  label_codes,
+  matching,
+  summary,
+)
 
 
 def _positive(kind: type):
@@ -37,14 +47,16 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     description='Scores label maps against references, matched by name.',
   )
   add = parser.add_argument
-  add('--prediction', required=True, metavar='DIR', help='.nii or .nii.gz')
-  add('--reference', required=True, metavar='DIR', help='.nii or .nii.gz')
+  add('--prediction', required=True, metavar='DIR', help='label maps')
+  add('--reference', required=True, metavar='DIR', help='label maps')
   add('--output', required=True, metavar='DIR', help='made if missing')
   add(
     '--classes',
     default='',
-    help="e.g. 1=liver,2=kidney, or a JSON file with 'labels'; default: every"
-    ' code above 0 in the references, named by its number',
+    help="e.g. 1=liver,2=kidney, or a JSON file: nnU-Net's or a folder's"
+    " dataset.json, a run's task.json (FILE:MODALITY where modalities differ);"
+    ' voxels of a reference whose code is named ignore are left out; default:'
+    ' every code above 0 but 255 in the references, named by its number',
   )
   add(
     '--tolerance',
@@ -69,12 +81,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _evaluate(flags: argparse.Namespace) -> list[scan_error.ScanError]:
   """Scores, writes and prints; returns what could not be scored."""
-  codes = label_codes.parse(flags.classes)
-  found = folders.find(flags.prediction, flags.reference)
+  classes = label_codes.parse(flags.classes)
   output = pathlib.Path(flags.output)
-  output.mkdir(parents=True, exist_ok=True)
+  found = matching.find(flags.prediction, flags.reference, output)
+  evaluation_files.check(output)
   score = functools.partial(
-    folders.score, codes=codes, tolerance=flags.tolerance
+    case_scores.score, classes=classes, tolerance=flags.tolerance
   )
   with progress.bar() as bar:
     job = bar.add_task('scoring cases', total=len(found.cases))
@@ -82,29 +94,40 @@ def _evaluate(flags: argparse.Namespace) -> list[scan_error.ScanError]:
       score,
       found.cases,
       flags.workers,
-      folders.too_large,
+      case_scores.too_large,
       lambda: bar.advance(job),
     )
   info = {'prediction': flags.prediction, 'reference': flags.reference}
-  results = summary.summarize(found, outcomes, codes, flags.tolerance, info)
-  summary.write(results, output)
-  print(summary.table(results))
+  results = summary.summarize(found, outcomes, classes, flags.tolerance, info)
+  evaluation_files.write(results, output)
+  _say(summary.table(results), sys.stdout)
   problems = summary.problems(found, outcomes)
+  problems += summary.nothing_scored(results)
   return problems if flags.allow_missing else found.missing + problems
+
+
+def _say(text: str, stream: TextIO) -> None:
+  """Prints what the stream has letters for, and the others by their codes."""
+  kind = stream.encoding or 'utf-8'
+  for line in map(names.printable, text.split('\n')):
+    print(line.encode(kind, 'backslashreplace').decode(kind), file=stream)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code (1 if a case could not be scored)."""
   try:
     problems = _evaluate(_flags(argv))
+  except scan_error.ScanError as error:
+    _say(scan_error.table([error]), sys.stderr)
+    return 1
   except (ValueError, OSError) as error:
-    print(error, file=sys.stderr)
+    _say(str(error), sys.stderr)
     return 1
   except KeyboardInterrupt:
     print('stopped: nothing was written', file=sys.stderr)
     return 130
   if problems:
-    print('not scored:\n' + scan_error.table(problems), file=sys.stderr)
+    _say('not scored:\n' + scan_error.table(problems), sys.stderr)
   return 1 if problems else 0
 
 

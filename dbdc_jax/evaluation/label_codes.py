@@ -1,33 +1,76 @@
 """Which codes of label maps are which class: the forms users have them in."""
 
+from collections.abc import Iterable
 import json
 import pathlib
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
-_FORM = "write CODE=NAME,CODE=NAME, e.g. '1=liver,2=kidney', or a JSON file"
+_FORM = (
+  "write CODE=NAME,CODE=NAME, e.g. '1=liver,2=kidney', or a JSON file"
+  " (nnU-Net's or a folder's dataset.json, a run's task.json)"
+)
+# Names that are no class, in any case of letters.
+BACKGROUND, IGNORE = 'background', 'ignore'
+# A file, and one of its modalities.
+_FILE = re.compile(r'(.+\.json)(?::([A-Za-z0-9][\w-]*))?', re.I | re.S)
 
 
-def parse(text: str) -> dict[int, str] | None:
+class Classes(NamedTuple):
+  """What label codes mean.
+
+  Attributes:
+    names: code -> class name, in the order given, without the background.
+    ignored: codes of voxels that nobody annotated.
+  """
+
+  names: dict[int, str]
+  ignored: tuple[int, ...] = ()
+
+
+def parse(text: str) -> Classes | None:
   """Classes from the command line.
 
   Args:
     text: `1=liver,2=kidney`, `1,2` (named by their numbers), or a JSON file
-      with "labels", as `{"liver": 1}` or `{"1": "liver"}`. Codes that share a
-      name are one class. '' leaves the choice to the label maps.
+      with "labels", as `{"liver": 1}` or `{"1": "liver"}`, or with
+      "modalities" that have such labels: `FILE:MODALITY` chooses one where
+      they differ. Codes that share a name are one class. Code 0 and codes
+      named `background` are none; codes named `ignore` are left out. '' leaves
+      the choice to the label maps.
 
   Returns:
-    Code -> class name, in the order given and without the background (code 0);
-    or None.
+    What the codes mean, or None.
 
   Raises:
     ValueError: no such form, an ambiguous one or an unreadable file.
   """
   if not text:
     return None
-  if text.endswith('.json'):
-    pairs = _from_json(pathlib.Path(text))
+  file = _FILE.fullmatch(text)
+  if file:
+    pairs = _from_json(pathlib.Path(file[1]), file[2])
   else:
     pairs = [_pair(part.strip()) for part in text.split(',')]
+  codes = _unique(pairs)
+  special = {code: name.casefold() for code, name in codes.items()}
+  names = {
+    code: name
+    for code, name in codes.items()
+    if code and special[code] not in (BACKGROUND, IGNORE)
+  }
+  if not names:
+    raise ValueError(f'classes: none but the background in {text!r}: {_FORM}')
+  ignored = tuple(sorted(c for c, name in special.items() if name == IGNORE))
+  return Classes(names, ignored)
+
+
+def _unique(pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
+  """Code -> name.
+
+  Raises:
+    ValueError: a code has no name, or two.
+  """
   codes: dict[int, str] = {}
   for code, name in pairs:
     if not name:
@@ -37,21 +80,21 @@ def parse(text: str) -> dict[int, str] | None:
         f'classes: code {code} is {codes[code]!r} and {name!r}: a voxel has one'
         ' class; evaluate overlapping classes one by one'
       )
-  codes.pop(0, None)
-  if not codes:
-    raise ValueError(f'classes: none but the background in {text!r}: {_FORM}')
   return codes
+
+
+def _is_code(value: Any) -> bool:
+  if isinstance(value, str):
+    digits = value.strip().removeprefix('-')
+    return digits.isascii() and digits.isdigit()
+  return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _code(value: Any) -> int:
   """A code from JSON or the command line."""
-  if isinstance(value, str):
-    digits = value.strip().removeprefix('-')
-    if digits.isascii() and digits.isdigit():
-      return int(value)
-  elif isinstance(value, int) and not isinstance(value, bool):
-    return value
-  raise ValueError(f'classes: {value!r} is no label code: {_FORM}')
+  if not _is_code(value):
+    raise ValueError(f'classes: {value!r} is no label code: {_FORM}')
+  return int(value)
 
 
 def _pair(part: str) -> tuple[int, str]:
@@ -59,31 +102,85 @@ def _pair(part: str) -> tuple[int, str]:
   return _code(code), name.strip() if equals else str(_code(code))
 
 
-def _from_json(path: pathlib.Path) -> list[tuple[int, str]]:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """A JSON object; of a key that is there twice, one value would be lost."""
+  out = dict(pairs)
+  if len(out) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f'the key {twice!r} is there twice')
+  return out
+
+
+def _from_json(
+  path: pathlib.Path, modality: str | None
+) -> list[tuple[int, str]]:
   """(code, name) of a data set's description."""
   try:
-    found = json.loads(path.read_text())
+    # From bytes: any Unicode encoding, with or without its mark.
+    found = json.loads(path.read_bytes(), object_pairs_hook=_once)
   except OSError as error:
     raise ValueError(
       f'classes: {path} cannot be read ({error.strerror}): check the name'
     ) from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'classes: {path} is not JSON ({error})') from error
-  labels = found.get('labels') if isinstance(found, dict) else None
-  if not isinstance(labels, dict):
+  found = found if isinstance(found, dict) else {}
+  several = found.get('modalities')
+  if isinstance(several, dict) and several:
+    return _of_modality(path, several, modality)
+  if modality is not None:
     raise ValueError(
-      f'classes: {path} has no "labels", such as {{"liver": 1, "kidney": 2}}'
+      f'classes: {path} has no modalities: leave :{modality} away'
+    )
+  return _pairs(path, found)
+
+
+def _of_modality(
+  path: pathlib.Path, modalities: dict[str, Any], chosen: str | None
+) -> list[tuple[int, str]]:
+  """(code, name) of the chosen modality, or of all if they agree."""
+  if chosen is None:
+    every = {name: _pairs(path, f, name) for name, f in modalities.items()}
+    maps = [
+      {c: n for c, n in _unique(pairs).items() if n.casefold() != BACKGROUND}
+      for pairs in every.values()
+    ]
+    if any(codes != maps[0] for codes in maps):
+      forms = ', '.join(f'{path}:{name}' for name in every)
+      raise ValueError(
+        f'classes: the modalities of {path} have different label codes:'
+        f' choose one of {forms}'
+      )
+    return next(iter(every.values()))
+  if chosen not in modalities:
+    raise ValueError(
+      f'classes: {path} has no modality {chosen!r}: choose one of'
+      f' {", ".join(modalities)}'
+    )
+  return _pairs(path, modalities[chosen], chosen)
+
+
+def _pairs(
+  path: pathlib.Path, found: Any, modality: str = ''
+) -> list[tuple[int, str]]:
+  """(code, name) of an object's "labels", in either form.
+
+  An export's model.json calls them "label_codes".
+  """
+  found = found if isinstance(found, dict) else {}
+  labels = found.get('labels', found.get('label_codes'))
+  if not isinstance(labels, dict):
+    where = f' for {modality}' if modality else ''
+    raise ValueError(
+      f'classes: {path} has no "labels"{where}, such as'
+      ' {"liver": 1, "kidney": 2}'
     )
   pairs: list[tuple[int, str]] = []
   for key, value in labels.items():
-    if key == 'ignore':
-      raise ValueError(
-        f'classes: {path} has voxels to ignore, which are not supported: list'
-        ' the classes without "ignore" if no label map holds its code'
-      )
-    if isinstance(value, str):
+    if isinstance(value, str) and (_is_code(key) or not _is_code(value)):
       pairs.append((_code(key), value.strip()))
     else:
       several = value if isinstance(value, list) else [value]
-      pairs += [(_code(code), key) for code in several]
+      pairs += [(_code(code), key.strip()) for code in several]
   return pairs

@@ -1,17 +1,14 @@
 """Scores of two folders of label maps as evaluation.json, .csv and a table."""
 
 from collections.abc import Sequence
-import csv
-import io
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from data import atomic
 from data.scan_error import ScanError
-from dbdc_jax.evaluation import folders, metrics, scoring
+from dbdc_jax.evaluation import case_scores, matching, metrics, scoring
+from dbdc_jax.evaluation.label_codes import Classes
 
 _AGGREGATION = (
   'mean over the cases that have a value, per class; then the mean over classes'
@@ -30,13 +27,20 @@ _COLUMNS = {
   'volume_prediction': ('predicted', 1),
   'volume_reference': ('reference', 1),
 }
+_IGNORED = (
+  'voxels whose reference code is one of these are taken out of the prediction'
+  ' and of the reference before anything is computed: they are neither right'
+  ' nor wrong'
+)
+_UNSET = str(case_scores.UNSET)
+_SHOWN = 8
 
 
 def _definitions(tolerance: float | None) -> dict[str, dict[str, str]]:
   """What each number is, with the tolerance that was used."""
   out = {
     name: {**metrics.DEFINITIONS[name], 'aggregation': _AGGREGATION}
-    for name in folders.METRICS
+    for name in case_scores.METRICS
   }
   if tolerance is not None:
     out['nsd']['definition'] = (
@@ -47,7 +51,7 @@ def _definitions(tolerance: float | None) -> dict[str, dict[str, str]]:
 
 def _absent() -> dict[str, Any]:
   """The scores of a class that is in neither mask."""
-  values = dict.fromkeys(folders.METRICS)
+  values = dict.fromkeys(case_scores.METRICS)
   return {
     'empty': scoring.EMPTY[2],
     **values,
@@ -56,9 +60,12 @@ def _absent() -> dict[str, Any]:
   }
 
 
-def _classes(good: Sequence[folders.Outcome], codes) -> dict[str, list[int]]:
+def _classes(
+  good: Sequence[case_scores.Outcome], classes: Classes | None
+) -> dict[str, list[int]]:
   """Class -> its codes: those asked for, or all that a reference holds."""
-  if codes is None:
+  codes = classes.names if classes else {}
+  if classes is None:
     found = {
       int(name)
       for outcome in good
@@ -72,7 +79,7 @@ def _classes(good: Sequence[folders.Outcome], codes) -> dict[str, list[int]]:
   return out
 
 
-def _not_scored(good: Sequence[folders.Outcome], classes) -> dict[str, Any]:
+def _not_scored(good: Sequence[case_scores.Outcome], classes) -> dict[str, Any]:
   """Codes of no class -> in how many predictions and references they are."""
   counts: dict[int, dict[str, int]] = {}
 
@@ -95,9 +102,9 @@ def _spread(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
 
 
 def summarize(
-  found: folders.Found,
-  outcomes: Sequence[folders.Outcome],
-  codes: dict[int, str] | None,
+  found: matching.Found,
+  outcomes: Sequence[case_scores.Outcome],
+  chosen: Classes | None,
   tolerance: float | None,
   info: dict[str, Any],
 ) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def summarize(
   Args:
     found: what the folders hold.
     outcomes: of `found.cases`.
-    codes: code -> class name, None for all codes of the references.
+    chosen: what codes mean, None for all codes of the references.
     tolerance: of the NSD, mm; None is each case's largest voxel side.
     info: what was evaluated, kept at the top.
 
@@ -114,28 +121,38 @@ def summarize(
     What `evaluation.json` holds.
   """
   good = [o for o in outcomes if o.scores is not None]
-  classes = _classes(good, codes)
+  classes = _classes(good, chosen)
   rows = [
     {name: o.scores.get(name) or _absent() for name in classes} for o in good
   ]
-  total = scoring.aggregate(rows, folders.METRICS, list(classes))
+  total = scoring.aggregate(rows, case_scores.METRICS, list(classes))
   for name, entry in total['classes'].items():
     mine = [row[name] for row in rows]
-    entry['spread'] = {m: _spread(mine, m) for m in folders.METRICS}
+    entry['spread'] = {m: _spread(mine, m) for m in case_scores.METRICS}
   return {
     **info,
+    'matched': found.matched,
+    'left_out': _described(found.left_out),
     'cases_scored': len(good),
     'cases_found': found.total,
     'definitions': _definitions(tolerance),
     'spread': _SPREAD,
     'classes': classes,
     'codes_not_scored': _not_scored(good, classes),
+    'ignored': {
+      'codes': list(chosen.ignored) if chosen else [],
+      'rule': _IGNORED,
+    },
     'summary': total,
     'cases': [
       {
         'case': o.case.name,
+        'prediction': o.case.prediction.path.name,
+        'reference': o.case.reference.path.name,
+        'notes': list(o.notes),
         'spacing_mm': list(o.spacing),
         'tolerance_mm': o.tolerance,
+        'ignored_ml': o.ignored,
         'scores': row,
       }
       for o, row in zip(good, rows, strict=True)
@@ -146,37 +163,35 @@ def summarize(
 
 
 def problems(
-  found: folders.Found, outcomes: Sequence[folders.Outcome]
+  found: matching.Found, outcomes: Sequence[case_scores.Outcome]
 ) -> list[ScanError]:
-  """What is wrong with cases that have both files."""
-  return found.twice + [ScanError(*o.problem) for o in outcomes if o.problem]
+  """What is wrong with files and cases, apart from missing partners."""
+  return found.problems + [ScanError(*o.problem) for o in outcomes if o.problem]
+
+
+def nothing_scored(results: dict[str, Any]) -> list[ScanError]:
+  """A finding if no class is in any reference, though codes are."""
+  classes = results['summary']['classes']
+  if not results['cases'] or any(
+    entry['volume_reference'] for entry in classes.values()
+  ):
+    return []
+  codes = [c for c, n in results['codes_not_scored'].items() if n['reference']]
+  if codes:
+    reason = f'no class is in any reference; they hold {matching.listed(codes)}'
+    remedy = f'say what the codes are, e.g. --classes={codes[-1]}=NAME'
+  elif classes:
+    return []  # The healthy: whatever was found there is too much.
+  else:
+    reason = 'no reference has a code above 0: there is nothing to score'
+    remedy = 'give the label maps of these cases'
+  return [ScanError(results['reference'], reason, remedy)]
 
 
 def _described(errors: Sequence[ScanError]) -> list[dict[str, str]]:
   return [
     {'file': e.file, 'reason': e.reason, 'remedy': e.remedy} for e in errors
   ]
-
-
-def write(results: dict[str, Any], folder: pathlib.Path) -> None:
-  """Writes evaluation.json and .csv; each is whole or what was there stays.
-
-  Raises:
-    OSError: the disk took no more; the text names the file.
-  """
-  text = json.dumps(results, indent=2, allow_nan=False) + '\n'
-  atomic.write(folder / 'evaluation.json', text.encode())
-  table_ = io.StringIO(newline='')
-  writer = csv.writer(table_)
-  units = {m: metrics.DEFINITIONS[m]['unit'] for m in folders.METRICS}
-  columns = [f'{metric}_{unit}' for metric, unit in units.items()]
-  writer.writerow(['case', 'class', *columns, 'tolerance_mm', 'empty'])
-  for case in results['cases']:
-    for name, row in case['scores'].items():
-      values = [row[metric] for metric in units] + [case['tolerance_mm']]
-      shown = ['' if v is None else f'{v:.4f}' for v in values]
-      writer.writerow([case['case'], name, *shown, row['empty']])
-  atomic.write(folder / 'evaluation.csv', table_.getvalue().encode())
 
 
 def _cell(mean: float | None, spread: float | None, digits: int) -> str:
@@ -211,6 +226,28 @@ def table(results: dict[str, Any]) -> str:
   return '\n'.join([*out, *_notes(results)])
 
 
+def _strangers(results: dict[str, Any]) -> list[str]:
+  """Codes that only one side has may be one class, numbered in two ways."""
+  unmet = [
+    str(code)
+    for name, codes in results['classes'].items()
+    for code in codes
+    if results['summary']['classes'][name]['volume_prediction'] == 0
+    and results['summary']['classes'][name]['volume_reference'] > 0
+  ]
+  extra = [
+    code for code, n in results['codes_not_scored'].items()
+    if not n['reference']
+  ]  # fmt: skip
+  if not unmet or not extra:
+    return []
+  return [
+    f'no prediction holds {matching.listed(unmet)}, no reference holds'
+    f' {matching.listed(extra)}: if two of them mean the same, give them one'
+    f' name: --classes={unmet[0]}=NAME,{extra[0]}=NAME'
+  ]
+
+
 def _notes(results: dict[str, Any]) -> list[str]:
   """What the table's numbers are, and what is not among them."""
   lines = [
@@ -220,13 +257,35 @@ def _notes(results: dict[str, Any]) -> list[str]:
     ' (left out)',
     f'NSD: {results["definitions"]["nsd"]["definition"]}',
   ]
-  if results['codes_not_scored']:
-    found = ', '.join(
+  others = results['codes_not_scored']
+  if others:
+    found = [
       f'{code} ({n["prediction"]} predictions, {n["reference"]} references)'
-      for code, n in list(results['codes_not_scored'].items())[:8]
-    )
-    more = len(results['codes_not_scored']) - 8
+      for code, n in others.items()
+    ]
+    lines.append(f'codes not scored: {matching.listed(found)}')
+  unset = [c for c in others if c == _UNSET or c.startswith('-')]
+  if unset:
     lines.append(
-      f'codes not scored: {found}' + (f' and {more} more' if more > 0 else '')
+      f'{", ".join(unset)}: mostly "not annotated"; --classes={unset[-1]}=NAME'
+      f' makes it a class, {unset[-1]}=ignore leaves its voxels out of all'
+      ' scores'
     )
+  lines += _strangers(results)
+  codes = results['ignored']['codes']
+  if codes:
+    volume = sum(case['ignored_ml'] for case in results['cases'])
+    lines.append(
+      f'ignored: {volume:.1f} mL with code {", ".join(map(str, codes))} in the'
+      ' references, on both sides'
+    )
+  if results['matched']:
+    lines.append(results['matched'])
+  if results['left_out']:
+    files = [pathlib.Path(e['file']).name for e in results['left_out']]
+    lines.append(f'left out, no label maps: {matching.listed(files)}')
+  notes = [note for case in results['cases'] for note in case['notes']]
+  lines += notes[:_SHOWN]
+  if len(notes) > _SHOWN:
+    lines.append(f'and {len(notes) - _SHOWN} more notes, in evaluation.json')
   return lines

@@ -1,0 +1,83 @@
+"""evaluation.json and evaluation.csv: where they may be written, and writing.
+
+A file of such a name that an evaluation did not write is somebody's, and stays.
+"""
+
+import csv
+import io
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+from data import atomic
+from dbdc_jax.evaluation import case_scores, metrics
+
+_JSON, _CSV = 'evaluation.json', 'evaluation.csv'
+# Whatever version wrote it, an evaluation has these.
+_KEYS = {'cases_scored', 'cases_found', 'definitions', 'summary', 'cases'}
+
+
+def _header() -> list[str]:
+  units = [f'{m}_{metrics.DEFINITIONS[m]["unit"]}' for m in case_scores.METRICS]
+  return ['case', 'class', *units, 'tolerance_mm', 'empty']
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+  """Whether an evaluation wrote this file."""
+  try:
+    text = path.read_text(encoding='utf-8')
+    if path.name == _CSV:
+      return text.partition('\n')[0].strip() == ','.join(_header())
+    found = json.loads(text)
+  except (OSError, ValueError, RecursionError):
+    return False
+  return isinstance(found, dict) and found.keys() >= _KEYS
+
+
+def check(folder: pathlib.Path) -> None:
+  """Makes a folder for results, and checks that they may be written there.
+
+  Raises:
+    ValueError: it is a file, cannot be written into, or holds a file that a
+      result would replace and that no evaluation wrote.
+  """
+  try:
+    if folder.exists() and not folder.is_dir():
+      raise ValueError(f'{folder}: is a file; give a folder: --output')
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise ValueError(
+      f'{folder}: cannot be written into ({error.strerror}); choose another'
+      ' --output'
+    ) from error
+  for path in (folder / _JSON, folder / _CSV):
+    there = path.exists() or path.is_symlink()
+    if there and not (path.is_file() and _is_ours(path)):
+      raise ValueError(
+        f'{path}: is there, and no evaluation wrote it; move it away, or choose'
+        ' another --output'
+      )
+
+
+def write(results: dict[str, Any], folder: pathlib.Path) -> None:
+  """Writes evaluation.json and .csv; each is whole or what was there stays.
+
+  Raises:
+    OSError: the disk took no more; the text names the file.
+  """
+  text = json.dumps(results, indent=2, allow_nan=False) + '\n'
+  atomic.write(folder / _JSON, text.encode())
+  table = io.StringIO(newline='')
+  writer = csv.writer(table)
+  writer.writerow(_header())
+  for case in results['cases']:
+    for name, row in case['scores'].items():
+      values = [row[metric] for metric in case_scores.METRICS]
+      shown = [
+        '' if v is None else f'{v:.4f}' for v in (*values, case['tolerance_mm'])
+      ]
+      writer.writerow([case['case'], name, *shown, row['empty']])
+  atomic.write(folder / _CSV, table.getvalue().encode())
