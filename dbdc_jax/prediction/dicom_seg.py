@@ -14,6 +14,7 @@ where nothing was found at all, the first class has those of all slices, empty.
 from collections.abc import Iterator, Sequence
 import contextlib
 import io
+import logging
 import warnings
 
 import highdicom as hd
@@ -26,6 +27,9 @@ from data.volume_io import Volume
 from dbdc_jax.prediction import anatomy_codes, dicom_source
 
 _MAKER = 'dbdc_jax'
+# Their remarks on ids that are repeated as they stand.
+for _library in ('highdicom', 'pydicom'):
+  logging.getLogger(_library).setLevel(logging.ERROR)
 # Behind the series of the scanner.
 _SERIES = 9000
 # An uncompressed element says its length in 32 bits.
@@ -70,7 +74,17 @@ def encode(
       planes[source.planes] = 1
     _check_size(planes, volume)
     described = _segments(names, colours, model, version)
-    made = _object(source, planes, described, model, version)
+    try:
+      made = _object(source, planes, described, model, version)
+    except Exception as error:
+      # The library refuses what is no image of a patient, or of a maker's own
+      # kind.
+      kind = source.images[0].SOPClassUID.name
+      raise ScanError(
+        volume.files[0],
+        f'no DICOM SEG can be made of the kind {kind} ({error})',
+        dicom_source.NIFTI,
+      ) from error
     if not found:
       made.PixelData = bytes(len(made.PixelData))
     data = io.BytesIO()

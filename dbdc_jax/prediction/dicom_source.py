@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DSfloat, PersonName, validate_value
+from pydicom.valuerep import DA, TM, DSfloat, PersonName, validate_value
 
 from data.scan_error import ScanError
 from data.volume_io import Volume
@@ -44,6 +44,10 @@ _EMPTY = (
   'StudyTime',
   'ReferringPhysicianName',
 )
+# What is text on disk, whatever the library makes of it.
+_AS_TEXT = ('DA', 'DS', 'IS', 'PN', 'TM', 'UI')
+_OLD = {'DA': '.', 'TM': ':'}
+_TIMES = {'DA': DA, 'TM': TM}
 _PLACED = ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
 
 
@@ -138,11 +142,15 @@ def _sound(header: Dataset) -> Dataset:
         out.add(element)
   sex = str(header.get('PatientSex') or '').strip().upper()
   out.PatientSex = sex if sex in ('M', 'F', 'O') else ''
-  for name in ('PatientID', 'PatientName'):
-    value = header.get(name)
-    text = '' if value is None else value
-    _add(out, name, PersonName(str(text)) if name == 'PatientName' else text)
+  _add(out, 'PatientID', _joined(header.get('PatientID')))
+  _add(out, 'PatientName', PersonName(_joined(header.get('PatientName'))))
   return out
+
+
+def _joined(value: Any) -> str:
+  """An element's text as it stands in the file, several values too."""
+  many = isinstance(value, pydicom.multival.MultiValue)
+  return '\\'.join(map(str, value)) if many else str(value or '')
 
 
 def _checked(header: Dataset, tag) -> DataElement | None:
@@ -153,22 +161,27 @@ def _checked(header: Dataset, tag) -> DataElement | None:
       items = [_whole(item) for item in element.value]
       sound = bool(items) and None not in items
       return DataElement(tag, 'SQ', items) if sound else None
-    values = element.value if element.VM > 1 else [element.value]
-    many = pydicom.datadict.dictionary_VM(tag) != '1'
-    if element.VM > 1 and not many:
+    if element.VM > 1 and pydicom.datadict.dictionary_VM(tag) == '1':
       return None
-    for value in values:
-      text = getattr(value, 'original_string', None) or value
-      raised = pydicom.config.RAISE
-      if element.VR in ('DS', 'IS', 'PN', 'UI') and value is not None:
-        text = str(text)
-      validate_value(element.VR, text, raised)
     value = element.value
-    if element.VR == 'PN':
-      value = [PersonName(str(name)) for name in values]
+    if element.VR in _AS_TEXT:
+      value = _joined(value)
+    # ACR-NEMA wrote 1970.01.31 and 12:59:59.
+    if element.VR in _OLD:
+      value = value.replace(_OLD[element.VR], '')
+      _TIMES[element.VR](value)
+    for part in _parts(value):
+      validate_value(element.VR, part, pydicom.config.RAISE)
     return DataElement(tag, element.VR, value)
   except Exception:  # Whatever it is, it does not go into another object.
     return None
+
+
+def _parts(value: Any) -> list:
+  if isinstance(value, str):
+    return value.split('\\')
+  many = isinstance(value, pydicom.multival.MultiValue)
+  return list(value) if many else [value]
 
 
 def _whole(item: Dataset) -> Dataset | None:
