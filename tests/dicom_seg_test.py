@@ -9,7 +9,7 @@ from grids import ORIENTATIONS, affine_of
 import highdicom as hd
 import numpy as np
 import pydicom
-from pydicom.uid import RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, RLELossless
 import pytest
 from scipy.spatial.transform import Rotation
 
@@ -21,6 +21,7 @@ from dbdc_jax.prediction import dicom_seg
 
 NAMES = ('background', 'liver', 'right kidney', 'left kidney', 'something')
 SPACING = (0.7, 1.3, 4.0)
+CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
 OBLIQUE = Rotation.from_euler('xyz', (20, -35, 50), degrees=True).as_matrix()
 
 
@@ -115,8 +116,16 @@ def test_voxels_come_back_from_oblique_series_stored_backwards(tmp_path, codes):
   _same(_encode(classes, volume), classes, volume)
 
 
-def test_a_compressed_series_is_as_good(series):
-  dicom_series.change(series, lambda file, _: file.compress(RLELossless))
+def _implicit(file, index):
+  del index
+  file.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
+
+@pytest.mark.parametrize(
+  'edit', [lambda file, index: file.compress(RLELossless), _implicit]
+)
+def test_a_series_of_another_syntax_is_as_good(series, edit):
+  dicom_series.change(series, edit)
   classes = _classes(series)
   _same(_encode(classes, series), classes, series)
 
@@ -370,6 +379,16 @@ def _jitter(file, index):
   file.ImageOrientationPatient = ['1', f'0.00000{index}', '0', '0', '1', '0']
 
 
+def _lossy(file, index):
+  del index
+  file.LossyImageCompression, file.LossyImageCompressionRatio = '01', '10.5'
+
+
+def _other_kind(file, index):
+  del index
+  file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = CAPTURE
+
+
 def _private(file, index):
   del index
   block = file.private_block(0x0011, 'MAKER', create=True)
@@ -378,7 +397,26 @@ def _private(file, index):
   file.OtherPatientIDsSequence = []
 
 
-@pytest.mark.parametrize('edit', [_jitter, _private])
+def test_slices_that_are_not_quite_evenly_spaced(tmp_path):
+  # Positions rounded by the scanner: the steps add up to another length.
+  affine = affine_of('LPS', (1, 1, 2))
+  volume = dicom_series.write(tmp_path, affine, (6, 5, 40))
+  dicom_series.shift(volume, 0.15 * np.arange(40))
+  classes = _classes(volume)
+  np.testing.assert_array_equal(
+    _by_slice(_encode(classes, volume), volume), classes
+  )
+
+
+def test_a_lossy_scan_makes_a_segmentation_of_a_lossy_scan(series):
+  assert _file(_encode(_classes(series), series)).LossyImageCompression == '00'
+  dicom_series.change(series, _lossy)
+  file = _file(_encode(_classes(series), series))
+  assert file.LossyImageCompression == '01'
+  assert file.LossyImageCompressionRatio == 10.5
+
+
+@pytest.mark.parametrize('edit', [_jitter, _lossy, _other_kind, _private])
 def test_differences_that_do_not_matter(series, edit):
   dicom_series.change(series, edit)
   classes = _classes(series)
@@ -424,9 +462,17 @@ REFUSED = {
     lambda file, index: setattr(file, 'Rows', 4),
     '6 x 4 pixels by now',
   ),
+  'one place': (
+    lambda file, index: setattr(file, 'ImagePositionPatient', [0, 0, 0]),
+    'several frames at one position',
+  ),
   'another place': (
-    lambda file, index: setattr(file, 'ImagePositionPatient', [0, 0, 50]),
+    lambda file, index: setattr(file, 'ImagePositionPatient', [9, 0, index]),
     'it lies elsewhere by now',
+  ),
+  'another order': (
+    lambda file, index: setattr(file, 'ImagePositionPatient', [0, 0, -index]),
+    'elsewhere by now',
   ),
 }
 
@@ -438,6 +484,15 @@ def test_what_cannot_be_referred_to_is_refused(series, case):
   with pytest.raises(ScanError, match=reason) as error:
     _encode(_classes(series), series)
   assert str(series.files[0].parent) in error.value.file
+
+
+@pytest.mark.parametrize('case', sorted(set(REFUSED) - {'a private kind'}))
+def test_it_is_refused_before_anything_is_computed(series, case):
+  edit, reason = REFUSED[case]
+  dicom_seg.check(series)
+  dicom_series.change(series, edit)
+  with pytest.raises(ScanError, match=reason):
+    dicom_seg.check(series)
 
 
 def test_a_volume_that_is_not_dicom_is_refused():
@@ -472,7 +527,7 @@ def test_the_libraries_stay_quiet():
 def test_real_series(scans):
   folders = sorted((scans / 'chaos').glob('Train_Sets/MR/*/*/DICOM_anon'))
   assert folders
-  for folder in folders:
+  for folder in folders[::5]:
     volume = dicom_series.read(folder)
     classes = np.zeros(volume.voxels.shape, np.uint8)
     classes[60:90, 80:120, 3:7] = _classes(volume)[60:90, 80:120, 3:7]

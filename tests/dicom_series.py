@@ -60,6 +60,8 @@ def replace(volume: Volume, name: str, text: bytes) -> None:
         pydicom.tag.Tag(tag), vr, len(text), b'~' * len(text), 0, False, True
       )
       header.save_as(path)
+    if not text:
+      continue
     data = path.read_bytes()
     assert data.count(b'~' * len(text)) == 1
     path.write_bytes(data.replace(b'~' * len(text), text))
@@ -68,6 +70,18 @@ def replace(volume: Volume, name: str, text: bytes) -> None:
 def _place(affine, index) -> list[str]:
   place = affine[:3, 3] + index * affine[:3, 2]
   return [f'{v:.8g}' for v in place * (-1, -1, 1)]
+
+
+def shift(volume: Volume, millimetres) -> None:
+  """Moves each slice along the third axis, by some mm of its own."""
+
+  def edit(header, index):
+    step = volume.affine[:3, 2] / np.linalg.norm(volume.affine[:3, 2])
+    place = np.array(header.ImagePositionPatient, float) * (-1, -1, 1)
+    place = (place + millimetres[index] * step) * (-1, -1, 1)
+    header.ImagePositionPatient = [f'{v:.6f}' for v in place]
+
+  change(volume, edit)
 
 
 def write_enhanced(path, affine, shape, order) -> Volume:

@@ -92,6 +92,18 @@ def encode(
   return data.getvalue()
 
 
+def check(volume: Volume) -> None:
+  """Checks that a volume's files have what its object must refer to.
+
+  It is quick: people hear of it before the scan is segmented.
+
+  Raises:
+    ScanError: see `encode`.
+  """
+  with _quiet():
+    dicom_source.read(volume)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
   """Without the libraries' remarks on ids that are repeated as they stand."""

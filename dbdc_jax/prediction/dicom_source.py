@@ -24,7 +24,15 @@ _AGAIN = 'leave the series as it is while it is segmented'
 # Patient, clinical trial and study are in these groups; what of them belongs
 # into a segmentation is the library's knowledge.
 _GROUPS = (0x0008, 0x0010, 0x0012, 0x0032)
-_STUDY_ID = pydicom.tag.Tag('StudyID')
+_ALSO = [
+  pydicom.tag.Tag(name)
+  for name in (
+    'StudyID',
+    'LossyImageCompression',
+    'LossyImageCompressionRatio',
+    'LossyImageCompressionMethod',
+  )
+]
 # What makes files one scan of one person.
 _SHARED = (
   'SOPClassUID',
@@ -135,7 +143,7 @@ def _sound(header: Dataset) -> Dataset:
   out = Dataset()
   # Their values are not all readable: the tags are.
   for tag in list(header.keys()):
-    wanted = tag.group in _GROUPS or tag == _STUDY_ID
+    wanted = tag.group in _GROUPS or tag in _ALSO
     if wanted and not tag.is_private:
       element = _checked(header, tag)
       if element is not None:
@@ -218,12 +226,37 @@ def _step(volume: Volume) -> float:
   return float(np.linalg.norm(volume.affine[:3, 2]))
 
 
-def _misplaced(volume: Volume, positions: np.ndarray) -> np.ndarray:
-  """How far each slice lies from each position: `[slices, positions]` mm."""
-  index = np.arange(volume.voxels.shape[2])[:, None]
-  expected = volume.affine[:3, 3] + index * volume.affine[:3, 2]
-  expected = expected * (-1, -1, 1)  # RAS as LPS
-  return np.linalg.norm(expected[:, None] - positions[None], axis=2)
+def _ordered(volume: Volume, positions: np.ndarray, path) -> np.ndarray:
+  """For each slice the one of the positions that it is at.
+
+  Args:
+    volume: the slices.
+    positions: `[images, 3]`, LPS mm.
+    path: named in errors.
+
+  Raises:
+    ScanError: two at one place, or they are not where the volume is.
+  """
+  step, count = _step(volume), volume.voxels.shape[2]
+  # RAS as LPS.
+  first, onwards = (volume.affine[:3, k] * (-1, -1, 1) for k in (3, 2))
+  if len(positions) == count:
+    # Distances differ a little in sound series: only their order counts.
+    planes = np.argsort((positions - first) @ onwards, kind='stable')
+  else:
+    expected = first + np.arange(count)[:, None] * onwards
+    far = np.linalg.norm(expected[:, None] - positions[None], axis=2)
+    planes = far.argmin(1)
+    if ((far < 0.25 * step).sum(1) > 1).any():
+      raise ScanError(path, 'several frames at one position', NIFTI)
+    if far.min(1).max() > 0.25 * step:
+      raise ScanError(path, 'its frames lie elsewhere by now', _AGAIN)
+  along = positions[planes] @ onwards / step
+  if count > 1 and np.diff(along).min() < 0.01 * step:
+    raise ScanError(path, 'several frames at one position', NIFTI)
+  if np.linalg.norm(positions[planes[0]] - first) > 0.5 * step:
+    raise ScanError(path, 'it lies elsewhere by now', _AGAIN)
+  return planes
 
 
 def _slices(base: Dataset, found: list[Dataset], volume: Volume) -> Source:
@@ -256,11 +289,12 @@ def _slices(base: Dataset, found: list[Dataset], volume: Volume) -> Source:
     image.SliceThickness = _thickness(found[0], _step(volume))
     image.SpacingBetweenSlices = DSfloat(_step(volume), auto_format=True)
     images.append(image)
-  far = np.diagonal(_misplaced(volume, np.array(positions)))
-  if far.max() > 0.5 * _step(volume):
-    worst = volume.files[int(np.argmax(far))]
-    raise ScanError(worst, 'it lies elsewhere by now', _AGAIN)
-  return Source(images, np.arange(count), count, PersonName(''))
+  planes = _ordered(volume, np.array(positions), volume.files[0].parent)
+  if (np.diff(planes) < 0).any():
+    raise ScanError(
+      volume.files[0].parent, 'its slices lie elsewhere by now', _AGAIN
+    )
+  return Source(images, planes, count, PersonName(''))
 
 
 def _group(header: Dataset, frame: int, sequence: str) -> Dataset:
@@ -287,12 +321,7 @@ def _frames(base: Dataset, found: list[Dataset], volume: Volume) -> Source:
     per_frame.append(
       _nested('PlanePositionSequence', ImagePositionPatient=_numbers(position))
     )
-  near = _misplaced(volume, np.array(positions)) < 0.25 * _step(volume)
-  if (near.sum(1) > 1).any():
-    raise ScanError(path, 'several frames at one position', NIFTI)
-  if not near.any(1).all():
-    raise ScanError(path, 'its frames lie elsewhere by now', _AGAIN)
-  planes = near.argmax(1)
+  planes = _ordered(volume, np.array(positions), path)
   used = int(planes[0])
   place = _group(header, used, 'PlaneOrientationSequence')
   measures = _group(header, used, 'PixelMeasuresSequence')
