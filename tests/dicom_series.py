@@ -84,7 +84,7 @@ def shift(volume: Volume, millimetres) -> None:
   change(volume, edit)
 
 
-def write_enhanced(path, affine, shape, order) -> Volume:
+def write_enhanced(path, affine, shape, order, number=1) -> Volume:
   """Writes one multi-frame MR file.
 
   Args:
@@ -92,11 +92,12 @@ def write_enhanced(path, affine, shape, order) -> Volume:
     affine: `[4, 4]`, RAS mm, its third axis along the slices.
     shape: columns, rows, slices.
     order: the slice of each frame.
+    number: of the file in its series.
   """
   file = Dataset()
   file.file_meta = pydicom.dataset.FileMetaDataset()
   file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-  file.SOPClassUID, file.SOPInstanceUID = ENHANCED_MR, f'{_UID}.1'
+  file.SOPClassUID, file.SOPInstanceUID = ENHANCED_MR, f'{_UID}.1.{number}'
   file.StudyInstanceUID, file.SeriesInstanceUID = f'{_UID}.2', f'{_UID}.3'
   file.FrameOfReferenceUID = f'{_UID}.4'
   file.PatientID, file.PatientName, file.Modality = '7', 'Frames^Many', 'MR'

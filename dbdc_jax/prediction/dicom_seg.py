@@ -74,17 +74,7 @@ def encode(
       planes[source.planes] = 1
     _check_size(planes, volume)
     described = _segments(names, colours, model, version)
-    try:
-      made = _object(source, planes, described, model, version)
-    except Exception as error:
-      # The library refuses what is no image of a patient, or of a maker's own
-      # kind.
-      kind = source.images[0].SOPClassUID.name
-      raise ScanError(
-        volume.files[0],
-        f'no DICOM SEG can be made of the kind {kind} ({error})',
-        dicom_source.NIFTI,
-      ) from error
+    made = _object(source, planes, described, model, version)
     if not found:
       made.PixelData = bytes(len(made.PixelData))
     data = io.BytesIO()
@@ -184,4 +174,16 @@ def _object(source, planes, described, model, version) -> hd.seg.Segmentation:
     omit_empty_frames=True,
   )
   made.PatientName = source.patient_name
+  for referred in _references(made):
+    referred.ReferencedSOPClassUID = source.kind
   return made
+
+
+def _references(made: hd.seg.Segmentation) -> Iterator[pydicom.Dataset]:
+  """All that refers to the images that the object was made of."""
+  yield from made.SourceImageSequence
+  for series in made.ReferencedSeriesSequence:
+    yield from series.ReferencedInstanceSequence
+  for frame in made.PerFrameFunctionalGroupsSequence:
+    for derivation in frame.DerivationImageSequence:
+      yield from derivation.SourceImageSequence

@@ -1,9 +1,9 @@
 """What a DICOM SEG object takes from the headers of the scan it was made of.
 
-Real headers are sloppy: dates that are none, unknown character sets, private
-elements, ids that break the rules. Here each becomes a small, sound header
-that holds what a segmentation repeats or refers to, and nothing else. Ids are
-repeated as they stand, sound or not: by them the objects belong together.
+Of each file a small header is made that holds what a segmentation repeats or
+refers to, and nothing else: the library that makes the object takes no other.
+Ids are repeated as they stand, whether they keep the rules or not: by them the
+objects belong together.
 """
 
 import pathlib
@@ -11,28 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DA, TM, DSfloat, PersonName, validate_value
+from pydicom.valuerep import DSfloat, PersonName
 
 from data.scan_error import ScanError
 from data.volume_io import Volume
+from dbdc_jax.prediction import patient_header
 
 NIFTI = 'give --format nifti'
 _HEADERS = f'export the series with full headers, or {NIFTI}'
 _AGAIN = 'leave the series as it is while it is segmented'
-# Patient, clinical trial and study are in these groups; what of them belongs
-# into a segmentation is the library's knowledge.
-_GROUPS = (0x0008, 0x0010, 0x0012, 0x0032)
-_ALSO = [
-  pydicom.tag.Tag(name)
-  for name in (
-    'StudyID',
-    'LossyImageCompression',
-    'LossyImageCompressionRatio',
-    'LossyImageCompressionMethod',
-  )
-]
 # What makes files one scan of one person.
 _SHARED = (
   'SOPClassUID',
@@ -41,22 +29,17 @@ _SHARED = (
   'FrameOfReferenceUID',
 )
 _WHOLE = (*_SHARED, 'PatientID')
-_EMPTY = (
-  'PatientName',
-  'PatientID',
-  'PatientBirthDate',
-  'PatientSex',
-  'AccessionNumber',
-  'StudyID',
-  'StudyDate',
-  'StudyTime',
-  'ReferringPhysicianName',
-)
-# What is text on disk, whatever the library makes of it.
-_AS_TEXT = ('DA', 'DS', 'IS', 'PN', 'TM', 'UI')
-_OLD = {'DA': '.', 'TM': ':'}
-_TIMES = {'DA': DA, 'TM': TM}
-_PLACED = ('ImagePositionPatient', 'ImageOrientationPatient', 'PixelSpacing')
+# Where a multi-frame file says what others say of the whole file.
+_MACROS = {
+  'ImagePositionPatient': 'PlanePositionSequence',
+  'ImageOrientationPatient': 'PlaneOrientationSequence',
+  'PixelSpacing': 'PixelMeasuresSequence',
+  'SliceThickness': 'PixelMeasuresSequence',
+}
+# The kinds that the library is told of: it knows neither makers' own kinds nor
+# series of enhanced files with one frame each. References name the true one.
+_SINGLE = '1.2.840.10008.5.1.4.1.1.4'
+_MULTIPLE = '1.2.840.10008.5.1.4.1.1.4.1'
 
 
 class Source(NamedTuple):
@@ -67,12 +50,14 @@ class Source(NamedTuple):
     planes: for each slice its place among the images or frames.
     count: how many images or frames there are.
     patient_name: kept apart, as the library warns of names like 'Anonymized'.
+    kind: their SOPClassUID.
   """
 
   images: list[Dataset]
   planes: np.ndarray
   count: int
   patient_name: PersonName
+  kind: str
 
 
 def read(volume: Volume) -> Source:
@@ -92,28 +77,30 @@ def read(volume: Volume) -> Source:
     )
   found = [_read(path) for path in volume.files]
   first, path = found[0], volume.files[0]
-  base = _sound(first)
+  base = patient_header.copy(first)
   for name in _WHOLE:
     values = {str(header.get(name, '')) for header in found}
     if len(values) > 1:
       raise ScanError(path.parent, f'slices differ in {name}', _HEADERS)
   for name in _SHARED:
-    _add(base, name, _needed(first, name, path))
-  for name in _EMPTY:
-    if name not in base:
-      setattr(base, name, '')
+    patient_header.put(base, name, _needed(first, name, path))
   patient_name, base.PatientName = base.PatientName, ''
+  kind = str(base.SOPClassUID)
   base.Modality = str(first.get('Modality') or 'OT')
   base.Columns, base.Rows = volume.voxels.shape[:2]
-  _add(base, 'SOPInstanceUID', _needed(first, 'SOPInstanceUID', path))
   size = (first.get('Columns'), first.get('Rows'))
   if size != volume.voxels.shape[:2]:
     raise ScanError(path, f'{size[0]} x {size[1]} pixels by now', _AGAIN)
-  if 'PerFrameFunctionalGroupsSequence' in first:
-    source = _frames(base, found, volume)
+  if len(found) == volume.voxels.shape[2]:
+    images, planes = _slices(base, found, volume)
+    count = len(images)
+  elif len(found) == 1:
+    images, planes = [base], _frames(base, first, volume)
+    count = base.NumberOfFrames
   else:
-    source = _slices(base, found, volume)
-  return source._replace(patient_name=patient_name)
+    words = f'{len(found)} files with several frames each'
+    raise ScanError(path.parent, words, NIFTI)
+  return Source(images, planes, count, patient_name, kind)
 
 
 def _read(path: pathlib.Path) -> Dataset:
@@ -130,79 +117,6 @@ def _needed(header: Dataset, name: str, path: pathlib.Path) -> Any:
   return value
 
 
-def _add(header: Dataset, name: str, value: Any) -> None:
-  """Sets an element that is repeated as it stands, against the rules too."""
-  tag = pydicom.datadict.tag_for_keyword(name)
-  vr = pydicom.datadict.dictionary_VR(tag)
-  ignore = pydicom.config.IGNORE
-  header.add(DataElement(tag, vr, value, validation_mode=ignore))
-
-
-def _sound(header: Dataset) -> Dataset:
-  """Patient and study, without the elements that break the rules."""
-  out = Dataset()
-  # Their values are not all readable: the tags are.
-  for tag in list(header.keys()):
-    wanted = tag.group in _GROUPS or tag in _ALSO
-    if wanted and not tag.is_private:
-      element = _checked(header, tag)
-      if element is not None:
-        out.add(element)
-  sex = str(header.get('PatientSex') or '').strip().upper()
-  out.PatientSex = sex if sex in ('M', 'F', 'O') else ''
-  _add(out, 'PatientID', _joined(header.get('PatientID')))
-  _add(out, 'PatientName', PersonName(_joined(header.get('PatientName'))))
-  return out
-
-
-def _joined(value: Any) -> str:
-  """An element's text as it stands in the file, several values too."""
-  many = isinstance(value, pydicom.multival.MultiValue)
-  return '\\'.join(map(str, value)) if many else str(value or '')
-
-
-def _checked(header: Dataset, tag) -> DataElement | None:
-  """An element with its text decoded; None if it breaks the rules."""
-  try:
-    element = header[tag]
-    if element.VR == 'SQ':
-      items = [_whole(item) for item in element.value]
-      sound = bool(items) and None not in items
-      return DataElement(tag, 'SQ', items) if sound else None
-    if element.VM > 1 and pydicom.datadict.dictionary_VM(tag) == '1':
-      return None
-    value = element.value
-    if element.VR in _AS_TEXT:
-      value = _joined(value)
-    # ACR-NEMA wrote 1970.01.31 and 12:59:59.
-    if element.VR in _OLD:
-      value = value.replace(_OLD[element.VR], '')
-      _TIMES[element.VR](value)
-    for part in _parts(value):
-      validate_value(element.VR, part, pydicom.config.RAISE)
-    return DataElement(tag, element.VR, value)
-  except Exception:  # Whatever it is, it does not go into another object.
-    return None
-
-
-def _parts(value: Any) -> list:
-  if isinstance(value, str):
-    return value.split('\\')
-  many = isinstance(value, pydicom.multival.MultiValue)
-  return list(value) if many else [value]
-
-
-def _whole(item: Dataset) -> Dataset | None:
-  """An item of a sequence; None if anything in it breaks the rules."""
-  out = Dataset()
-  for tag in list(item.keys()):
-    element = _checked(item, tag)
-    if element is None:
-      return None
-    out.add(element)
-  return out
-
-
 def _numbers(values) -> list[DSfloat]:
   """Decimal strings as they stand, shortened where they are too long."""
   return [
@@ -213,17 +127,41 @@ def _numbers(values) -> list[DSfloat]:
   ]
 
 
-def _thickness(found: Dataset, step: float) -> DSfloat:
-  """Of the slices, or the distance between them where it is not told."""
+def _said(header: Dataset, name: str, frame: int) -> Any:
+  """What its own groups say of a frame, or the shared ones, or the file."""
+  for groups, index in (
+    ('PerFrameFunctionalGroupsSequence', frame),
+    ('SharedFunctionalGroupsSequence', 0),
+  ):
+    members = header.get(groups) or ()
+    macro = members[index].get(_MACROS[name]) if index < len(members) else None
+    if macro and macro[0].get(name):
+      return macro[0].get(name)
+  return header.get(name)
+
+
+def _placed(header: Dataset, name: str, frame: int, path: pathlib.Path):
+  """Numbers that tell where a frame lies."""
+  value = _said(header, name, frame)
+  if not value:
+    raise ScanError(path, f'{name} is missing', _HEADERS)
+  return _numbers(value)
+
+
+def _measures(header: Dataset, frame: int, volume: Volume) -> dict[str, Any]:
+  """What all slices have alike: one has it as good as the other."""
+  step = float(np.linalg.norm(volume.affine[:3, 2]))
   try:
-    thickness = float(found.get('SliceThickness'))
+    thickness = float(_said(header, 'SliceThickness', frame))
   except (TypeError, ValueError):
     thickness = 0.0
-  return DSfloat(thickness if thickness > 0 else step, auto_format=True)
-
-
-def _step(volume: Volume) -> float:
-  return float(np.linalg.norm(volume.affine[:3, 2]))
+  return {
+    'PixelSpacing': _placed(header, 'PixelSpacing', frame, volume.files[0]),
+    'SliceThickness': DSfloat(
+      thickness if thickness > 0 else step, auto_format=True
+    ),
+    'SpacingBetweenSlices': DSfloat(step, auto_format=True),
+  }
 
 
 def _ordered(volume: Volume, positions: np.ndarray, path) -> np.ndarray:
@@ -237,9 +175,12 @@ def _ordered(volume: Volume, positions: np.ndarray, path) -> np.ndarray:
   Raises:
     ScanError: two at one place, or they are not where the volume is.
   """
-  step, count = _step(volume), volume.voxels.shape[2]
+  count = volume.voxels.shape[2]
   # RAS as LPS.
   first, onwards = (volume.affine[:3, k] * (-1, -1, 1) for k in (3, 2))
+  step = np.linalg.norm(onwards)
+  if len(positions) < count:
+    raise ScanError(path, f'{len(positions)} frames by now', _AGAIN)
   if len(positions) == count:
     # Distances differ a little in sound series: only their order counts.
     planes = np.argsort((positions - first) @ onwards, kind='stable')
@@ -259,96 +200,67 @@ def _ordered(volume: Volume, positions: np.ndarray, path) -> np.ndarray:
   return planes
 
 
-def _slices(base: Dataset, found: list[Dataset], volume: Volume) -> Source:
-  """Headers of single-frame files."""
-  count = volume.voxels.shape[2]
-  if len(found) != count:
-    raise ScanError(
-      volume.files[0].parent,
-      f'{len(found)} files for {count} slices',
-      NIFTI,
-    )
-  images, positions, uids = [], [], set()
-  for header, path in zip(found, volume.files, strict=True):
-    image = Dataset()
-    image.update(base)
+def _slices(
+  base: Dataset, found: list[Dataset], volume: Volume
+) -> tuple[list[Dataset], np.ndarray]:
+  """Headers of files of one frame each, and the slices' order."""
+  paths = volume.files
+  shared = _measures(found[0], 0, volume)
+  # One for all: they may differ in the last digits.
+  name = 'ImageOrientationPatient'
+  shared[name] = _placed(found[0], name, 0, paths[0])
+  images, uids = [], set()
+  for header, path in zip(found, paths, strict=True):
     uid = _needed(header, 'SOPInstanceUID', path)
     if uid in uids:
-      raise ScanError(
-        path, 'SOPInstanceUID of another slice', f'export it again, or {NIFTI}'
-      )
+      words = 'SOPInstanceUID of another slice'
+      raise ScanError(path, words, f'export it again, or {NIFTI}')
     uids.add(uid)
-    _add(image, 'SOPInstanceUID', uid)
-    position = _needed(header, 'ImagePositionPatient', path)
-    image.ImagePositionPatient = _numbers(position)
-    positions.append(np.array(position, float))
-    # One for all: they may differ in the last digits.
-    for name in _PLACED[1:]:
-      value = _needed(found[0], name, volume.files[0])
-      setattr(image, name, _numbers(value))
-    image.SliceThickness = _thickness(found[0], _step(volume))
-    image.SpacingBetweenSlices = DSfloat(_step(volume), auto_format=True)
+    image = Dataset()
+    image.update(base)
+    patient_header.put(image, 'SOPClassUID', _SINGLE)
+    patient_header.put(image, 'SOPInstanceUID', uid)
+    position = _placed(header, 'ImagePositionPatient', 0, path)
+    _fill(image, ImagePositionPatient=position, **shared)
     images.append(image)
-  planes = _ordered(volume, np.array(positions), volume.files[0].parent)
+  positions = np.array([i.ImagePositionPatient for i in images], float)
+  planes = _ordered(volume, positions, paths[0].parent)
   if (np.diff(planes) < 0).any():
-    raise ScanError(
-      volume.files[0].parent, 'its slices lie elsewhere by now', _AGAIN
-    )
-  return Source(images, planes, count, PersonName(''))
+    raise ScanError(paths[0].parent, 'its slices lie elsewhere by now', _AGAIN)
+  return images, planes
 
 
-def _group(header: Dataset, frame: int, sequence: str) -> Dataset:
-  """A frame's functional group, its own or shared by all."""
-  own = header.PerFrameFunctionalGroupsSequence[frame].get(sequence)
-  shared = header.get('SharedFunctionalGroupsSequence') or [Dataset()]
-  group = own or shared[0].get(sequence)
-  return group[0] if group else Dataset()
-
-
-def _frames(base: Dataset, found: list[Dataset], volume: Volume) -> Source:
-  """The header of a multi-frame file."""
-  header, path = found[0], volume.files[0]
-  if len(found) > 1:
-    raise ScanError(
-      path.parent, f'{len(found)} multi-frame files in one scan', NIFTI
-    )
-  count = len(header.PerFrameFunctionalGroupsSequence)
-  per_frame, positions = [], []
-  for frame in range(count):
-    place = _group(header, frame, 'PlanePositionSequence')
-    position = _needed(place, 'ImagePositionPatient', path)
-    positions.append(np.array(position, float))
-    per_frame.append(
-      _nested('PlanePositionSequence', ImagePositionPatient=_numbers(position))
-    )
-  planes = _ordered(volume, np.array(positions), path)
+def _frames(base: Dataset, header: Dataset, volume: Volume) -> np.ndarray:
+  """Completes the header of a multi-frame file; the slices' frames."""
+  path = volume.files[0]
+  patient_header.put(base, 'SOPClassUID', _MULTIPLE)
+  patient_header.put(
+    base, 'SOPInstanceUID', _needed(header, 'SOPInstanceUID', path)
+  )
+  count = len(header.get('PerFrameFunctionalGroupsSequence') or ())
+  places = [
+    _placed(header, 'ImagePositionPatient', frame, path)
+    for frame in range(count)
+  ]
+  planes = _ordered(volume, np.array(places, float).reshape(-1, 3), path)
   used = int(planes[0])
-  place = _group(header, used, 'PlaneOrientationSequence')
-  measures = _group(header, used, 'PixelMeasuresSequence')
-  shared = _nested(
-    'PlaneOrientationSequence',
-    ImageOrientationPatient=_numbers(
-      _needed(place, 'ImageOrientationPatient', path)
-    ),
-  )
-  shared.update(
-    _nested(
-      'PixelMeasuresSequence',
-      PixelSpacing=_numbers(_needed(measures, 'PixelSpacing', path)),
-      SliceThickness=_thickness(measures, _step(volume)),
-      SpacingBetweenSlices=DSfloat(_step(volume), auto_format=True),
-    )
-  )
+  shared, name = Dataset(), 'ImageOrientationPatient'
+  orientation = {name: _placed(header, name, used, path)}
+  shared.PlaneOrientationSequence = [_fill(Dataset(), **orientation)]
+  measures = _measures(header, used, volume)
+  shared.PixelMeasuresSequence = [_fill(Dataset(), **measures)]
+  own = []
+  for place in places:
+    own.append(Dataset())
+    position = _fill(Dataset(), ImagePositionPatient=place)
+    own[-1].PlanePositionSequence = [position]
   base.NumberOfFrames = count
   base.SharedFunctionalGroupsSequence = [shared]
-  base.PerFrameFunctionalGroupsSequence = per_frame
-  return Source([base], planes, count, PersonName(''))
+  base.PerFrameFunctionalGroupsSequence = own
+  return planes
 
 
-def _nested(sequence: str, **values: Any) -> Dataset:
-  """A header with one sequence of one item."""
-  item, out = Dataset(), Dataset()
+def _fill(header: Dataset, **values: Any) -> Dataset:
   for name, value in values.items():
-    setattr(item, name, value)
-  setattr(out, sequence, [item])
-  return out
+    setattr(header, name, value)
+  return header

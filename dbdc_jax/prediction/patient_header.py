@@ -1,0 +1,129 @@
+"""Whom and which study a DICOM header is of, in a form that keeps the rules.
+
+Real headers are sloppy: dates that are none, unknown character sets, private
+elements, texts that are too long. What breaks the rules does not go into
+another object, but for the patient's name and id: those are never changed.
+"""
+
+from typing import Any
+
+import pydicom
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM, PersonName, validate_value
+
+# Patient, clinical trial and study are in these groups; what of them belongs
+# into a segmentation is the library's knowledge.
+_GROUPS = (0x0008, 0x0010, 0x0012, 0x0032)
+_ALSO = [
+  pydicom.tag.Tag(name)
+  for name in (
+    'StudyID',
+    'LossyImageCompression',
+    'LossyImageCompressionRatio',
+    'LossyImageCompressionMethod',
+  )
+]
+_EMPTY = (
+  'PatientName',
+  'PatientID',
+  'PatientBirthDate',
+  'PatientSex',
+  'AccessionNumber',
+  'StudyID',
+  'StudyDate',
+  'StudyTime',
+  'ReferringPhysicianName',
+)
+# What is text on disk, whatever the library makes of it.
+_AS_TEXT = ('DA', 'DS', 'IS', 'PN', 'TM', 'UI')
+_OLD = {'DA': '.', 'TM': ':'}
+_TIMES = {'DA': DA, 'TM': TM}
+
+
+def put(header: Dataset, name: str, value: Any) -> None:
+  """Sets an element to what it is elsewhere, against the rules too.
+
+  Args:
+    header: that it is set in.
+    name: its keyword.
+    value: of it.
+  """
+  tag = pydicom.datadict.tag_for_keyword(name)
+  vr = pydicom.datadict.dictionary_VR(tag)
+  ignore = pydicom.config.IGNORE
+  header.add(DataElement(tag, vr, value, validation_mode=ignore))
+
+
+def copy(header: Dataset) -> Dataset:
+  """Patient and study, without the elements that break the rules.
+
+  What every object must have is there, empty if need be.
+
+  Args:
+    header: of an image.
+  """
+  out = Dataset()
+  # Their values are not all readable: the tags are.
+  for tag in list(header.keys()):
+    wanted = tag.group in _GROUPS or tag in _ALSO
+    if wanted and not tag.is_private:
+      element = _checked(header, tag)
+      if element is not None:
+        out.add(element)
+  sex = str(header.get('PatientSex') or '').strip().upper()
+  out.PatientSex = sex if sex in ('M', 'F', 'O') else ''
+  put(out, 'PatientID', _joined(header.get('PatientID')))
+  put(out, 'PatientName', PersonName(_joined(header.get('PatientName'))))
+  for name in _EMPTY:
+    if name not in out:
+      setattr(out, name, '')
+  return out
+
+
+def _joined(value: Any) -> str:
+  """An element's text as it stands in the file, several values too."""
+  many = isinstance(value, pydicom.multival.MultiValue)
+  return '\\'.join(map(str, value)) if many else str(value or '')
+
+
+def _checked(header: Dataset, tag) -> DataElement | None:
+  """An element with its text decoded; None if it breaks the rules."""
+  try:
+    element = header[tag]
+    if element.VR == 'SQ':
+      items = [_whole(item) for item in element.value]
+      sound = bool(items) and None not in items
+      return DataElement(tag, 'SQ', items) if sound else None
+    if element.VM > 1 and pydicom.datadict.dictionary_VM(tag) == '1':
+      return None
+    value = element.value
+    if element.VR in _AS_TEXT:
+      value = _joined(value)
+    # ACR-NEMA wrote 1970.01.31 and 12:59:59.
+    if element.VR in _OLD:
+      value = value.replace(_OLD[element.VR], '')
+      _TIMES[element.VR](value)
+    for part in _parts(value):
+      validate_value(element.VR, part, pydicom.config.RAISE)
+    return DataElement(tag, element.VR, value)
+  except Exception:  # Whatever it is, it does not go into another object.
+    return None
+
+
+def _parts(value: Any) -> list:
+  if isinstance(value, str):
+    return value.split('\\')
+  many = isinstance(value, pydicom.multival.MultiValue)
+  return list(value) if many else [value]
+
+
+def _whole(item: Dataset) -> Dataset | None:
+  """An item of a sequence; None if anything in it breaks the rules."""
+  out = Dataset()
+  for tag in list(item.keys()):
+    element = _checked(item, tag)
+    if element is None:
+      return None
+    out.add(element)
+  return out
