@@ -472,7 +472,7 @@ def _unequal(name):
 REFUSED = {
   'no frame of reference': (
     _without('FrameOfReferenceUID'),
-    'FrameOfReferenceUID is missing; export the series with full headers',
+    'FrameOfReferenceUID is missing or unreadable; export the series with',
   ),
   'no study': (_without('StudyInstanceUID'), 'StudyInstanceUID is missing'),
   'no class': (_without('SOPClassUID'), 'SOPClassUID is missing'),
@@ -538,6 +538,43 @@ def test_files_that_are_gone_are_named(series):
   with pytest.raises(ScanError, match='unreadable by now') as error:
     _encode(_classes(series), series)
   assert error.value.file == str(series.files[2])
+
+
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('ImagePositionPatient', b'0\\\xe4\\1'),
+    ('ImagePositionPatient', b'0\\0'),
+    ('ImageOrientationPatient', b'1\\0\\0\\0\\nan\\0'),
+    ('PixelSpacing', b'wide'),
+  ],
+)
+def test_unreadable_numbers_are_refused(series, name, text):
+  dicom_series.replace(series, name, text)
+  with pytest.raises(ScanError, match=f'{name} is missing or unreadable'):
+    _encode(_classes(series), series)
+
+
+def test_a_damaged_header_makes_an_object_or_an_error_in_words(series):
+  classes, path = _classes(series), series.files[0]
+  sound = path.read_bytes()
+  noise = np.random.default_rng(0)
+  made = 0
+  for _ in range(20):
+    damaged = bytearray(sound)
+    damaged[noise.integers(132, len(sound) - 80)] = noise.integers(256)
+    path.write_bytes(damaged)
+    try:
+      made += len(_encode(classes, series)) > 0
+    except ScanError as error:
+      assert str(path.parent) in error.file
+  assert 0 < made < 20
+
+
+def test_an_object_that_cannot_be_that_large_is_refused(series, monkeypatch):
+  monkeypatch.setattr(dicom_seg, '_MOST_BYTES', 20)
+  with pytest.raises(ScanError, match='do not fit into a DICOM object'):
+    _encode(_classes(series), series)
 
 
 def test_frames_at_one_place_are_refused(tmp_path):

@@ -17,6 +17,7 @@ from pydicom.valuerep import DSfloat, PersonName
 from data.scan_error import ScanError
 from data.volume_io import Volume
 from dbdc_jax.prediction import patient_header
+from dbdc_jax.prediction.patient_header import value
 
 NIFTI = 'give --format nifti'
 _HEADERS = f'export the series with full headers, or {NIFTI}'
@@ -35,6 +36,11 @@ _MACROS = {
   'ImageOrientationPatient': 'PlaneOrientationSequence',
   'PixelSpacing': 'PixelMeasuresSequence',
   'SliceThickness': 'PixelMeasuresSequence',
+}
+_COUNTS = {
+  'ImagePositionPatient': 3,
+  'ImageOrientationPatient': 6,
+  'PixelSpacing': 2,
 }
 # The kinds that the library is told of: it knows neither makers' own kinds nor
 # series of enhanced files with one frame each. References name the true one.
@@ -79,16 +85,16 @@ def read(volume: Volume) -> Source:
   first, path = found[0], volume.files[0]
   base = patient_header.copy(first)
   for name in _WHOLE:
-    values = {str(header.get(name, '')) for header in found}
+    values = {str(value(header, name)) for header in found}
     if len(values) > 1:
       raise ScanError(path.parent, f'slices differ in {name}', _HEADERS)
   for name in _SHARED:
     patient_header.put(base, name, _needed(first, name, path))
   patient_name, base.PatientName = base.PatientName, ''
   kind = str(base.SOPClassUID)
-  base.Modality = str(first.get('Modality') or 'OT')
+  base.Modality = str(value(first, 'Modality') or 'OT')
   base.Columns, base.Rows = volume.voxels.shape[:2]
-  size = (first.get('Columns'), first.get('Rows'))
+  size = (value(first, 'Columns'), value(first, 'Rows'))
   if size != volume.voxels.shape[:2]:
     raise ScanError(path, f'{size[0]} x {size[1]} pixels by now', _AGAIN)
   if len(found) == volume.voxels.shape[2]:
@@ -111,20 +117,17 @@ def _read(path: pathlib.Path) -> Dataset:
 
 
 def _needed(header: Dataset, name: str, path: pathlib.Path) -> Any:
-  value = header.get(name)
-  if value is None or value == '':
-    raise ScanError(path, f'{name} is missing', _HEADERS)
-  return value
+  found = value(header, name)
+  if found is None:
+    raise ScanError(path, f'{name} is missing or unreadable', _HEADERS)
+  return found
 
 
-def _numbers(values) -> list[DSfloat]:
-  """Decimal strings as they stand, shortened where they are too long."""
-  return [
-    value
-    if isinstance(value, DSfloat) and len(str(value)) <= 16
-    else DSfloat(float(value), auto_format=True)
-    for value in values
-  ]
+def _number(found: Any) -> DSfloat:
+  """A decimal string as it stands, shortened where it is too long."""
+  if isinstance(found, DSfloat) and len(str(found)) <= 16:
+    return found
+  return DSfloat(float(found), auto_format=True)
 
 
 def _said(header: Dataset, name: str, frame: int) -> Any:
@@ -133,19 +136,24 @@ def _said(header: Dataset, name: str, frame: int) -> Any:
     ('PerFrameFunctionalGroupsSequence', frame),
     ('SharedFunctionalGroupsSequence', 0),
   ):
-    members = header.get(groups) or ()
-    macro = members[index].get(_MACROS[name]) if index < len(members) else None
-    if macro and macro[0].get(name):
-      return macro[0].get(name)
-  return header.get(name)
+    members = value(header, groups) or ()
+    if index < len(members):
+      macro = value(members[index], _MACROS[name])
+      if macro and value(macro[0], name):
+        return value(macro[0], name)
+  return value(header, name)
 
 
 def _placed(header: Dataset, name: str, frame: int, path: pathlib.Path):
   """Numbers that tell where a frame lies."""
-  value = _said(header, name, frame)
-  if not value:
-    raise ScanError(path, f'{name} is missing', _HEADERS)
-  return _numbers(value)
+  try:
+    numbers = [_number(found) for found in _said(header, name, frame)]
+    sound = np.isfinite(numbers).all() and len(numbers) == _COUNTS[name]
+  except (TypeError, ValueError, OverflowError):
+    sound = False
+  if not sound:
+    raise ScanError(path, f'{name} is missing or unreadable', _HEADERS)
+  return numbers
 
 
 def _measures(header: Dataset, frame: int, volume: Volume) -> dict[str, Any]:
@@ -237,7 +245,7 @@ def _frames(base: Dataset, header: Dataset, volume: Volume) -> np.ndarray:
   patient_header.put(
     base, 'SOPInstanceUID', _needed(header, 'SOPInstanceUID', path)
   )
-  count = len(header.get('PerFrameFunctionalGroupsSequence') or ())
+  count = len(value(header, 'PerFrameFunctionalGroupsSequence') or ())
   places = [
     _placed(header, 'ImagePositionPatient', frame, path)
     for frame in range(count)
@@ -261,6 +269,6 @@ def _frames(base: Dataset, header: Dataset, volume: Volume) -> np.ndarray:
 
 
 def _fill(header: Dataset, **values: Any) -> Dataset:
-  for name, value in values.items():
-    setattr(header, name, value)
+  for name, found in values.items():
+    setattr(header, name, found)
   return header

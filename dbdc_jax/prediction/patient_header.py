@@ -41,18 +41,32 @@ _OLD = {'DA': '.', 'TM': ':'}
 _TIMES = {'DA': DA, 'TM': TM}
 
 
-def put(header: Dataset, name: str, value: Any) -> None:
+def value(header: Dataset, name: str) -> Any:
+  """An element's value; None if it is not there, empty or unreadable.
+
+  Args:
+    header: that it is in.
+    name: its keyword.
+  """
+  try:
+    found = header.get(name)
+  except Exception:  # Bytes that the element's kind does not allow.
+    return None
+  return None if isinstance(found, str) and not found else found
+
+
+def put(header: Dataset, name: str, found: Any) -> None:
   """Sets an element to what it is elsewhere, against the rules too.
 
   Args:
     header: that it is set in.
     name: its keyword.
-    value: of it.
+    found: its value, elsewhere.
   """
   tag = pydicom.datadict.tag_for_keyword(name)
   vr = pydicom.datadict.dictionary_VR(tag)
   ignore = pydicom.config.IGNORE
-  header.add(DataElement(tag, vr, value, validation_mode=ignore))
+  header.add(DataElement(tag, vr, found, validation_mode=ignore))
 
 
 def copy(header: Dataset) -> Dataset:
@@ -71,20 +85,20 @@ def copy(header: Dataset) -> Dataset:
       element = _checked(header, tag)
       if element is not None:
         out.add(element)
-  sex = str(header.get('PatientSex') or '').strip().upper()
+  sex = str(value(header, 'PatientSex') or '').strip().upper()
   out.PatientSex = sex if sex in ('M', 'F', 'O') else ''
-  put(out, 'PatientID', _joined(header.get('PatientID')))
-  put(out, 'PatientName', PersonName(_joined(header.get('PatientName'))))
+  put(out, 'PatientID', _joined(value(header, 'PatientID')))
+  put(out, 'PatientName', PersonName(_joined(value(header, 'PatientName'))))
   for name in _EMPTY:
     if name not in out:
       setattr(out, name, '')
   return out
 
 
-def _joined(value: Any) -> str:
-  """An element's text as it stands in the file, several values too."""
-  many = isinstance(value, pydicom.multival.MultiValue)
-  return '\\'.join(map(str, value)) if many else str(value or '')
+def _joined(found: Any) -> str:
+  """An element's text as it stands in the file, several founds too."""
+  many = isinstance(found, pydicom.multival.MultiValue)
+  return '\\'.join(map(str, found)) if many else str(found or '')
 
 
 def _checked(header: Dataset, tag) -> DataElement | None:
@@ -97,25 +111,25 @@ def _checked(header: Dataset, tag) -> DataElement | None:
       return DataElement(tag, 'SQ', items) if sound else None
     if element.VM > 1 and pydicom.datadict.dictionary_VM(tag) == '1':
       return None
-    value = element.value
+    found = element.value
     if element.VR in _AS_TEXT:
-      value = _joined(value)
+      found = _joined(found)
     # ACR-NEMA wrote 1970.01.31 and 12:59:59.
     if element.VR in _OLD:
-      value = value.replace(_OLD[element.VR], '')
-      _TIMES[element.VR](value)
-    for part in _parts(value):
+      found = found.replace(_OLD[element.VR], '')
+      _TIMES[element.VR](found)
+    for part in _parts(found):
       validate_value(element.VR, part, pydicom.config.RAISE)
-    return DataElement(tag, element.VR, value)
+    return DataElement(tag, element.VR, found)
   except Exception:  # Whatever it is, it does not go into another object.
     return None
 
 
-def _parts(value: Any) -> list:
-  if isinstance(value, str):
-    return value.split('\\')
-  many = isinstance(value, pydicom.multival.MultiValue)
-  return list(value) if many else [value]
+def _parts(found: Any) -> list:
+  if isinstance(found, str):
+    return found.split('\\')
+  many = isinstance(found, pydicom.multival.MultiValue)
+  return list(found) if many else [found]
 
 
 def _whole(item: Dataset) -> Dataset | None:
