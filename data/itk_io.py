@@ -72,6 +72,22 @@ def _pair_header(path: pathlib.Path) -> pathlib.Path:
   return header
 
 
+def _stored(path: pathlib.Path) -> Stored:
+  """What a text header says; its data file is there, and it has three axes."""
+  stored = itk_headers.read(path)
+  data = stored.data
+  if not data.exists():
+    if data.is_symlink():
+      raise unreadable(data, FileNotFoundError())
+    raise ScanError(
+      path,
+      f'its voxels, {data.name}, are not beside it',
+      f'put {data.name} there',
+    )
+  check_shape(stored.shape, str(path))
+  return stored
+
+
 def _place(stored: Stored, file: str) -> np.ndarray:
   """The affine, RAS, as ITK understands the header."""
   itk = _itk()
@@ -83,8 +99,7 @@ def _place(stored: Stored, file: str) -> np.ndarray:
   except Exception as error:  # Of its own kinds; names that are no UTF-8.
     why = (str(error).strip().splitlines() or [''])[-1]
     raise ScanError(file, f'unreadable header ({why})', _ANEW) from error
-  shape = check_shape(stored.shape, file)
-  sides = tuple(reader.GetSize())
+  shape, sides = stored.shape[:3], tuple(reader.GetSize())
   if sides[:3] != shape or np.prod(sides[3:], initial=1) != 1:
     raise ScanError(file, f'{shape} voxels, of which ITK sees {sides}', _ANEW)
   dims = len(sides)
@@ -144,11 +159,10 @@ def read_itk(path: str | os.PathLike, *, label: bool = False) -> Volume:
   file = str(path)
   if path.suffix.lower() in _PAIR:
     return nifti_pairs.read(_pair_header(path), label=label)
-  stored = itk_headers.read(path)
-  shape = check_shape(stored.shape, file)
+  stored = _stored(path)
   affine = _place(stored, file)
   notes = stored.notes + affines.shear_notes(affine)
-  voxels = _voxels(stored).reshape(shape, order='F')
+  voxels = _voxels(stored).reshape(stored.shape[:3], order='F')
   with np.errstate(all='ignore'):  # The checks find what overflows.
     if label:
       codes, more = label_codes(voxels, file)
@@ -170,9 +184,7 @@ def read_affine(path: str | os.PathLike) -> np.ndarray:
   path = pathlib.Path(path)
   if path.suffix.lower() in _PAIR:
     return nifti_pairs.affine(_pair_header(path))
-  stored = itk_headers.read(path)
-  check_shape(stored.shape, str(path))
-  return _place(stored, str(path))
+  return _place(_stored(path), str(path))
 
 
 def _written(voxels, affine, name: str) -> list[tuple[str, bytes]]:

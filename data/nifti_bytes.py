@@ -101,11 +101,11 @@ def layout(head: bytes, file: str) -> Layout:
     raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', _DAMAGED)
   try:
     dtype = header.get_data_dtype()
-  except (KeyError, nib.spatialimages.HeaderDataError) as error:
+  except (KeyError, nib.spatialimages.HeaderDataError):
+    dtype = np.dtype('V')
+  if not dtype.itemsize:
     code = int(header['datatype'])
-    raise ScanError(
-      file, f'unknown data type {code} in the header', _DAMAGED
-    ) from error
+    raise ScanError(file, f'unknown data type {code} in the header', _DAMAGED)
   dims = [int(d) for d in header['dim']]
   shape = tuple(dims[1 : dims[0] + 1])
   if not 1 <= dims[0] <= 7 or min(shape) < 1:
