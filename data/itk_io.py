@@ -1,7 +1,8 @@
 """MetaImage and NRRD scans, and pairs of .hdr and .img.
 
-ITK tells where voxels lie: it knows each format's conventions. The voxels are
-those of the file's own bytes, which are verified first.
+ITK writes them, and tells where the voxels of an NRRD file lie. It does not
+read voxels: from a damaged file it returns what happens to be in memory. Those
+read here are the file's own bytes, verified to their end.
 """
 
 import os
@@ -88,11 +89,10 @@ def _stored(path: pathlib.Path) -> Stored:
   return stored
 
 
-def _place(stored: Stored, file: str) -> np.ndarray:
-  """The affine, RAS, as ITK understands the header."""
-  itk = _itk()
-  reader = itk.ImageFileReader()
-  reader.SetImageIO(stored.reader)
+def _itk_place(stored: Stored, file: str) -> np.ndarray:
+  """The affine as ITK understands the header; its axes, see `_LPS`."""
+  reader = _itk().ImageFileReader()
+  reader.SetImageIO('NrrdImageIO')
   try:
     reader.SetFileName(file)
     reader.ReadImageInformation()
@@ -104,10 +104,19 @@ def _place(stored: Stored, file: str) -> np.ndarray:
     raise ScanError(file, f'{shape} voxels, of which ITK sees {sides}', _ANEW)
   dims = len(sides)
   axes = np.reshape(reader.GetDirection(), (dims, dims))[:3, :3]
-  affine = np.eye(4)
-  affine[:3, :3] = axes * reader.GetSpacing()[:3]
-  affine[:3, 3] = reader.GetOrigin()[:3]
-  affine = _LPS @ affine + 0.0  # No -0.
+  place = np.eye(4)
+  place[:3, :3] = axes * reader.GetSpacing()[:3]
+  place[:3, 3] = reader.GetOrigin()[:3]
+  return place
+
+
+def _place(stored: Stored, file: str) -> np.ndarray:
+  """The affine, checked; to the right, to the front and upwards."""
+  with np.errstate(all='ignore'):  # The checks find what overflows.
+    place = stored.place
+    if place is None:
+      place = _itk_place(stored, file)
+    affine = _LPS @ place + 0.0  # No -0.
   affines.check_regular(
     affine, file, 'the place of its voxels', 'repair the header, or ' + _ANEW
   )

@@ -169,12 +169,13 @@ def read_all(path: pathlib.Path, announced: int) -> bytes:
   try:
     size = path.stat().st_size
     with path.open('rb') as opened:
-      start = opened.read(2)
-      if start == b'\x1f\x8b':
+      packed = opened.read(2) == b'\x1f\x8b'
+      opened.seek(0)
+      if packed:
         check_ratio(announced, size, file)
-        return inflate(start + opened.read(), announced, file)
+        return inflate(opened.read(), announced, file)
       check_length(size, announced, file)
-      return start + opened.read(announced - 2)
+      return opened.read(announced)
   except OSError as error:
     raise unreadable(path, error) from error
 

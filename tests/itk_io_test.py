@@ -202,6 +202,10 @@ VARIANTS = {
   'another name of the type': (
     'a.nrrd', NRRD, RAW, ('type: short', 'type: signed short int')
   ),
+  'other names of fields': (
+    'a.mha', META, RAW, ('TransformMatrix', 'Orientation'),
+    ('Offset', 'Position'), ('ElementSpacing', 'ElementSize'),
+  ),
   'a last axis of 1': (
     'a.nrrd', NRRD, RAW, ('dimension: 3', 'dimension: 4'),
     ('sizes: 4 3 5', 'sizes: 4 3 5 1'), ('(0,0,3)', '(0,0,3) none'),
@@ -338,6 +342,10 @@ BAD = {
   'metres': (
     'mha', RAW, 'voxels of 0.001 x', 'in mm', ('= 1 2 3', '= .001 .002 .003')
   ),
+  'two places': (
+    'mha', RAW, 'Offset is given twice', _EXPORT,
+    ('NDims = 3', 'NDims = 3\nPosition = 1 2 3'),
+  ),
   'singular': (
     'nrrd', RAW, 'unreadable|singular', 'repair|save', ('(0,2,0)', '(1,0,0)')
   ),
@@ -430,6 +438,17 @@ def test_float_labels_and_nan_of_any_format(tmp_path):
     path = _save(tmp_path, itk_io.encode(labels, like, 'a', '.mha'))
     with pytest.raises(ScanError, match=why):
       itk_io.read_itk(path, label=True)
+
+
+def test_metaimage_axes_are_itks(tmp_path):
+  turn = TURN.as_matrix().ravel()
+  change = ('1 0 0 0 1 0 0 0 1', ' '.join(map(repr, turn.tolist())))
+  path = _put(tmp_path, 'a.mha', META, RAW, change)
+  image = SimpleITK.ReadImage(str(path))
+  axes = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+  found = itk_io.read_itk(path).affine
+  np.testing.assert_allclose(found[:3, :3], np.diag([-1, -1, 1]) @ axes)
+  np.testing.assert_array_equal(found[:3, 3], [-10, -20, 30])
 
 
 def test_a_sheared_volume_is_told(tmp_path):

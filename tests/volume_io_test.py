@@ -130,6 +130,9 @@ def test_image_and_label_must_share_their_grid():
   shifted[0, 3] = 1.0
   with pytest.raises(ScanError, match='affines differ'):
     volume_io.check_pair(image, image._replace(affine=shifted), 'i', 'l')
+  noted = image._replace(affine=shifted, notes=('left and right are assumed',))
+  with pytest.raises(ScanError, match='left and right are assumed'):
+    volume_io.check_pair(image, noted, 'i', 'l')
   with pytest.raises(ScanError, match='shape'):
     small = image._replace(voxels=np.zeros((2, 4, 3)))
     volume_io.check_pair(image, small, 'i', 'l')
