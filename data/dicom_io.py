@@ -11,9 +11,9 @@ import os
 
 import numpy as np
 
-from data import dicom_files, dicom_pixels
-from data.dicom_frames import EXPORT, Frame, frames_of
-from data.dicom_header import AGAIN, TOLD, Header, unsaid
+from data import dicom_codec, dicom_files, dicom_pixels
+from data.dicom_frames import Frame, frames_of
+from data.dicom_header import AGAIN, EXPORT, HEADERS, TOLD, Header, unsaid
 from data.dicom_stack import Stack, check_alike, listed, stack
 from data.nifti_bytes import MAX_VOXELS
 from data.scan_error import ScanError
@@ -70,6 +70,9 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
   Raises:
     ScanError: some lack what the others have.
   """
+  for frame in frames:
+    if frame.slope == 0:
+      raise ScanError(frame.header.path, 'RescaleSlope is 0', HEADERS)
   for name, value in (
     ('RescaleIntercept', lambda f: f.intercept),
     ('RescaleSlope', lambda f: f.slope),
@@ -95,9 +98,6 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
     lambda f: f.unit,
     folder,
   )
-  for frame in frames:
-    if frame.slope == 0:
-      raise ScanError(frame.header.path, 'RescaleSlope is 0', EXPORT)
   scales = {(f.slope, f.intercept) for f in frames}
   if len(scales) > 1 and _is_ct(frames[0]):
     return (
@@ -122,7 +122,7 @@ def _laid_out(folder: str, series: str) -> tuple[Stack, tuple[str, ...]]:
   for header in headers:
     dicom_pixels.check_meaning(header)
     dicom_pixels.check_layout(header)
-    dicom_pixels.check_decoder(header)
+    dicom_codec.check_decoder(header)
     count += dicom_pixels.voxel_count(header)
   if count > MAX_VOXELS:
     raise ScanError(
@@ -250,7 +250,9 @@ def _tags(first: Frame) -> dict[str, str | float]:
     if not said:
       continue
     try:
-      out[name] = said if name.endswith(('UID', 'Description')) else float(said)
+      out[name] = (
+        said if name.endswith(('UID', 'Description', 'Number')) else float(said)
+      )
     except ValueError:
       out[name] = said
   return out
