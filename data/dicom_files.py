@@ -165,9 +165,10 @@ def _read_headers(paths: Sequence[pathlib.Path]):
       left_out.append(error)
   groups: dict[str, list[Header]] = {}
   lost = []  # Nobody knows of which series.
+  sound = {h.text('SeriesInstanceUID') for h in headers if not h.damage}
   for header in headers:
     uid = header.text('SeriesInstanceUID')
-    if header.damage and not uid:
+    if header.damage and uid not in sound:
       lost.append(header)
     else:
       groups.setdefault(uid, []).append(header)
