@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data import dicom_io
+from data import dicom_files, dicom_io
 from data.scan_error import ScanError
 from data.volume_io import Volume, read_nifti
 
@@ -32,7 +32,7 @@ class Source(NamedTuple):
   def files(self) -> tuple[pathlib.Path, ...]:
     """Every file that the scan is read from, sorted."""
     if self.path.is_dir():
-      return tuple(dicom_io.dicom_files(self.path))
+      return tuple(dicom_files.files_in(self.path))
     return (self.path,)
 
 
@@ -86,7 +86,7 @@ def find(
   for path in sorted(place.iterdir()):
     if path.name.startswith('.'):
       continue
-    folder = path.is_dir() and dicom_io.dicom_files(path)
+    folder = path.is_dir() and dicom_files.files_in(path)
     if folder or (path.is_file() and path.name.endswith(_ENDINGS)):
       name = _name(path)
       if name in found:
@@ -94,7 +94,7 @@ def find(
           path, f'has the same name as {found[name].path}', 'rename one of them'
         )
       found[name] = Source(name, path)
-  if not found and dicom_io.dicom_files(place):
+  if not found and dicom_files.files_in(place):
     # '..' and '.' are no names.
     place = pathlib.Path(os.path.abspath(place))
     found[place.name] = Source(place.name, place)
@@ -113,7 +113,7 @@ def read(source: Source, *, label: bool = False) -> Volume:
   """
   if source.path.is_file():
     return read_nifti(source.path, label=label)
-  volume, _ = dicom_io.read_dicom(source.path)
+  volume = dicom_io.read_dicom(source.path, source.series)
   if not label:
     return volume
   codes = np.round(volume.voxels)

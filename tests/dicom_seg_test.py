@@ -4,7 +4,7 @@ import io
 import logging
 import warnings
 
-import dicom_series
+import dicom_sources
 from grids import ORIENTATIONS, affine_of
 import highdicom as hd
 import numpy as np
@@ -29,7 +29,7 @@ OBLIQUE = Rotation.from_euler('xyz', (20, -35, 50), degrees=True).as_matrix()
 
 @pytest.fixture
 def series(tmp_path):
-  return dicom_series.write(tmp_path / 'series', affine_of('LPS', SPACING))
+  return dicom_sources.write(tmp_path / 'series', affine_of('LPS', SPACING))
 
 
 def _classes(volume, seed=1):
@@ -105,7 +105,7 @@ def _same(data, classes, volume):
 
 @pytest.mark.parametrize('codes', ORIENTATIONS)
 def test_voxels_come_back_in_every_orientation(tmp_path, codes):
-  volume = dicom_series.write(tmp_path, affine_of(codes, SPACING, (9, -8, 7)))
+  volume = dicom_sources.write(tmp_path, affine_of(codes, SPACING, (9, -8, 7)))
   classes = _classes(volume)
   _same(_encode(classes, volume), classes, volume)
 
@@ -113,7 +113,7 @@ def test_voxels_come_back_in_every_orientation(tmp_path, codes):
 @pytest.mark.parametrize('codes', ['LPS', 'RAS', 'PIR'])
 def test_voxels_come_back_from_oblique_series_stored_backwards(tmp_path, codes):
   affine = affine_of(codes, SPACING, (9, -8, 7), OBLIQUE)
-  volume = dicom_series.write(tmp_path, affine, numbers=[4, 3, 2, 1])
+  volume = dicom_sources.write(tmp_path, affine, numbers=[4, 3, 2, 1])
   classes = _classes(volume)
   _same(_encode(classes, volume), classes, volume)
 
@@ -127,7 +127,7 @@ def _implicit(file, index):
   'edit', [lambda file, index: file.compress(RLELossless), _implicit]
 )
 def test_a_series_of_another_syntax_is_as_good(series, edit):
-  dicom_series.change(series, edit)
+  dicom_sources.change(series, edit)
   classes = _classes(series)
   _same(_encode(classes, series), classes, series)
 
@@ -135,7 +135,7 @@ def test_a_series_of_another_syntax_is_as_good(series, edit):
 @pytest.mark.parametrize('order', [(0, 1, 2, 3), (3, 1, 0, 2)])
 def test_a_multi_frame_file_is_as_good(tmp_path, order):
   affine = affine_of('RIP', SPACING, (9, -8, 7), OBLIQUE)
-  volume = dicom_series.write_enhanced(
+  volume = dicom_sources.write_enhanced(
     tmp_path / 'all.dcm', affine, (6, 5, 4), order
   )
   classes = _classes(volume)
@@ -157,7 +157,7 @@ def test_references_name_the_kind_of_the_images(series, kind):
     del index
     file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = kind
 
-  dicom_series.change(series, edit)
+  dicom_sources.change(series, edit)
   classes = _classes(series)
   data = _encode(classes, series)
   _same(data, classes, series)
@@ -174,7 +174,7 @@ def test_enhanced_files_of_one_frame_each_are_as_good(tmp_path):
   files = []
   for index in range(4):
     path = tmp_path / f'{9 - index}.dcm'
-    dicom_series.write_enhanced(path, affine, (6, 5, 1), [index], index)
+    dicom_sources.write_enhanced(path, affine, (6, 5, 1), [index], index)
     files.append(path)
   volume = Volume(np.zeros((6, 5, 4), np.float32), affine, files=tuple(files))
   classes = _classes(volume)
@@ -184,7 +184,7 @@ def test_enhanced_files_of_one_frame_each_are_as_good(tmp_path):
 def test_several_files_of_several_frames_are_refused(tmp_path):
   files = [tmp_path / 'a.dcm', tmp_path / 'b.dcm']
   for path in files:
-    dicom_series.write_enhanced(path, np.eye(4), (6, 5, 2), [0, 1])
+    dicom_sources.write_enhanced(path, np.eye(4), (6, 5, 2), [0, 1])
   volume = Volume(np.zeros((6, 5, 4)), np.eye(4), files=tuple(files))
   with pytest.raises(ScanError, match='2 files with several frames each'):
     _encode(_classes(volume), volume)
@@ -192,7 +192,7 @@ def test_several_files_of_several_frames_are_refused(tmp_path):
 
 def test_frames_that_are_not_in_the_volume_stay_empty(tmp_path):
   affine = affine_of('LPS', SPACING)
-  volume = dicom_series.write_enhanced(
+  volume = dicom_sources.write_enhanced(
     tmp_path / 'all.dcm', affine, (6, 5, 4), (-2, -1, 0, 1, 2, 3)
   )
   classes = _classes(volume)
@@ -204,13 +204,13 @@ def test_frames_that_are_not_in_the_volume_stay_empty(tmp_path):
 def test_it_is_as_good_whatever_the_number_of_pixels(tmp_path, seed):
   # Planes of single bits follow one another without a gap.
   shape = np.random.default_rng(seed).integers(2, 12, 3)
-  volume = dicom_series.write(tmp_path, affine_of('LPS', SPACING), shape)
+  volume = dicom_sources.write(tmp_path, affine_of('LPS', SPACING), shape)
   classes = _classes(volume)
   _same(_encode(classes, volume), classes, volume)
 
 
 def test_it_belongs_to_the_scans_patient_study_and_space(series):
-  dicom_series.change(series, _known_patient)
+  dicom_sources.change(series, _known_patient)
   file = _file(_encode(_classes(series), series))
   headers = [pydicom.dcmread(path) for path in series.files]
   for name in (
@@ -263,7 +263,7 @@ def _known_patient(file, index):
 
 
 def test_every_element_keeps_the_rules(series):
-  dicom_series.change(series, _known_patient)
+  dicom_sources.change(series, _known_patient)
   data = _encode(_classes(series), series)
   with pydicom.config.strict_reading():
     assert len(list(_file(data).iterall())) > 100
@@ -381,7 +381,7 @@ SLOPPY = {
 @pytest.mark.parametrize('case', SLOPPY)
 def test_sloppy_headers_do_no_harm(series, case, caplog):
   name, text, kept = SLOPPY[case]
-  dicom_series.replace(series, name, text)
+  dicom_sources.replace(series, name, text)
   classes = _classes(series)
   data = _encode(classes, series)  # Warnings are errors here.
   assert not caplog.records
@@ -408,8 +408,8 @@ CHARACTERS = {
 @pytest.mark.parametrize('case', CHARACTERS)
 def test_names_keep_their_letters(series, case, caplog):
   declared, name, encoding = CHARACTERS[case]
-  dicom_series.replace(series, 'PatientName', name.encode(encoding))
-  dicom_series.replace(series, 'SpecificCharacterSet', declared)
+  dicom_sources.replace(series, 'PatientName', name.encode(encoding))
+  dicom_sources.replace(series, 'SpecificCharacterSet', declared)
   file = _file(_encode(_classes(series), series))
   assert file.PatientName == name
   assert file.SpecificCharacterSet == 'ISO_IR 192'
@@ -436,8 +436,8 @@ def _private(file, index):
 def test_slices_that_are_not_quite_evenly_spaced(tmp_path):
   # Positions rounded by the scanner: the steps add up to another length.
   affine = affine_of('LPS', (1, 1, 2))
-  volume = dicom_series.write(tmp_path, affine, (6, 5, 40))
-  dicom_series.shift(volume, 0.15 * np.arange(40))
+  volume = dicom_sources.write(tmp_path, affine, (6, 5, 40))
+  dicom_sources.shift(volume, 0.15 * np.arange(40))
   classes = _classes(volume)
   np.testing.assert_array_equal(
     _by_slice(_encode(classes, volume), volume), classes
@@ -446,7 +446,7 @@ def test_slices_that_are_not_quite_evenly_spaced(tmp_path):
 
 def test_a_lossy_scan_makes_a_segmentation_of_a_lossy_scan(series):
   assert _file(_encode(_classes(series), series)).LossyImageCompression == '00'
-  dicom_series.change(series, _lossy)
+  dicom_sources.change(series, _lossy)
   file = _file(_encode(_classes(series), series))
   assert file.LossyImageCompression == '01'
   assert file.LossyImageCompressionRatio == 10.5
@@ -454,7 +454,7 @@ def test_a_lossy_scan_makes_a_segmentation_of_a_lossy_scan(series):
 
 @pytest.mark.parametrize('edit', [_jitter, _lossy, _private])
 def test_differences_that_do_not_matter(series, edit):
-  dicom_series.change(series, edit)
+  dicom_sources.change(series, edit)
   classes = _classes(series)
   data = _encode(classes, series)
   assert b'secret' not in data
@@ -512,7 +512,7 @@ REFUSED = {
 @pytest.mark.parametrize('case', REFUSED)
 def test_what_cannot_be_referred_to_is_refused(series, case):
   edit, reason = REFUSED[case]
-  dicom_series.change(series, edit)
+  dicom_sources.change(series, edit)
   with pytest.raises(ScanError, match=reason) as error:
     _encode(_classes(series), series)
   assert str(series.files[0].parent) in error.value.file
@@ -522,7 +522,7 @@ def test_what_cannot_be_referred_to_is_refused(series, case):
 def test_it_is_refused_before_anything_is_computed(series, case):
   edit, reason = REFUSED[case]
   dicom_seg.check(series)
-  dicom_series.change(series, edit)
+  dicom_sources.change(series, edit)
   with pytest.raises(ScanError, match=reason):
     dicom_seg.check(series)
 
@@ -550,7 +550,7 @@ def test_files_that_are_gone_are_named(series):
   ],
 )
 def test_unreadable_numbers_are_refused(series, name, text):
-  dicom_series.replace(series, name, text)
+  dicom_sources.replace(series, name, text)
   with pytest.raises(ScanError, match=f'{name} is missing or unreadable'):
     _encode(_classes(series), series)
 
@@ -578,7 +578,7 @@ def test_an_object_that_cannot_be_that_large_is_refused(series, monkeypatch):
 
 
 def test_frames_at_one_place_are_refused(tmp_path):
-  volume = dicom_series.write_enhanced(
+  volume = dicom_sources.write_enhanced(
     tmp_path / 'echoes.dcm',
     affine_of('LPS', SPACING),
     (6, 5, 4),
@@ -597,7 +597,7 @@ def test_real_series(scans):
   folders = sorted((scans / 'chaos').glob('Train_Sets/MR/*/*/DICOM_anon'))
   assert folders
   for folder in folders[::5]:
-    volume = dicom_series.read(folder)
+    volume = dicom_sources.read(folder)
     classes = np.zeros(volume.voxels.shape, np.uint8)
     classes[60:90, 80:120, 3:7] = _classes(volume)[60:90, 80:120, 3:7]
     data = _encode(classes, volume)
@@ -612,7 +612,7 @@ def test_the_phantoms_series_is_read_as_it_was_written(tmp_path):
   phantom_archive.write_dicom(
     tmp_path, voxels, affine, [1, 2, 3, 4], patient=1, series=1, protocol='x'
   )
-  volume = dicom_series.read(tmp_path)
+  volume = dicom_sources.read(tmp_path)
   classes = (volume.voxels > 0).astype(np.uint8)
   file = _file(_encode(classes, volume))
   (frame,) = np.atleast_3d(file.pixel_array.T).T

@@ -1,127 +1,125 @@
-"""DICOM sources of segmentations, in the ways that scanners write them."""
-
-import pathlib
-import warnings
+"""Small DICOM series to be damaged and read."""
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+  CTImageStorage,
+  EnhancedCTImageStorage,
+  EnhancedMRImageStorage,
+  ExplicitVRLittleEndian,
+  MRImageStorage,
+)
 
-from data import dicom_io, phantom_archive
-from data.volume_io import Volume
-
-ENHANCED_MR = '1.2.840.10008.5.1.4.1.1.4.1'
-_UID = '1.2.826.0.1.3680043.8.498.8'
-
-
-def read(folder: pathlib.Path) -> Volume:
-  """A series as a volume that knows its files."""
-  found = dicom_io.read_dicom(folder)
-  if isinstance(found, Volume):
-    return found
-  return found[0]._replace(files=tuple(found[1]))
+ROOT = '1.2.826.0.1.3680043.8.498.'
+# mm between rows, between columns, between slices.
+SPACING = (2.0, 1.5, 3.0)
 
 
-def write(folder, affine, shape=(6, 5, 4), numbers=None) -> Volume:
-  """Writes noise as a series and reads it again."""
-  noise = np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16)
-  phantom_archive.write_dicom(
-    folder,
-    noise,
-    affine,
-    numbers or list(range(1, shape[2] + 1)),
-    patient=7,
-    series=3,
-    protocol='T1',
-  )
-  return read(folder)
+def values(slices=5, rows=6, columns=7):
+  """`[slices, rows, columns]` int16: air, and tissue of many values."""
+  rng = np.random.default_rng(0)
+  out = rng.integers(-100, 400, (slices, rows, columns))
+  out[:, :, :2] = rng.integers(-1020, -980, (slices, rows, 2))
+  return out.astype(np.int16)
 
 
-def change(volume: Volume, edit) -> None:
-  """Rewrites each file after `edit(header, index)`."""
-  for index, path in enumerate(volume.files):
-    header = pydicom.dcmread(path)
-    edit(header, index)
-    header.save_as(path)
+def header(pixels, modality='CT', kind=None):
+  """A data set without places; `pixels` are int16."""
+  meta = FileMetaDataset()
+  kind = kind or (CTImageStorage if modality == 'CT' else MRImageStorage)
+  meta.MediaStorageSOPClassUID = kind
+  meta.TransferSyntaxUID = ExplicitVRLittleEndian
+  found = Dataset()
+  found.file_meta = meta
+  found.SOPClassUID = kind
+  found.StudyInstanceUID, found.SeriesInstanceUID = f'{ROOT}9', f'{ROOT}1'
+  found.Modality, found.SeriesDescription, found.SeriesNumber = modality, 'A', 4
+  found.PatientName, found.PatientID = 'Phantom', 'P'
+  found.Rows, found.Columns = pixels.shape[-2:]
+  found.SamplesPerPixel, found.PhotometricInterpretation = 1, 'MONOCHROME2'
+  found.BitsAllocated, found.BitsStored, found.HighBit = 16, 16, 15
+  found.PixelRepresentation = 1
+  found.PixelData = pixels.astype('<i2').tobytes()
+  name(found, 1)
+  return found
 
 
-def replace(volume: Volume, name: str, text: bytes) -> None:
-  """Gives each file an element of these very bytes, against any rule."""
-  tag = pydicom.datadict.tag_for_keyword(name)
-  vr = pydicom.datadict.dictionary_VR(tag)
-  for path in volume.files:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      header = pydicom.dcmread(path)
-      # A stand-in of the same length, whose bytes are replaced afterwards.
-      text += b' ' * (len(text) % 2)
-      header[tag] = pydicom.dataelem.RawDataElement(
-        pydicom.tag.Tag(tag), vr, len(text), b'~' * len(text), 0, False, True
-      )
-      header.save_as(path)
-    if not text:
-      continue
-    data = path.read_bytes()
-    assert data.count(b'~' * len(text)) == 1
-    path.write_bytes(data.replace(b'~' * len(text), text))
+def name(found, number):
+  """Makes it another object."""
+  found.InstanceNumber = number
+  uid = f'{found.SeriesInstanceUID}.{number}'
+  found.SOPInstanceUID = found.file_meta.MediaStorageSOPInstanceUID = uid
 
 
-def _place(affine, index) -> list[str]:
-  place = affine[:3, 3] + index * affine[:3, 2]
-  return [f'{v:.8g}' for v in place * (-1, -1, 1)]
+def slices(volume=None, modality='CT', **elements):
+  """A classic series of `[slices, rows, columns]`, one data set each."""
+  volume = values() if volume is None else volume
+  out = []
+  for k, pixels in enumerate(volume):
+    found = header(pixels, modality)
+    found.PixelSpacing = [str(side) for side in SPACING[:2]]
+    found.ImageOrientationPatient = ['1', '0', '0', '0', '1', '0']
+    found.ImagePositionPatient = ['-5', '-6', str(-60 + SPACING[2] * k)]
+    if modality == 'CT':
+      found.RescaleSlope, found.RescaleIntercept = '1', '0'
+    for keyword, value in elements.items():
+      setattr(found, keyword, value)
+    name(found, k + 1)
+    out.append(found)
+  return out
 
 
-def shift(volume: Volume, millimetres) -> None:
-  """Moves each slice along the third axis, by some mm of its own."""
-
-  def edit(header, index):
-    step = volume.affine[:3, 2] / np.linalg.norm(volume.affine[:3, 2])
-    place = np.array(header.ImagePositionPatient, float) * (-1, -1, 1)
-    place = (place + millimetres[index] * step) * (-1, -1, 1)
-    header.ImagePositionPatient = [f'{v:.6f}' for v in place]
-
-  change(volume, edit)
+def of(**elements):
+  """A data set of these elements."""
+  out = Dataset()
+  for keyword, value in elements.items():
+    setattr(out, keyword, value)
+  return out
 
 
-def write_enhanced(path, affine, shape, order, number=1) -> Volume:
-  """Writes one multi-frame MR file.
+def enhanced(volume=None, modality='CT', order=None, **shared):
+  """The same series as one enhanced file, its frames in any order.
 
   Args:
-    path: the file.
-    affine: `[4, 4]`, RAS mm, its third axis along the slices.
-    shape: columns, rows, slices.
-    order: the slice of each frame.
-    number: of the file in its series.
+    volume: `[slices, rows, columns]`.
+    modality: 'CT' or 'MR'.
+    order: which slice each frame is.
+    shared: further shared functional groups, as items.
   """
-  file = Dataset()
-  file.file_meta = pydicom.dataset.FileMetaDataset()
-  file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-  file.SOPClassUID, file.SOPInstanceUID = ENHANCED_MR, f'{_UID}.1.{number}'
-  file.StudyInstanceUID, file.SeriesInstanceUID = f'{_UID}.2', f'{_UID}.3'
-  file.FrameOfReferenceUID = f'{_UID}.4'
-  file.PatientID, file.PatientName, file.Modality = '7', 'Frames^Many', 'MR'
-  file.Columns, file.Rows, file.NumberOfFrames = *shape[:2], len(order)
-  file.SamplesPerPixel, file.PhotometricInterpretation = 1, 'MONOCHROME2'
-  file.BitsAllocated = file.BitsStored = 16
-  file.HighBit, file.PixelRepresentation = 15, 0
-  sides = np.linalg.norm(affine[:3, :3], axis=0)
-  axes = np.diag([-1, -1, 1]) @ (affine[:3, :3] / sides)
-  shared, measures, orientation = Dataset(), Dataset(), Dataset()
-  measures.PixelSpacing = [f'{sides[1]:.8g}', f'{sides[0]:.8g}']
-  measures.SliceThickness = f'{sides[2]:.8g}'
-  cosines = np.concatenate([axes[:, 0], axes[:, 1]])
-  orientation.ImageOrientationPatient = [f'{v:.8f}' for v in cosines]
-  shared.PixelMeasuresSequence = [measures]
-  shared.PlaneOrientationSequence = [orientation]
-  file.SharedFunctionalGroupsSequence = [shared]
-  frames = []
-  for index in order:
-    frame, position = Dataset(), Dataset()
-    position.ImagePositionPatient = _place(affine, index)
-    frame.PlanePositionSequence = [position]
-    frames.append(frame)
-  file.PerFrameFunctionalGroupsSequence = frames
-  file.PixelData = bytes(2 * shape[0] * shape[1] * len(order))
-  file.save_as(path, enforce_file_format=True)
-  return Volume(np.zeros(shape, np.float32), affine, files=(path,))
+  volume = values() if volume is None else volume
+  order = range(len(volume)) if order is None else order
+  kind = EnhancedCTImageStorage if modality == 'CT' else EnhancedMRImageStorage
+  found = header(volume[list(order)], modality, kind)
+  found.NumberOfFrames = len(order)
+  shared = {
+    'PixelMeasuresSequence': of(PixelSpacing=list(SPACING[:2])),
+    'PlaneOrientationSequence': of(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+    'PixelValueTransformationSequence': of(
+      RescaleSlope=1, RescaleIntercept=0, RescaleType='US'
+    ),
+    **shared,
+  }
+  found.SharedFunctionalGroupsSequence = [
+    of(**{key: [item] for key, item in shared.items()})
+  ]
+  found.PerFrameFunctionalGroupsSequence = [
+    of(
+      PlanePositionSequence=[
+        of(ImagePositionPatient=[-5, -6, -60 + SPACING[2] * k])
+      ],
+      FrameContentSequence=[of(StackID='1', InStackPositionNumber=k + 1)],
+    )
+    for k in order
+  ]
+  return found
+
+
+def write(folder, datasets, stem='IM'):
+  """Writes them as IM0000.dcm, ...; returns the files."""
+  folder.mkdir(parents=True, exist_ok=True)
+  files = []
+  for k, found in enumerate(datasets):
+    files.append(folder / f'{stem}{k:04d}.dcm')
+    pydicom.dcmwrite(files[-1], found, enforce_file_format=True)
+  return files
