@@ -175,7 +175,7 @@ def dicom_files(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def read_dicom(folder: str | os.PathLike) -> tuple[Volume, list[pathlib.Path]]:
+def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
   """Reads a series, sorted by position along the slice normal.
 
   Args:
@@ -191,7 +191,8 @@ def read_dicom(folder: str | os.PathLike) -> tuple[Volume, list[pathlib.Path]]:
   """
   folder = pathlib.Path(folder)
   name = str(folder)
-  paths = dicom_files(folder)
+  from data import dicom_files as df
+  paths = [p for s in df.series_in(folder)[0] if series in ('', s.uid) for p in s.files]
   if not paths:
     raise ScanError(name, 'no DICOM files in it', 'copy the series there')
   slices = [_read_slice(path) for path in paths]
@@ -209,8 +210,11 @@ def read_dicom(folder: str | os.PathLike) -> tuple[Volume, list[pathlib.Path]]:
   check_image(voxels, name)
   affine = _affine(slices[0], normal, step)
   check_sides(affine, name)
-  volume = Volume(np.transpose(voxels, (2, 1, 0)), affine)
-  return volume, [s.path for s in slices]
+  return Volume(np.transpose(voxels, (2, 1, 0)), affine)
+
+
+def read_affine(folder, series=''):
+  return read_dicom(folder, series).affine
 
 
 def _check_straight(places, normal, first, folder) -> None:
