@@ -33,6 +33,13 @@ def series_in(folder, files=None):
       continue
     key = str(d.get('SeriesInstanceUID', ''))
     out.setdefault(key, (d, []))[1].append(path)
-  return [Series(k, tuple(v), str(d.get('SeriesDescription', '')),
-                 str(d.get('SeriesNumber', '')), str(d.get('Modality', '')))
-          for k, (d, v) in out.items()], left
+  return [
+    Series(
+      k,
+      tuple(v),
+      str(d.get('SeriesDescription', '')),
+      str(d.get('SeriesNumber', '')),
+      str(d.get('Modality', '')),
+    )
+    for k, (d, v) in out.items()
+  ], left

@@ -192,7 +192,10 @@ def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
   folder = pathlib.Path(folder)
   name = str(folder)
   from data import dicom_files as df
-  paths = [p for s in df.series_in(folder)[0] if series in ('', s.uid) for p in s.files]
+
+  paths = [
+    p for s in df.series_in(folder)[0] if series in ('', s.uid) for p in s.files
+  ]
   if not paths:
     raise ScanError(name, 'no DICOM files in it', 'copy the series there')
   slices = [_read_slice(path) for path in paths]

@@ -34,7 +34,9 @@ def companions(path):
   low = path.name.lower()
   for a, b in (('.hdr', '.img'),):
     if low.endswith(a):
-      return tuple(p for p in path.parent.iterdir() if p.name.lower() == low[:-4] + b)
+      return tuple(
+        p for p in path.parent.iterdir() if p.name.lower() == low[:-4] + b
+      )
   if low.endswith(('.mhd', '.nhdr')):
     for line in path.read_text(errors='replace').splitlines():
       key, _, value = line.replace('=', ':').partition(':')

@@ -26,8 +26,8 @@ from typing import Any
 from data import (
   atomic,
   builder,
+  checking,
   folder,
-  integrity,
   progress,
   record_writer,
   task_file,
@@ -249,22 +249,6 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   return flags
 
 
-def _init(root: pathlib.Path) -> None:
-  """Writes a first dataset.json, and says what to look at."""
-  path = root / folder.TASK_FILE
-  if path.exists():
-    raise ValueError(f'{path} is there already: edit it, or move it away')
-  with progress.bar(False) as bar:
-    job = bar.add_task('reading scans', total=integrity.count_scans(root))
-    found = integrity.first_task(root, lambda: bar.advance(job))
-  task_file.write(found, path)
-  print(f'{path}:\n{json.dumps(found, indent=2)}')
-  print(
-    'Look it over: class names (equal names are one class in all modalities),'
-    ' intensity window, slice_size.'
-  )
-
-
 def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   """The task, and the folder of each of its sources."""
   if flags.task:
@@ -283,7 +267,7 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
     task = task_file.find(config.task)
     roots = {m.source: config.data[m.source] for m in task.modalities}
   else:
-    task = task_file.find(str(pathlib.Path(flags.check) / folder.TASK_FILE))
+    task = _task_of(pathlib.Path(flags.check), flags.json)
     roots = {m.source: flags.check for m in task.modalities}
   needed = {m.source for m in task.select(flags.modalities)}
   missing = needed - {source for source, root in roots.items() if root}
@@ -292,21 +276,29 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   return task, roots
 
 
-def _check(task: Task, roots: dict[str, str], flags) -> int:
-  """The integrity table; 1 if anything is wrong."""
-  cases = find_cases(task.select(flags.modalities), roots)
-  with progress.bar(flags.json) as bar:
-    job = bar.add_task('reading scans', total=len(cases))
-    facts, errors = integrity.check(cases, lambda: bar.advance(job))
-  if flags.json:
-    bad = [vars(error) for error in errors]
-    print(json.dumps({'scans': facts, 'bad': bad}, indent=2))
-  else:
-    print(integrity.text(facts, task))
-    print(f'{len(facts)} of {len(cases)} scans are sound')
-    if errors:
-      print(table(errors), file=sys.stderr)
-  return int(bool(errors))
+def _task_of(root: pathlib.Path, quiet: bool) -> Task:
+  """The task of a folder; without a dataset.json, what --init would write."""
+  path = root / folder.TASK_FILE
+  if path.exists() or path.is_symlink():
+    return task_file.find(str(path))
+  found = checking.guess(root, quiet)
+  print(f'no {path} yet: checked as --init would write it', file=sys.stderr)
+  for note in found.notes:
+    print(note, file=sys.stderr)
+  return task_file.from_dict(found.content, root.absolute().name)
+
+
+def _check(flags) -> int:
+  """Looks at every scan; 1 if anything is wrong."""
+  task, roots = _settings(flags)
+  chosen = task.select(flags.modalities)
+  task = task._replace(modalities=chosen)
+  problems, left_out = [], []
+  own = [m for m in chosen if m.source == 'folder']
+  if own:
+    problems, left_out = folder.problems(roots['folder'], own)
+  cases = find_cases(chosen, roots)
+  return checking.check(task, cases, problems, left_out, as_json=flags.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -314,11 +306,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = _flags(argv)
   try:
     if flags.init:
-      _init(pathlib.Path(flags.init))
-      return 0
-    task, roots = _settings(flags)
+      return checking.init(pathlib.Path(flags.init))
     if flags.check:
-      return _check(task, roots, flags)
+      return _check(flags)
+    task, roots = _settings(flags)
     prepare(
       task,
       task.select(flags.modalities),
@@ -330,6 +321,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   except ScanError as error:
     print(table([error]), file=sys.stderr)
+    return 1
+  except checking.BadFirst as error:
+    print(table(error.errors), file=sys.stderr)
     return 1
   except (BadScans, ValueError, OSError) as error:
     print(error, file=sys.stderr)
