@@ -81,7 +81,8 @@ def init(root: pathlib.Path) -> int:
   )
   print(
     'Look it over: class names (equal names are one class in all modalities),'
-    ' intensity window, slice_size.'
+    ' intensity window, slice_size.',
+    flush=True,
   )
   left_out(found.left_out)
   _tell(found.errors, 'cannot be used')
@@ -94,6 +95,7 @@ def check(
   problems: Sequence[ScanError],
   others: Sequence[ScanError],
   *,
+  where: str,
   as_json: bool = False,
 ) -> int:
   """Reads every scan, and says what it is or what is wrong.
@@ -103,6 +105,7 @@ def check(
     cases: the scans.
     problems: what looks like a scan and is none of them.
     others: what is no scan.
+    where: the data set's folder.
     as_json: everything as JSON on standard output.
 
   Returns:
@@ -110,7 +113,9 @@ def check(
   """
   with progress.bar(as_json) as bar:
     job = bar.add_task('reading scans', total=len(cases))
-    facts, errors = integrity.check(task, cases, lambda: bar.advance(job))
+    facts, errors = integrity.check(
+      task, cases, lambda: bar.advance(job), where
+    )
   bad = [*problems, *errors]
   wrong = {error.file for error in errors}
   sound = sum(not wrong & {row['file']} for row in facts)
@@ -123,7 +128,7 @@ def check(
     print(json.dumps(found, indent=2))
     return int(bool(bad))
   print(names.printable(integrity.text(facts, task)))
-  print(f'{sound} of {len(cases)} scans are sound')
+  print(f'{sound} of {len(cases)} scans are sound', flush=True)
   left_out(others)
   _tell(bad, f'{len(bad)} cannot be used as they are')
   return int(bool(bad))

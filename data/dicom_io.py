@@ -175,7 +175,7 @@ def dicom_files(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
+def read_dicom(folder: str | os.PathLike) -> tuple[Volume, list[pathlib.Path]]:
   """Reads a series, sorted by position along the slice normal.
 
   Args:
@@ -191,11 +191,7 @@ def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
   """
   folder = pathlib.Path(folder)
   name = str(folder)
-  from data import dicom_files as df
-
-  paths = [
-    p for s in df.series_in(folder)[0] if series in ('', s.uid) for p in s.files
-  ]
+  paths = dicom_files(folder)
   if not paths:
     raise ScanError(name, 'no DICOM files in it', 'copy the series there')
   slices = [_read_slice(path) for path in paths]
@@ -213,11 +209,8 @@ def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
   check_image(voxels, name)
   affine = _affine(slices[0], normal, step)
   check_sides(affine, name)
-  return Volume(np.transpose(voxels, (2, 1, 0)), affine)
-
-
-def read_affine(folder, series=''):
-  return read_dicom(folder, series).affine
+  volume = Volume(np.transpose(voxels, (2, 1, 0)), affine)
+  return volume, [s.path for s in slices]
 
 
 def _check_straight(places, normal, first, folder) -> None:

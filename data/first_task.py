@@ -123,7 +123,7 @@ def _label_names(place: pathlib.Path) -> dict[int, str]:
       return {}
     codes = nnunet.codes(found)
   except nnunet.NotUsableError as error:
-    raise ScanError(path, str(error), 'edit it, or move it away') from error
+    raise ScanError(path, error.reason, error.remedy) from error
   except ValueError as error:
     raise ScanError(path, str(error), 'mend it, or move it away') from error
   return {code: name for name, listed in codes.items() for code in listed}
@@ -159,7 +159,7 @@ def _why(name: str, seen: _Seen) -> tuple[bool, str]:
   """Whether a modality is CT, and why it is thought so."""
   ct = len(seen.ct[True]) > len(seen.ct[False])
   (case, why), *_ = seen.ct[ct].items()
-  text = f'{name}: taken for {"CT" if ct else "no CT"}: in {case} {why}'
+  text = f'{name}: taken for {"CT" if ct else "no CT"} ({case}: {why})'
   others = seen.ct[not ct]
   if others:
     text += (

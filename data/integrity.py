@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data import folder, hounsfield, planes, preprocess, split
+from data import hounsfield, planes, preprocess, split
 from data.task import Case, Modality, Scan, Task
 from data.volume_io import ScanError
 
@@ -66,7 +66,7 @@ def _cut(rows: Sequence[dict[str, Any]], modality: Modality) -> None:
 
 
 def check(
-  task: Task, cases: Sequence[Case], advance: Callable[[], None]
+  task: Task, cases: Sequence[Case], advance: Callable[[], None], where: str
 ) -> tuple[list[dict[str, Any]], list[ScanError]]:
   """Reads every scan as a preparation would, and keeps nothing.
 
@@ -74,6 +74,7 @@ def check(
     task: what they are scans of.
     cases: what is read.
     advance: called after each.
+    where: the data set's file or folder, for what is wrong with all of it.
 
   Returns:
     A dict of facts for each scan that can be read, and an error for whatever
@@ -102,9 +103,9 @@ def check(
     for row in facts
     if row['doubt']
   ]
-  errors += _accidental(task, cases)
+  errors += _accidental(task, cases, where)
   read = {row['case'] for row in facts}
-  errors += _few([case for case in cases if case.name in read])
+  errors += _few([c for c in cases if c.name in read], where)
   return facts, errors
 
 
@@ -141,7 +142,9 @@ def _unequal(rows: Sequence[dict[str, Any]], name: str) -> list[ScanError]:
   return out
 
 
-def _accidental(task: Task, cases: Sequence[Case]) -> list[ScanError]:
+def _accidental(
+  task: Task, cases: Sequence[Case], where: str
+) -> list[ScanError]:
   """Classes without a name that several modalities share."""
   out = []
   for index, name in enumerate(task.classes):
@@ -151,7 +154,7 @@ def _accidental(task: Task, cases: Sequence[Case]) -> list[ScanError]:
     if _NAMELESS.fullmatch(name) and len(having) > 1:
       out.append(
         ScanError(
-          folder.TASK_FILE,
+          where,
           f'{name!r} is one class in {" and ".join(having)}: equal names are'
           ' one organ',
           'give the classes their names',
@@ -160,7 +163,7 @@ def _accidental(task: Task, cases: Sequence[Case]) -> list[ScanError]:
   return out
 
 
-def _few(cases: Sequence[Case]) -> list[ScanError]:
+def _few(cases: Sequence[Case], where: str) -> list[ScanError]:
   """Why the patients cannot be split into training, validation and test."""
   if not cases:
     return []
@@ -168,9 +171,7 @@ def _few(cases: Sequence[Case]) -> list[ScanError]:
     split.make(cases, seed=0, fold=0, labeled_fraction=1.0)
   except ValueError as error:
     return [
-      ScanError(
-        folder.TASK_FILE, str(error), 'label more scans: 15 patients are better'
-      )
+      ScanError(where, str(error), 'label more scans: 15 patients are better')
     ]
   return []
 

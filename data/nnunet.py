@@ -8,7 +8,7 @@ regions that overlap are refused, and so is `ignore`: what was not annotated is
 never trained as an organ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 import unicodedata
@@ -22,7 +22,16 @@ PERCENTILE = 99.5
 
 
 class NotUsableError(ValueError):
-  """What it says cannot be trained here; the text says why."""
+  """What cannot be trained here.
+
+  Attributes:
+    reason: why.
+    remedy: what to do about it.
+  """
+
+  def __init__(self, reason: str, remedy: str = 'mend it, or move it away'):
+    self.reason, self.remedy = reason, remedy
+    super().__init__(f'{reason}; {remedy}')
 
 
 def is_one(found: Any) -> bool:
@@ -35,14 +44,14 @@ def is_one(found: Any) -> bool:
   )
 
 
-def not_annotated(codes: Any, where: str) -> str:
+def not_annotated(codes: Sequence[int]) -> NotUsableError:
   """Why a class that means 'not annotated' is refused."""
-  many = isinstance(codes, list | tuple) and len(codes) > 1
-  codes = ', '.join(map(str, codes)) if isinstance(codes, list) else codes
-  return (
-    f'{where}: {IGNORE!r} (code{"s" if many else ""} {codes}) is not supported,'
-    ' and never trained as an organ: draw these voxels or move these scans'
-    ' away, then remove it; or list the code under "background"'
+  listed = ', '.join(map(str, codes))
+  return NotUsableError(
+    f'{IGNORE!r} (code{"s" * (len(codes) > 1)} {listed}) means voxels that were'
+    ' not annotated: that is not supported, and never trained as an organ',
+    f'draw them, or move these scans away, and remove {IGNORE!r}; or list its'
+    ' code under "background" in a dataset.json of your own',
   )
 
 
@@ -75,7 +84,7 @@ def codes(found: Mapping[str, Any]) -> dict[str, list[int]]:
         f'labels: {key!r}: {value!r} is no name with a whole number'
       )
     if name.strip().lower() == IGNORE:
-      raise NotUsableError(not_annotated(numbers, 'labels'))
+      raise not_annotated(numbers)
     if name.strip().lower() == 'background' or numbers == [0]:
       continue
     out.setdefault(name, []).extend(numbers)
@@ -93,8 +102,8 @@ def _check_overlap(classes: Mapping[str, list[int]]) -> None:
       if other != name:
         raise NotUsableError(
           f'regions overlap: code {number} is in {other!r} and in {name!r}, and'
-          ' a voxel has one class here: list the codes one by one, each with a'
-          ' name of its own'
+          ' a voxel has one class here',
+          'list the codes one by one, each with a name of its own',
         )
 
 
@@ -107,8 +116,9 @@ def _channel(found: Mapping[str, Any]) -> str:
   if len(listed) != 1:
     raise NotUsableError(
       f'{len(listed)} channels ({", ".join(map(str, listed))}), and a modality'
-      ' is one: put the scans of each channel into a folder of its own,'
-      ' MODALITY/images/, with its labels in MODALITY/labels/'
+      ' is one',
+      'put the scans of each channel into a folder of its own, MODALITY/images/,'
+      ' with their label maps in MODALITY/labels/',
     )
   return str(listed[0])
 

@@ -325,7 +325,9 @@ def _check(flags) -> int:
   if own:
     problems, left_out = folder.problems(roots['folder'], own)
   cases = find_cases(chosen, roots)
-  return checking.check(task, cases, problems, left_out, as_json=flags.json)
+  return checking.check(
+    task, cases, problems, left_out, where=flags.check, as_json=flags.json
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -180,7 +180,7 @@ def _codes(labels: Any, name: str) -> dict[str, list[int]]:
     if not codes or any(type(code) is not int for code in codes):
       raise _TaskError(f'{name}: labels of {label!r} must be whole numbers')
     if label.strip().lower() == nnunet.IGNORE:
-      raise _TaskError(nnunet.not_annotated(codes, name))
+      raise nnunet.not_annotated(codes)
     for code in codes:
       if seen.setdefault(code, label) != label:
         raise _TaskError(f'{name}: code {code} means {seen[code]} and {label}')

@@ -185,10 +185,6 @@ def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
   return Volume(voxels, affine, image.header)
 
 
-def read_affine(path):
-  return read_nifti(path).affine
-
-
 def check_image(voxels: np.ndarray, file: str) -> None:
   """Checks an image's values.
 
