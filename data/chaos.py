@@ -16,7 +16,8 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from data.dicom_io import dicom_files, read_dicom
+from data.dicom_files import files_in
+from data.dicom_io import read_dicom
 from data.task import Case, Modality, Scan
 from data.volume_io import ScanError, map_codes
 
@@ -75,7 +76,7 @@ def _read_png(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def _read_label(
-  ground: pathlib.Path, files: list[pathlib.Path], shape, codes
+  ground: pathlib.Path, files: Sequence[pathlib.Path], shape, codes
 ) -> np.ndarray:
   """Label volume `[X, Y, Z]` on the series' grid.
 
@@ -106,14 +107,14 @@ def _read_label(
 
 
 def _read(folder: pathlib.Path, ground: pathlib.Path | None, codes) -> Scan:
-  volume, files = read_dicom(folder)
+  volume = read_dicom(folder)
   if ground is None:
     return Scan(volume.voxels, None, volume.affine, volume.notes, volume.tags)
   if not ground.is_dir():
     raise ScanError(
       folder, 'its Ground folder is missing', f'put the labels into {ground}'
     )
-  label = _read_label(ground, files, volume.voxels.shape, codes)
+  label = _read_label(ground, volume.files, volume.voxels.shape, codes)
   return Scan(volume.voxels, label, volume.affine, volume.notes, volume.tags)
 
 
@@ -157,7 +158,7 @@ def cases(
         continue  # This patient was not scanned with this sequence.
       count += which == 'Train'
       ground = patient / sequence / 'Ground' if which == 'Train' else None
-      files = dicom_files(folder)
+      files = files_in(folder)
       if ground is not None:
         files += sorted(ground.glob('*.png'))
       yield Case(

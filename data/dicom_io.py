@@ -1,236 +1,256 @@
-"""Strict reading of a DICOM series: one folder, one volume."""
+"""Strict reading of a DICOM series: one folder, one volume.
 
+Everything that the headers tell is checked before a pixel is decoded, so that
+where a series lies is known, or why it cannot be used, at the cost of its
+headers.
+"""
+
+from collections.abc import Sequence
+import hashlib
 import os
-import pathlib
-from typing import NamedTuple
-import warnings
 
 import numpy as np
-import pydicom
 
-from data.volume_io import ScanError, Volume, check_image, check_sides
+from data import dicom_files, dicom_pixels
+from data.dicom_frames import EXPORT, Frame, frames_of
+from data.dicom_header import AGAIN, TOLD, Header, unsaid
+from data.dicom_stack import Stack, check_alike, listed, stack
+from data.nifti_bytes import MAX_VOXELS
+from data.scan_error import ScanError
+from data.volume_io import Volume, check_image
 
-# Gaps between neighbouring slices may differ by this share of the median.
-_GAP_TOLERANCE = 0.1
-_EXPORT = 'export the whole series again'
-_HEADERS = 'export the series with full headers'
-
-
-class _Slice(NamedTuple):
-  """What a volume needs of one file.
-
-  Attributes:
-    path: the file.
-    series: its SeriesInstanceUID.
-    pixels: `[rows, columns]` float32, scanner units.
-    spacing: mm between rows, between columns.
-    position: LPS mm of the first pixel, `[3]`.
-    orientation: LPS directions along a row and along a column, `[6]`.
-  """
-
-  path: pathlib.Path
-  series: str
-  pixels: np.ndarray
-  spacing: np.ndarray
-  position: np.ndarray
-  orientation: np.ndarray
+# What air measures on a CT scanner, and what none measures (HU).
+_AIR = (-1100.0, -900.0)
+# A value that is really padding is more frequent than both of its neighbours
+# together, by this factor.
+_STANDS_OUT = 1
+# What an enhanced file calls some of what a classic one says.
+_ENHANCED = {
+  'EchoTime': 'EffectiveEchoTime',
+  'InversionTime': 'InversionTimes',
+  'SequenceName': 'PulseSequenceName',
+}
 
 
-def _numbers(found: pydicom.Dataset, name: str, count: int, file: str):
-  """The finite numbers of an element, `[count]` float64; None if it is empty.
+def _without_copies(
+  headers: list[Header],
+) -> tuple[list[Header], tuple[str, ...]]:
+  """Leaves out files that are, byte for byte, a copy of another one."""
+  kept, copies, seen = [], [], {}
+  for header in headers:
+    key = (
+      header.size,
+      header.text('SOPInstanceUID'),
+      header.text('ImagePositionPatient'),
+    )
+    seen.setdefault(key, []).append(header)
+  for same in seen.values():
+    digests = set()
+    for header in same:
+      if len(same) > 1:
+        digest = hashlib.sha256(header.path.read_bytes()).digest()
+        if digest in digests:
+          copies.append(header.path.name)
+          continue
+        digests.add(digest)
+      kept.append(header)
+  notes = ()
+  if copies:
+    some = ', '.join(copies[:3]) + (', ...' if len(copies) > 3 else '')
+    notes = (
+      f'{len(copies)} file{"s" * (len(copies) > 1)} left out, copied twice:'
+      f' {some}',
+    )
+  return sorted(kept, key=lambda header: header.path), notes
+
+
+def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
+  """Checks that all slices are scaled, or none; notes on unequal scales.
 
   Raises:
-    ScanError: it holds anything else.
+    ScanError: some lack what the others have.
   """
-  try:
-    value = found.get(name)
-    if value is None or value == '':
-      return None
-    numbers = np.array(value, np.float64).ravel()
-  except Exception as error:
-    raise ScanError(file, f'unreadable {name} ({error})', _HEADERS) from error
-  if numbers.shape != (count,) or not np.isfinite(numbers).all():
-    raise ScanError(file, f'impossible {name} {numbers.tolist()}', _HEADERS)
-  return numbers
-
-
-def _decode(path: pathlib.Path) -> tuple[pydicom.Dataset, np.ndarray]:
-  """A file's header and its pixels as they are stored."""
-  try:
-    with warnings.catch_warnings():
-      # What pydicom only warns of is an error here.
-      warnings.simplefilter('error')
-      meta = pydicom.filereader.read_file_meta_info(path)
-      syntax = meta.get('TransferSyntaxUID')
-      if syntax != pydicom.uid.DeflatedExplicitVRLittleEndian:
-        found = pydicom.dcmread(path)
-        return found, found.pixel_array
-  except Exception as error:
-    raise ScanError(
-      str(path),
-      f'not a readable DICOM image, or truncated ({error})',
-      'copy the file again from its source',
-    ) from error
-  # Nothing in front of the compressed part says how much will come out of it.
-  raise ScanError(
-    str(path), 'a deflated DICOM file', 'export the series uncompressed'
-  )
-
-
-def _read_slice(path: pathlib.Path) -> _Slice:
-  """One file, with everything that a volume needs."""
-  file = str(path)
-  found, pixels = _decode(path)
-  if pixels.ndim != 2:
-    raise ScanError(
-      file,
-      f'pixels of shape {pixels.shape}: no grey-value slice',
-      'give single-frame grey-value DICOM files',
-    )
-  with warnings.catch_warnings():
-    # Archives that were made anonymous have unusual ids: any word will do.
-    warnings.simplefilter('ignore')
-    series = str(found.get('SeriesInstanceUID', ''))
-    needed = {}
-    for name, count in (
-      ('PixelSpacing', 2),
-      ('ImagePositionPatient', 3),
-      ('ImageOrientationPatient', 6),
-    ):
-      needed[name] = _numbers(found, name, count, file)
-      if needed[name] is None:
-        raise ScanError(file, f'{name} is missing', _HEADERS)
-    slope = _numbers(found, 'RescaleSlope', 1, file)
-    intercept = _numbers(found, 'RescaleIntercept', 1, file)
-  if (needed['PixelSpacing'] <= 0).any():
-    spacing = needed['PixelSpacing'].tolist()
-    raise ScanError(file, f'PixelSpacing {spacing} is not positive', _HEADERS)
-  if slope is not None and slope[0] == 0:
-    raise ScanError(file, 'RescaleSlope is 0', _HEADERS)
-  slope = 1.0 if slope is None else float(slope[0])
-  intercept = 0.0 if intercept is None else float(intercept[0])
-  with np.errstate(all='ignore'):  # `check_image` finds what overflows.
-    pixels = pixels.astype(np.float32) * np.float32(slope)
-    pixels += np.float32(intercept)
-  return _Slice(path, series, pixels, *needed.values())
-
-
-def _normal(first: _Slice) -> np.ndarray:
-  """The slice normal (LPS), from the orientation's two directions."""
-  row, column = first.orientation[:3], first.orientation[3:]
-  normal = np.cross(row, column)
-  lengths = [np.linalg.norm(v) for v in (row, column, normal)]
-  if np.abs(np.array(lengths) - 1).max() > 0.01:
-    raise ScanError(
-      str(first.path),
-      f'impossible ImageOrientationPatient {first.orientation.tolist()}',
-      _EXPORT,
-    )
-  return normal / lengths[2]
-
-
-def _check_one_series(slices: list[_Slice], folder: str) -> None:
-  series = {s.series for s in slices}
-  if len(series) > 1:
-    raise ScanError(
-      folder, f'{len(series)} series in one folder', 'one folder per series'
-    )
-  for name, values in (
-    ('Rows x Columns', {s.pixels.shape for s in slices}),
-    ('PixelSpacing', {tuple(s.spacing.tolist()) for s in slices}),
-    (
-      'ImageOrientationPatient',
-      {tuple(s.orientation.tolist()) for s in slices},
-    ),
+  for name, value in (
+    ('RescaleIntercept', lambda f: f.intercept),
+    ('RescaleSlope', lambda f: f.slope),
+    ('RescaleType', lambda f: f.unit or None),
   ):
-    if len(values) > 1:
-      raise ScanError(
-        folder, f'slices differ in {name}: {sorted(values)[:3]}', _EXPORT
+    with_it = [f for f in frames if value(f) is not None]
+    without = [f for f in frames if value(f) is None]
+    if with_it and without:
+      few, there = min(
+        (with_it, 'is only there'),
+        (without, 'is missing'),
+        key=lambda pair: len(pair[0]),
       )
-
-
-def _check_gaps(positions: np.ndarray, folder: str) -> float:
-  """Distance between slices in mm, from their sorted positions."""
-  gaps = np.diff(positions)
-  step = float(np.median(gaps))
-  if (gaps <= 1e-3 * max(step, 1e-3)).any():
-    where = positions[int(np.argmin(gaps))]
-    raise ScanError(
-      folder, f'repeated slice at {where:.2f} mm', 'remove the duplicate'
+      show = lambda v: v if isinstance(v, str) else f'{v:g}'
+      has = show(value(with_it[0]))
+      words = f'{name} {there} in {listed(few)}'
+      words += f' ({has})' if few is with_it else f', the others have {has}'
+      raise ScanError(folder, words, EXPORT)
+  check_alike(
+    frames,
+    'RescaleType',
+    lambda a, b: a.unit == b.unit,
+    lambda f: f.unit,
+    folder,
+  )
+  for frame in frames:
+    if frame.slope == 0:
+      raise ScanError(frame.header.path, 'RescaleSlope is 0', EXPORT)
+  scales = {(f.slope, f.intercept) for f in frames}
+  if len(scales) > 1 and _is_ct(frames[0]):
+    return (
+      f'{len(scales)} rescalings in one CT series: each slice has its own',
     )
-  if (np.abs(gaps - step) > _GAP_TOLERANCE * step).any():
-    where = positions[int(np.argmax(np.abs(gaps - step)))]
+  return ()
+
+
+def _is_ct(frame: Frame) -> bool:
+  return frame.header.text('Modality') == 'CT' or frame.unit == 'HU'
+
+
+def _laid_out(folder: str, series: str) -> tuple[Stack, tuple[str, ...]]:
+  """The frames of a series in order, all that its headers tell checked."""
+  found, _ = dicom_files.read_headers(folder)
+  headers = dicom_files.choose(found, series, folder)
+  for header in headers:
+    if header.damage:
+      raise header.damage
+  headers, notes = _without_copies(headers)
+  count = 0
+  for header in headers:
+    dicom_pixels.check_meaning(header)
+    dicom_pixels.check_layout(header)
+    dicom_pixels.check_decoder(header)
+    count += dicom_pixels.voxel_count(header)
+  if count > MAX_VOXELS:
     raise ScanError(
       folder,
-      f'missing slice after {where:.2f} mm (steps of {step:.2f} mm)',
-      _EXPORT,
+      f'its headers announce {count} voxels, more than any scan has',
+      AGAIN + ', or resample it if it is that large',
     )
-  return step
+  frames = [frame for header in headers for frame in frames_of(header)]
+  laid = stack(frames, folder)
+  return laid, notes + _check_rescaling(laid.frames, folder)
 
 
-def dicom_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The files of a series, hidden ones left out, sorted by name."""
-  return sorted(
-    f for f in folder.iterdir() if f.is_file() and not f.name.startswith('.')
-  )
+def read_affine(folder: str | os.PathLike, series: str = '') -> np.ndarray:
+  """Where a series lies, from its headers alone.
+
+  Args:
+    folder: as of `read_dicom`.
+    series: as of `read_dicom`.
+
+  Returns:
+    `[4, 4]`, of `[columns, rows, slices]`, to RAS mm.
+
+  Raises:
+    ScanError: as `read_dicom`, but for what the pixels would tell.
+  """
+  with unsaid():
+    return _laid_out(str(folder), series)[0].affine
 
 
-def read_dicom(folder: str | os.PathLike) -> tuple[Volume, list[pathlib.Path]]:
+def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
   """Reads a series, sorted by position along the slice normal.
 
   Args:
-    folder: holds the files of one series and nothing else.
+    folder: holds the files of the series.
+    series: the one to take where the folder holds several: its
+      SeriesInstanceUID, SeriesNumber or SeriesDescription.
 
   Returns:
     The volume `[columns, rows, slices]` (so that its first axis is the
-    patient's left-right in an axial scan), float32, and the files in slice
-    order.
+    patient's left-right in an axial scan), float32, in scanner units, with its
+    files in slice order and what the series says of itself.
 
   Raises:
     ScanError: for anything that is not one complete series.
   """
-  folder = pathlib.Path(folder)
-  name = str(folder)
-  paths = dicom_files(folder)
-  if not paths:
-    raise ScanError(name, 'no DICOM files in it', 'copy the series there')
-  slices = [_read_slice(path) for path in paths]
-  if len(slices) < 2:
-    # Unlike a NIfTI file, it says neither how many slices belong together nor
-    # how far apart they are: most likely the others were not copied.
-    raise ScanError(name, 'a single slice is no volume', _EXPORT)
-  _check_one_series(slices, name)
-  normal = _normal(slices[0])
-  slices.sort(key=lambda s: float(normal @ s.position))
-  places = np.array([s.position for s in slices])
-  step = _check_gaps(places @ normal, name)
-  _check_straight(places, normal, slices[0], name)
-  voxels = np.stack([s.pixels for s in slices])
-  check_image(voxels, name)
-  affine = _affine(slices[0], normal, step)
-  check_sides(affine, name)
-  volume = Volume(np.transpose(voxels, (2, 1, 0)), affine)
-  return volume, [s.path for s in slices]
-
-
-def _check_straight(places, normal, first, folder) -> None:
-  """Slices must lie behind one another, along their normal."""
-  moved = places - places[0]
-  sideways = np.linalg.norm(moved - np.outer(moved @ normal, normal), axis=1)
-  if sideways.max() > 0.5 * first.spacing.min():
-    raise ScanError(
-      folder,
-      f'slices are shifted sideways by up to {sideways.max():.2f} mm',
-      'resample the series to a straight grid (a tilted gantry?)',
+  folder = str(folder)
+  with unsaid():
+    laid, notes = _laid_out(folder, series)
+    voxels, more = _voxels(laid.frames)
+    check_image(voxels, folder)
+    files = dict.fromkeys(frame.header.path for frame in laid.frames)
+    return Volume(
+      np.transpose(voxels, (2, 1, 0)),
+      laid.affine,
+      notes=notes + more,
+      files=tuple(files),
+      tags=_tags(laid.frames[0]),
     )
 
 
-def _affine(first: _Slice, normal: np.ndarray, step: float) -> np.ndarray:
-  """Affine of `[columns, rows, slices]`, LPS turned into RAS."""
-  rows_apart, columns_apart = first.spacing
-  affine = np.eye(4)
-  affine[:3, 0] = first.orientation[:3] * columns_apart
-  affine[:3, 1] = first.orientation[3:] * rows_apart
-  affine[:3, 2] = normal * step
-  affine[:3, 3] = first.position
-  return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+def _voxels(frames: Sequence[Frame]) -> tuple[np.ndarray, tuple[str, ...]]:
+  """`[slices, rows, columns]` float32 in scanner units, and notes."""
+  voxels = np.empty((len(frames), *frames[0].shape), np.float32)
+  padded, notes, places = None, {}, {}
+  for place, frame in enumerate(frames):
+    places.setdefault(frame.header.path, []).append((place, frame))
+  for own in places.values():
+    stored = dicom_pixels.read_stored(own[0][1].header)
+    notes.update(dict.fromkeys(stored.notes))
+    for place, frame in own:
+      slope = 1.0 if frame.slope is None else frame.slope
+      intercept = 0.0 if frame.intercept is None else frame.intercept
+      with np.errstate(all='ignore'):  # `check_image` finds what overflows.
+        slice_ = stored.values[frame.index].astype(np.float32)
+        slice_ *= np.float32(slope)
+        slice_ += np.float32(intercept)
+      voxels[place] = slice_
+      if stored.padded is not None:
+        padded = np.zeros(voxels.shape, bool) if padded is None else padded
+        padded[place] = stored.padded[frame.index]
+  if padded is not None:
+    notes.update(dict.fromkeys(_unpad(voxels, padded, frames[0])))
+  return voxels, tuple(notes)
+
+
+def _unpad(
+  voxels: np.ndarray, padded: np.ndarray, first: Frame
+) -> tuple[str, ...]:
+  """Gives padded voxels the lowest value of the others, in place.
+
+  A padding value that is also what air measures, or what nothing gives in MR,
+  says nothing, and so does one that is as frequent as its neighbours: these
+  voxels show the patient.
+  """
+  count = int(padded.sum())
+  if count == padded.size:
+    return ()
+  rest = voxels[~padded]
+  values, lowest = voxels[padded], float(rest.min())
+  low, high = float(values.min()), float(values.max())
+  if _is_ct(first):
+    natural = low >= _AIR[0] and (high <= _AIR[1] or high <= lowest)
+  else:
+    natural = low == high == 0
+  step = abs(1.0 if first.slope is None else first.slope)
+  beside = max(
+    int((np.abs(rest - value) <= 1.01 * step).sum()) for value in (low, high)
+  )
+  ordinary = lowest < low and high < rest.max() and count < _STANDS_OUT * beside
+  if natural or ordinary:
+    return ()
+  voxels[padded] = lowest
+  share = 100 * count / padded.size
+  return (
+    f'{share:.2g} % of its voxels are padding ({low:g}): they count as'
+    f' {lowest:g}',
+  )
+
+
+def _tags(first: Frame) -> dict[str, str | float]:
+  """What a series says of itself, numbers as such."""
+  out = {}
+  for name in TOLD:
+    said = first.said(name) or first.said(_ENHANCED.get(name, name))
+    if not said:
+      continue
+    try:
+      out[name] = said if name.endswith(('UID', 'Description')) else float(said)
+    except ValueError:
+      out[name] = said
+  return out

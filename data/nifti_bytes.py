@@ -17,7 +17,7 @@ _HEADERS = {348: 352, 540: 544}  # sizeof_hdr -> first possible voxel byte
 _MAX_OFFSET = 1 << 20
 # No scan has more (1024 x 1024 x 1024); a header that says so is damaged or
 # wants the memory.
-_MAX_VOXELS = 1 << 30
+MAX_VOXELS = 1 << 30
 # Deflate makes no more bytes than this out of one.
 _MAX_RATIO = 1032
 AGAIN = 'copy the file again from its source'
@@ -58,7 +58,7 @@ def _announced_bytes(head: bytes, file: str) -> int:
   count = 1
   for d in dims[1 : dims[0] + 1]:
     count *= d
-  if count > _MAX_VOXELS:
+  if count > MAX_VOXELS:
     sides = ' x '.join(map(str, dims[1 : dims[0] + 1]))
     raise ScanError(
       file,

@@ -336,9 +336,11 @@ def _repeat(root):
   _set(ImagePositionPatient=other)(root)
 
 
-def _copy(root):
+def _changed_copy(root):
   first = _series(root)[0]
-  first.with_name('IMG-0001-00099.dcm').write_bytes(first.read_bytes())
+  found = pydicom.dcmread(first)
+  found.PixelData = found.PixelData[::-1]
+  found.save_as(first.with_name('IMG-0001-00099.dcm'))
 
 
 def _second_series(root):
@@ -439,8 +441,13 @@ BAD_SERIES = {
     _second_file(pathlib.Path.unlink), _FOLDER, 'missing slice after', _EXPORT
   ),
   'repeated place': (_repeat, _FOLDER, 'repeated slice', 'remove the dup'),
-  'repeated file': (_copy, _FOLDER, 'repeated slice', 'remove the duplicate'),
-  'two series': (_second_series, _FOLDER, '2 series', 'one folder per series'),
+  'repeated file, changed': (
+    _changed_copy, _FOLDER, 'repeated slice at .*00001.dcm and .*00099.dcm',
+    'remove the duplicate',
+  ),
+  'two series': (
+    _second_series, _FOLDER, r'2 series in one folder: .*4 images\)', '--series'
+  ),
   'one slice': (_keep_one, _FOLDER, 'a single slice', _EXPORT),
   'truncated': (
     _second_file(lambda f: f.write_bytes(f.read_bytes()[:-50])), _FILE,
@@ -466,7 +473,9 @@ BAD_SERIES = {
     _set(PixelSpacing=[0, 2]), _FILE, 'not positive', _HEADERS
   ),
   'other PixelSpacing': (
-    _set(PixelSpacing=[9, 9]), _FOLDER, 'differ in PixelSpacing', _EXPORT
+    _set(PixelSpacing=[9, 9]), _FOLDER,
+    r'IMG-0001-00003.dcm differs in PixelSpacing: \[9.0, 9.0\], the others',
+    'move it away',
   ),
   'no position': (
     _without('ImagePositionPatient'), _FILE, 'is missing', _HEADERS
@@ -490,7 +499,7 @@ BAD_SERIES = {
   ),
   'colour': (
     _second_file(lambda f: _edit(f, _colour)), _FILE, 'no grey-value slice',
-    'single-frame grey-value',
+    'grey values',
   ),
   'constant': (
     _all('PixelData', lambda found: bytes(len(found.PixelData))), _FOLDER,
@@ -501,7 +510,7 @@ BAD_SERIES = {
   ),
   'empty folder': (
     lambda root: [file.unlink() for file in _series(root)], _FOLDER,
-    'no DICOM files', 'copy the series',
+    'no DICOM images', 'copy the series',
   ),
   'missing label slice': (
     lambda root: _pngs(root)[2].unlink(), _GROUND,

@@ -42,12 +42,12 @@ def test_a_series_comes_back_whatever_the_order_of_its_files(
   affine = affine_of(codes, spacing, (-80, 60, 5), turn)
   voxels = np.arange(np.prod(shape)).reshape(shape)
   files = _write(folder, voxels, affine, list(numbers))
-  found, order = read_dicom(folder)
+  found = read_dicom(folder)
   # A file does not say which end of the series comes first: slices follow the
   # normal of their rows and columns.
   slices = np.arange(shape[2])[:: 1 if np.linalg.det(affine) > 0 else -1]
   np.testing.assert_array_equal(found.voxels, voxels[:, :, slices])
-  assert order == [files[numbers[k] - 1] for k in slices]
+  assert list(found.files) == [files[numbers[k] - 1] for k in slices]
   last = np.array([*shape, 2]) - 1
   ends = np.array([[*end, 1] for end in np.ndindex(2, 2, 2)]) * last
   theirs = ends.copy()
@@ -82,7 +82,7 @@ def test_any_damage_gives_a_sound_volume_or_a_row(
   path.unlink()  # Overwriting waits for the disk.
   path.write_bytes(bytes(data[: cut if cut < len(data) else len(data)]))
   try:
-    found, _ = read_dicom(folder)
+    found = read_dicom(folder)
   except ScanError as error:
     assert error.file in (str(folder), *map(str, folder.iterdir()))
     assert error.reason and error.remedy
@@ -101,7 +101,7 @@ def test_values_are_scaled_slice_by_slice(tmp_path):
     found = pydicom.dcmread(file)
     found.RescaleSlope, found.RescaleIntercept = slope, -10
     found.save_as(file)
-  found, _ = read_dicom(tmp_path / 'a')
+  found = read_dicom(tmp_path / 'a')
   np.testing.assert_array_equal(found.voxels[0, 0], [-8, -7])
   # Elements that are there but empty say nothing.
   for file in files:
@@ -109,4 +109,4 @@ def test_values_are_scaled_slice_by_slice(tmp_path):
     found.RescaleSlope = found.RescaleIntercept = None
     found.PixelData = bytes([file == files[0], *bytes(23)])
     found.save_as(file)
-  assert read_dicom(tmp_path / 'a')[0].voxels.max() == 1
+  assert read_dicom(tmp_path / 'a').voxels.max() == 1

@@ -1,0 +1,246 @@
+"""Which DICOM series the files of a folder make up, from their headers alone.
+
+Every file is used, or left out with the reason. A file that is damaged is never
+left out: it belongs to its series, which cannot be read without it.
+"""
+
+from collections.abc import Sequence
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+from pydicom import uid as uids
+
+from data.dicom_header import Header, damaged, object_class, read_header, unsaid
+from data.scan_error import ScanError
+
+# What has pixels and is no scan.
+_NO_SCAN = {
+  uids.SegmentationStorage: 'a segmentation (SEG)',
+  uids.UID('1.2.840.10008.5.1.4.1.1.66.7'): 'a segmentation (SEG)',
+  uids.RTDoseStorage: 'a radiotherapy dose',
+  uids.RTImageStorage: 'a radiotherapy image',
+}
+_ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
+
+
+class Series(NamedTuple):
+  """A series of images.
+
+  Attributes:
+    uid: its SeriesInstanceUID; '' if the files have none.
+    files: sorted by name; damaged ones too.
+    description: its SeriesDescription, or ''.
+    number: its SeriesNumber, or ''.
+    modality: 'CT', 'MR', ..., or ''.
+    images: how many slices; a file of many frames counts its frames.
+  """
+
+  uid: str
+  files: tuple[pathlib.Path, ...]
+  description: str
+  number: str
+  modality: str
+  images: int = 0
+
+  def __str__(self) -> str:
+    count = self.images or len(self.files)
+    facts = [f'series {self.number}'] if self.number else []
+    facts += [self.modality] if self.modality else []
+    facts.append(f'{count} image{"s" * (count != 1)}')
+    return f'{self.description or "no description"} ({", ".join(facts)})'
+
+
+def _no_scan(header: Header) -> str:
+  """Why a sound DICOM file is no image of a scan; '' if it may be one."""
+  kind = object_class(header.found)
+  if kind == uids.MediaStorageDirectoryStorage:
+    return 'a DICOMDIR, a table of contents'
+  if kind in _NO_SCAN:
+    return f'{_NO_SCAN[kind]}, no scan'
+  if header.pixels is None:
+    name = kind.name.removesuffix(' Storage') or 'unknown'
+    return f'a DICOM object without pixels ({name})'
+  return ''
+
+
+def _pattern(path: pathlib.Path) -> str:
+  """A file's name without what counts files up."""
+  return re.sub(r'\d+', '#', path.name.lower())
+
+
+def _lost_slice(path: pathlib.Path, patterns: set[str]) -> bool:
+  """Whether a file that is no DICOM was a slice once, by its name.
+
+  A download's error page, or a file that the disk lost, would otherwise leave
+  a volume that ends early.
+  """
+  if path.suffix.lower() in _ENDINGS or _pattern(path) in patterns:
+    return True
+  with path.open('rb') as file:
+    head = file.read(256)
+  # The start of the empty 128 bytes that a file begins with.
+  return len(head) > 0 and not head.strip(b'\0')
+
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files directly in a folder, hidden ones left out, sorted by name."""
+  return sorted(
+    f
+    for f in folder.iterdir()
+    if not f.name.startswith('.') and (f.is_file() or f.is_symlink())
+    if not f.is_dir()
+  )
+
+
+def read_headers(
+  folder: str | os.PathLike, files: Sequence[pathlib.Path] | None = None
+) -> tuple[list[tuple[Series, list[Header]]], list[ScanError]]:
+  """Every series of a folder with its files' headers; what was left out.
+
+  Args:
+    folder: its files are looked at, not those of folders inside.
+    files: only these of them.
+  """
+  with unsaid():
+    return _read_headers(
+      files_in(pathlib.Path(folder)) if files is None else sorted(files)
+    )
+
+
+def _read_headers(paths: Sequence[pathlib.Path]):
+  headers, strangers, left_out = [], [], []
+  for path in paths:
+    header = read_header(path)
+    if header is None:
+      strangers.append(path)
+    elif header.damage is None and (reason := _no_scan(header)):
+      left_out.append(ScanError(path, reason, 'nothing to do'))
+    else:
+      headers.append(header)
+  patterns = {_pattern(header.path) for header in headers}
+  for path in strangers:
+    if _lost_slice(path, patterns):
+      reason = 'not a readable DICOM file'
+      reason += '' if path.stat().st_size else ': it is empty'
+      headers.append(damaged(path, reason))
+    else:
+      left_out.append(ScanError(path, 'no DICOM file', 'nothing to do'))
+  groups: dict[str, list[Header]] = {}
+  lost = []  # Nobody knows of which series.
+  for header in headers:
+    if header.damage and not header.found:
+      lost.append(header)
+    else:
+      groups.setdefault(header.text('SeriesInstanceUID'), []).append(header)
+  groups = _scans_only(groups, left_out)
+  if lost and not groups:
+    groups[''] = []
+  out = []
+  for uid, members in groups.items():
+    members = sorted([*members, *lost], key=lambda header: header.path)
+    out.append((_series(uid, members), members))
+  return out, sorted(left_out, key=lambda error: error.file)
+
+
+def _scans_only(groups, left_out):
+  """The groups without what only goes with a scan, if there is a scan."""
+  pictures = {
+    uid
+    for uid, members in groups.items()
+    if all(h.text('SamplesPerPixel') not in ('', '1') for h in members)
+  }
+  localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
+  scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
+  if all(localizer(h) for h in scans):
+    return groups
+  kept = {}
+  for uid, members in groups.items():
+    for header in members:
+      if uid in pictures:
+        reason = 'a colour picture, no slice of a scan'
+      elif localizer(header):
+        reason = 'a localizer, no slice of a scan'
+      else:
+        kept.setdefault(uid, []).append(header)
+        continue
+      left_out.append(ScanError(header.path, reason, 'nothing to do'))
+  return kept
+
+
+def _series(uid: str, members: list[Header]) -> Series:
+  first = next((h for h in members if h.found), members[0])
+  frames = lambda h: max(int(h.text('NumberOfFrames') or 1), 1)
+  count = 0
+  for header in members:
+    try:
+      count += frames(header)
+    except ValueError:
+      count += 1
+  return Series(
+    uid,
+    tuple(header.path for header in members),
+    *map(first.text, ('SeriesDescription', 'SeriesNumber', 'Modality')),
+    count,
+  )
+
+
+def series_in(
+  folder: str | os.PathLike, files: Sequence[pathlib.Path] | None = None
+) -> tuple[list[Series], list[ScanError]]:
+  """The series of images in a folder, and what was left out with the reason.
+
+  Left out are files that are no DICOM, objects without pixels, segmentations,
+  and, beside a scan, its localizers and colour pictures. No pixel is read.
+
+  Args:
+    folder: its files are looked at, not those of folders inside.
+    files: only these of them.
+  """
+  found, left_out = read_headers(folder, files)
+  return [series for series, _ in found], left_out
+
+
+def choose(
+  found: list[tuple[Series, list[Header]]], wanted: str, folder: str
+) -> list[Header]:
+  """The headers of the one series that is wanted.
+
+  Args:
+    found: of `read_headers`.
+    wanted: a SeriesInstanceUID, SeriesNumber or SeriesDescription; '' where
+      there must be only one.
+    folder: shown in errors.
+
+  Raises:
+    ScanError: none or several match.
+  """
+  if not found:
+    raise ScanError(folder, 'no DICOM images in it', 'copy the series there')
+  matching = found
+  if wanted:
+    plain = lambda value: ' '.join(value.casefold().split())
+    for key in ('uid', 'number', 'description'):
+      matching = [
+        pair for pair in found if plain(getattr(pair[0], key)) == plain(wanted)
+      ]
+      if matching:
+        break
+  if len(matching) == 1:
+    return matching[0][1]
+  names = '; '.join(str(series) for series, _ in (matching or found)[:8])
+  if not matching:
+    raise ScanError(
+      folder, f'no series "{wanted}" in it, but {names}', '--series DESCRIPTION'
+    )
+  remedy = '--series DESCRIPTION, or a folder per series'
+  if wanted:
+    remedy = '--series NUMBER, or a folder per series'
+  more = len(matching) - 8
+  raise ScanError(
+    folder,
+    f'{len(matching)} series in one folder: {names}'
+    + (f' and {more} more' if more > 0 else ''),
+    remedy,
+  )

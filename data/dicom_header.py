@@ -1,0 +1,257 @@
+"""A DICOM file but for its pixels."""
+
+from collections.abc import Iterator
+import contextlib
+import logging
+import os
+import pathlib
+from typing import NamedTuple
+import warnings
+
+import pydicom
+from pydicom import uid as uids
+from pydicom.datadict import tag_for_keyword
+from pydicom.tag import BaseTag
+from pydicom.valuerep import VR
+
+from data.scan_error import ScanError
+
+AGAIN = 'copy the file again from its source'
+# What a series says of itself and its reader hands on: evidence, not proof.
+TOLD = (
+  'Modality',
+  'SeriesDescription',
+  'SeriesNumber',
+  'SeriesInstanceUID',
+  'StudyInstanceUID',
+  'ProtocolName',
+  'BodyPartExamined',
+  'ImageType',
+  'ScanningSequence',
+  'SequenceVariant',
+  'ScanOptions',
+  'SequenceName',
+  'MRAcquisitionType',
+  'EchoTime',
+  'RepetitionTime',
+  'InversionTime',
+  'FlipAngle',
+  'MagneticFieldStrength',
+  'ContrastBolusAgent',
+  'KVP',
+  'ConvolutionKernel',
+  'RescaleType',
+  'Units',
+)
+_NEEDED = (
+  'SpecificCharacterSet',
+  'SOPClassUID',
+  'SOPInstanceUID',
+  'SamplesPerPixel',
+  'PhotometricInterpretation',
+  'PlanarConfiguration',
+  'NumberOfFrames',
+  'Rows',
+  'Columns',
+  'PixelSpacing',
+  'BitsAllocated',
+  'BitsStored',
+  'HighBit',
+  'PixelRepresentation',
+  'PixelPaddingValue',
+  'PixelPaddingRangeLimit',
+  'RescaleIntercept',
+  'RescaleSlope',
+  'ModalityLUTSequence',
+  'ImagePositionPatient',
+  'ImageOrientationPatient',
+  'ExtendedOffsetTable',
+  'ExtendedOffsetTableLengths',
+  'SharedFunctionalGroupsSequence',
+  'PerFrameFunctionalGroupsSequence',
+  'InstanceNumber',
+  'EchoNumbers',
+  'EffectiveEchoTime',
+  'InversionTimes',
+  'PulseSequenceName',
+  'DiffusionBValue',
+  'TriggerTime',
+  'NominalCardiacTriggerDelayTime',
+  'TemporalPositionIdentifier',
+  'AcquisitionNumber',
+  'AcquisitionTime',
+  'ContentTime',
+)
+# b-values of two vendors: no keyword, no place in the standard.
+SIEMENS_B, GE_B = BaseTag(0x0019100C), BaseTag(0x00431039)
+_TAGS = [BaseTag(tag_for_keyword(name)) for name in (*TOLD, *_NEEDED)]
+_TAGS += [SIEMENS_B, GE_B]
+# PixelData, and those of floating-point pixels.
+_PIXELS = (0x7FE00010, 0x7FE00009, 0x7FE00008)
+_MAGIC = b'DICM'
+_DEFLATED = uids.DeflatedExplicitVRLittleEndian
+_VRS = {vr.value.encode() for vr in VR if len(vr.value) == 2}
+
+
+class Pixels(NamedTuple):
+  """Where a file's pixels lie.
+
+  Attributes:
+    tag: of the element: integers or floating-point.
+    vr: its value representation, where the file says it.
+    offset: bytes in front of the value.
+    length: of the value; None where it is encapsulated.
+  """
+
+  tag: int
+  vr: str | None
+  offset: int
+  length: int | None
+
+
+class Header(NamedTuple):
+  """A file but for its pixels.
+
+  Attributes:
+    path: the file.
+    found: its elements that matter here, and its `file_meta`.
+    pixels: where they are; None if there are none.
+    size: of the file, in bytes.
+    damage: why the file cannot be used, None if it can.
+  """
+
+  path: pathlib.Path
+  found: pydicom.Dataset
+  pixels: Pixels | None
+  size: int
+  damage: ScanError | None
+
+  def text(self, keyword: str) -> str:
+    """An element's value as people read it; '' if there is none."""
+    return text(self.found, keyword)
+
+
+@contextlib.contextmanager
+def unsaid() -> Iterator[None]:
+  """Without the library's remarks: what matters is found by the checks.
+
+  Archives that were made anonymous have unusual ids, and hospitals' character
+  sets are often misspelt: any word will do.
+  """
+  logger = logging.getLogger('pydicom')
+  before = logger.level
+  logger.setLevel(logging.CRITICAL + 1)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      yield
+  finally:
+    logger.setLevel(before)
+
+
+def text(found: pydicom.Dataset, keyword: str) -> str:
+  """An element's value as people read it, several joined by a backslash."""
+  try:
+    value = found.get(keyword)
+    if value is None:
+      return ''
+    if isinstance(value, str | bytes | int | float):
+      value = [value]
+    return '\\'.join(str(v).strip().strip('\0') for v in value)
+  except Exception:  # Nothing that anybody could read.
+    return ''
+
+
+def _begins_like_dicom(head: bytes) -> bool:
+  """Whether the first element is one that a data set begins with."""
+  if len(head) < 8:
+    return False
+  for order in ('little', 'big'):
+    group, element, length = (
+      int.from_bytes(head[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8))
+    )
+    named = head[4:6] in _VRS
+    if group in (2, 8) and element <= 0x70:
+      return named or (order == 'little' and length <= 256)
+  return False
+
+
+def damaged(path: pathlib.Path, reason: str, remedy: str = AGAIN) -> Header:
+  """What stands for a file of which nothing could be read."""
+  error = ScanError(path, reason, remedy)
+  return Header(path, pydicom.Dataset(), None, 0, error)
+
+
+def read_header(path: pathlib.Path) -> Header | None:
+  """Reads a file up to its pixels; None if it is no DICOM file at all."""
+  try:
+    with path.open('rb') as file, unsaid():
+      size = os.fstat(file.fileno()).st_size
+      head = file.read(132)
+      if head[128:] != _MAGIC and not _begins_like_dicom(head):
+        return None
+      file.seek(0)
+      return _parse(path, file, size, head[128:] == _MAGIC)
+  except OSError as error:
+    return damaged(
+      path, f'cannot be read ({error.strerror})', 'check name and permissions'
+    )
+
+
+def _parse(path, file, size: int, preamble: bool) -> Header:
+  """The header of an open DICOM file."""
+  pixels = []
+
+  def at_pixels(tag, vr, length):
+    if tag in _PIXELS:
+      length = None if length == 0xFFFFFFFF else length
+      pixels.append(Pixels(int(tag), vr, file.tell(), length))
+    return tag in _PIXELS
+
+  try:
+    # The compressed part of a deflated file says nowhere how much will come
+    # out of it.
+    meta = pydicom.filereader.read_file_meta_info(path) if preamble else {}
+    if meta.get('TransferSyntaxUID') == _DEFLATED or (
+      not preamble and _DEFLATED.encode() in file.read(1 << 16)
+    ):
+      return damaged(
+        path, 'a deflated DICOM file', 'export the series uncompressed'
+      )
+    file.seek(0)
+    found = pydicom.filereader.read_partial(
+      file, at_pixels, force=True, specific_tags=_TAGS
+    )
+    cut = file.tell() > size
+  except Exception as error:
+    return damaged(path, f'not readable as DICOM, or truncated ({error})')
+  damage = None
+  place = pixels[0] if pixels else None
+  if place is None and _should_have_pixels(found, cut):
+    damage = ScanError(path, 'truncated: it ends before its pixels', AGAIN)
+  elif place and place.length and place.offset + place.length > size:
+    damage = ScanError(
+      path,
+      f'truncated: {max(size - place.offset, 0)} of the {place.length} bytes'
+      ' of its pixels are there',
+      AGAIN,
+    )
+  return Header(path, found, place, size, damage)
+
+
+def object_class(found: pydicom.Dataset) -> uids.UID:
+  """Its SOP class; an empty one if it does not say."""
+  meta = getattr(found, 'file_meta', None) or {}
+  return uids.UID(
+    text(found, 'SOPClassUID') or str(meta.get('MediaStorageSOPClassUID', ''))
+  )
+
+
+def _should_have_pixels(found: pydicom.Dataset, cut: bool) -> bool:
+  """Whether a file without pixels lost them."""
+  kind = object_class(found)
+  if not kind:
+    return cut or not found or 'Rows' in found
+  if kind.name.endswith('Image Storage') or 'Rows' in found:
+    return True
+  return cut and not kind.name.endswith(' Storage')
