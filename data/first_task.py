@@ -9,12 +9,12 @@ import numpy as np
 from data import (
   folder,
   hounsfield,
-  label_maps,
   nnunet,
   planes,
   preprocess,
   scan_files,
   task_file,
+  user_labels,
 )
 from data.folder import Held
 from data.scan_error import ScanError
@@ -62,7 +62,7 @@ class _Seen:
       source = held.labels[name]
       label = scan_files.read(source, label=True)
       files = str(source.path), str(held.images[name].path)
-      codes = label_maps.check_drawn(label.voxels, image.voxels, *files)
+      codes = user_labels.check_drawn(label.voxels, image.voxels, *files)
       for code in codes:
         self.codes.setdefault(code, []).append(source.path.name)
       self.empty += set(codes) == {0}
@@ -145,7 +145,7 @@ def _labels(name, seen, known, alone):
   for code in sorted(set(seen.codes) - {0}):
     if code in known:
       labels.setdefault(known[code], []).append(code)
-    elif label_maps.never_a_class(code):
+    elif user_labels.never_a_class(code):
       never[code] = seen.codes[code]
     else:
       labels[f'class {code}' if alone else f'{name} class {code}'] = code

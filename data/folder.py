@@ -18,7 +18,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from data import file_kinds, label_maps, names, scan_files, task_file
+from data import file_kinds, names, scan_files, task_file, user_labels
 from data.scan_files import Source
 from data.task import Case, Modality, Scan
 from data.volume_io import ScanError, check_pair
@@ -70,9 +70,9 @@ def _read(image_source: Source, label_source: Source | None, codes) -> Scan:
   if label_source is not None:
     label = scan_files.read(label_source, label=True)
     files = str(image_source.path), str(label_source.path)
-    label_maps.check_drawn(label.voxels, image.voxels, files[1], files[0])
+    user_labels.check_drawn(label.voxels, image.voxels, files[1], files[0])
     check_pair(image, label, *files)
-    classes = label_maps.classes(label.voxels, codes, files[1])
+    classes = user_labels.classes(label.voxels, codes, files[1])
     notes += label.notes
   return Scan(image.voxels, classes, image.affine, notes, image.tags)
 

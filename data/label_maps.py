@@ -1,126 +1,115 @@
-"""What a label map of a user holds: codes, and whether it is one at all."""
+"""Label maps: from what a file holds to codes, and from codes to classes."""
 
-from collections.abc import Collection, Mapping
+import os
 
 import numpy as np
 
-from data import volume_io
 from data.scan_error import ScanError
 
-# A map of so many codes is looked at more closely.
-_MANY = 30
-# Neighbouring voxels of a drawn region mostly have one code; in an image with
-# noise hardly any two are equal.
-_ALIKE = 0.5
-_WIDEST = 1 << 20
+# Up to this step every whole number has a stored value of its own, well apart
+# from the next one's.
+_FINE_STEP = 0.5
 
 
-def codes_of(label: np.ndarray) -> dict[int, int]:
-  """Code -> number of voxels, sorted by code.
+def label_codes(
+  voxels: np.ndarray, file: str, step: float = 0.0
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Whole-numbered codes, rounded before any cast.
 
-  Args:
-    label: int32 codes of any shape.
-  """
-  low, high = int(label.min()), int(label.max())
-  if high - low < _WIDEST:  # Much faster than sorting all voxels.
-    counts = np.bincount(label.ravel().astype(np.int64) - low)
-    return {low + int(k): int(counts[k]) for k in np.flatnonzero(counts)}
-  values, counts = np.unique(label, return_counts=True)
-  return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
-
-
-def never_a_class(code: int) -> bool:
-  """Whether a code says by custom that a voxel was not annotated."""
-  return code < 0 or code == 255
-
-
-def _alike(label: np.ndarray) -> float:
-  """Share of neighbours with one code, where neither is background."""
-  most, neighbours, equal = label.min(), 0, 0
-  for axis in range(label.ndim):
-    one = np.moveaxis(label, axis, 0)
-    drawn = (one[1:] != most) & (one[:-1] != most)
-    drawn &= (one[1:] != 0) & (one[:-1] != 0)
-    neighbours += int(drawn.sum())
-    equal += int(((one[1:] == one[:-1]) & drawn).sum())
-  return equal / max(neighbours, 1)
-
-
-def check_drawn(
-  label: np.ndarray,
-  image: np.ndarray | None,
-  label_file: str,
-  image_file: str = '',
-) -> dict[int, int]:
-  """Checks that a label map is one, and not an image.
+  A map of floating point numbers that was saved under an integer type holds
+  the stored integers times a slope: each lies within half a step of its code.
 
   Args:
-    label: `[X, Y, Z]` int32 codes.
-    image: `[X, Y, Z]` scanner values of the scan that it belongs to, if known.
-    label_file: where it lies.
-    image_file: where the image lies.
+    voxels: as the file means them.
+    file: for errors.
+    step: between two values that the file can hold; 0 if it is not known.
 
   Returns:
-    Code -> number of voxels.
+    int32 codes; what people should know of them.
 
   Raises:
-    ScanError: an image lies where the label map should.
+    ScanError: they are not codes.
   """
-  codes = codes_of(label)
-  twice = image is not None and np.array_equal(image, label)
-  if len(codes) > _MANY and (twice or _alike(label) < _ALIKE):
+  rounded, notes = voxels, ()
+  if not np.issubdtype(voxels.dtype, np.integer):
+    rounded = np.round(voxels)
+    gap = np.abs(voxels - rounded)
+    if not (gap <= 1e-3).all():
+      notes = _check_rounding(voxels, gap, step, file)
+  # A cast would wrap them, possibly onto a code that exists.
+  wild = max(float(rounded.max()), -float(rounded.min()))
+  if wild > np.iinfo(np.int32).max:
     raise ScanError(
-      label_file,
-      f'{len(codes)} different codes ({min(codes)} to {max(codes)})'
-      + (': the voxels of its own image' if twice else ''),
-      'give the label map, not an image',
+      file, f'label codes as large as {wild:.4g}', 'correct the label map'
     )
-  if twice:
-    raise ScanError(
-      image_file,
-      f'holds the voxels of its label map {label_file}',
-      'give the image that the label map was drawn on',
-    )
-  return codes
+  return rounded.astype(np.int32), notes
 
 
-def classes(
-  label: np.ndarray, codes: Mapping[int, int], file: str
-) -> np.ndarray:
-  """Codes of a user's label map to class indices, uint8.
-
-  Args:
-    label: int32 codes.
-    codes: code -> class index, of a dataset.json.
-    file: where the label map lies.
-
-  Raises:
-    ScanError: codes that dataset.json does not name, with their voxel counts;
-      or nothing is labelled.
-  """
-  found = codes_of(label)
-  unknown = {c: n for c, n in found.items() if c not in codes}
-  if unknown:
+def _check_rounding(voxels, gap, step: float, file: str) -> tuple[str, ...]:
+  """What to tell of values off whole numbers by `gap`, if they are codes."""
+  empty = int(np.isnan(voxels).sum())
+  if empty:
+    raise ScanError(file, f'{empty} voxels are NaN', 'set them to 0')
+  scaled = step not in (0.0, 1.0)
+  if scaled and step <= _FINE_STEP and (gap <= 0.5 * step + 1e-3).all():
+    return (f'saved with intensity scaling (scl_slope {step:.3g}): rounded',)
+  if scaled and step > 1e-3:
     raise ScanError(
       file,
-      f'unknown label codes: {counted(unknown)}'
-      + (
-        ' (by custom: not annotated)'
-        if all(map(never_a_class, unknown))
-        else ''
-      ),
-      f'dataset.json names {known(codes)}: give them a class there, list them'
-      ' under "background", or correct the label map',
+      f'saved with intensity scaling (scl_slope {step:.3g}): its codes are no'
+      ' longer whole numbers',
+      'save it as integers, from its source: np.round(data).astype(np.uint16)',
     )
-  return volume_io.map_codes(label, dict(codes), file)
+  bad = int((~(gap <= 1e-3)).sum())
+  raise ScanError(
+    file,
+    f'{bad} label voxels are not whole numbers',
+    'resample labels with nearest neighbour',
+  )
 
 
-def counted(codes: Mapping[int, int]) -> str:
-  """Codes with their voxel counts, the first few."""
-  listed = [f'{c} ({n} voxels)' for c, n in list(codes.items())[:8]]
-  return ', '.join(listed) + (', ...' if len(codes) > 8 else '')
+def map_codes(
+  label: np.ndarray, codes: dict[int, int], file: str | os.PathLike
+) -> np.ndarray:
+  """Label codes on disk to class indices, uint8.
 
+  A label map without a single labelled voxel is refused: every labelled scan
+  of these archives shows what was drawn, so that it is an export that failed,
+  and it would teach that an organ is background. A map whose codes all mean
+  background here (another organ was drawn) is sound, and so is one that lacks
+  some of the classes.
 
-def known(codes: Collection[int]) -> str:
-  """Codes in words."""
-  return ', '.join(map(str, sorted(set(codes) - {0}))) or 'none'
+  Raises:
+    ScanError: naming every unknown code and its voxel count; or nothing is
+      labelled.
+  """
+  if not label.any():
+    raise ScanError(
+      file,
+      'all background: no voxel is labelled',
+      'give the label map of this scan, or move the scan to the unlabelled'
+      ' ones',
+    )
+  lowest, highest = int(label.min()), int(label.max())
+  # A table over the codes that occur is much faster than sorting all voxels;
+  # wild codes are all in one bin, the report below finds them.
+  span = min(highest - lowest, 1 << 16) + 1
+  place = np.minimum(label.astype(np.int64) - lowest, span - 1)
+  counts = np.bincount(place.ravel(), minlength=span)
+  occurring = lowest + np.flatnonzero(counts)
+  if any(int(code) not in codes for code in occurring):
+    values, counts = np.unique(label, return_counts=True)
+    unknown = [
+      f'{value} ({count} voxels)'
+      for value, count in zip(values, counts, strict=True)
+      if int(value) not in codes
+    ]
+    raise ScanError(
+      file,
+      f'unknown label codes: {", ".join(unknown[:8])}',
+      f'expected {sorted(codes)}; correct the label map, or list codes that are'
+      ' not segmented under "background" in the labels of dataset.json',
+    )
+  table = np.zeros(span, np.uint8)
+  table[occurring - lowest] = [codes[int(code)] for code in occurring]
+  return table[place]

@@ -1,74 +1,182 @@
-"""The verified bytes of a NIfTI file.
+"""The verified bytes of a NIfTI file, and what its header says of them.
 
-Ordinary readers stop before a gzip trailer, so that a flipped bit or a wrong
-checksum passes, and they allocate what a header claims. Here a file is
-decompressed to its end, and never to more than its own header announces.
+A file is decompressed to its end, and never to more than its own header
+announces.
 """
 
+import os
 import pathlib
-import zlib
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 
+from data.inflate import AGAIN, EXPORT, check_length, check_ratio, inflate, peek
 from data.scan_error import ScanError
 
-_HEADERS = {348: 352, 540: 544}  # sizeof_hdr -> first possible voxel byte
+# sizeof_hdr -> first possible voxel byte of a single file. The standard takes
+# any lower offset for this one.
+_FIRST = {348: 352, 540: 544}
 _MAX_OFFSET = 1 << 20
 # No scan has more (1024 x 1024 x 1024); a header that says so is damaged or
 # wants the memory.
 MAX_VOXELS = 1 << 30
-# Deflate makes no more bytes than this out of one.
-_MAX_RATIO = 1032
-AGAIN = 'copy the file again from its source'
+_HEAD = 1024
+_DAMAGED = EXPORT + ': its header is damaged'
 
 
-def _announced_bytes(head: bytes, file: str) -> int:
-  """Bytes that a NIfTI file must have, from its own header.
+class Layout(NamedTuple):
+  """What a header announces.
+
+  Attributes:
+    header: as it is on disk, with nothing repaired.
+    offset: of the first voxel byte.
+    dtype: of a voxel as stored, with its byte order.
+    shape: with every axis that the header has.
+    length: bytes that the file must have.
+  """
+
+  header: nib.Nifti1Header
+  offset: int
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  length: int
+
+
+def byte_order(head: bytes) -> str:
+  """'<' or '>' by the size that a header says it has; '' if by none."""
+  for code, order in (('<', 'little'), ('>', 'big')):
+    if int.from_bytes(head[:4], order) in _FIRST:
+      return code
+  return ''
+
+
+def check_voxels(shape: tuple[int, ...], file: str) -> int:
+  """How many voxels there are.
+
+  Raises:
+    ScanError: more than any scan has.
+  """
+  count = 1
+  for side in shape:
+    count *= side
+  if count > MAX_VOXELS:
+    sides = ' x '.join(map(str, shape))
+    raise ScanError(
+      file,
+      f'its header announces {sides} voxels, more than any scan has',
+      EXPORT + ', at a lower resolution if it is that large',
+    )
+  return count
+
+
+def layout(head: bytes, file: str) -> Layout:
+  """What the first bytes of a single file (.nii) announce.
 
   Raises:
     ScanError: the bytes are no NIfTI header, or one that makes no sense.
   """
   if len(head) < 348:
     raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
-  for order in ('little', 'big'):
-    size = int.from_bytes(head[:4], order)
-    if size in _HEADERS:
-      break
-  else:
+  order = byte_order(head)
+  if not order:
     raise ScanError(
-      file, 'not a NIfTI file', 'give .nii or .nii.gz files, or DICOM folders'
+      file,
+      'not a NIfTI file',
+      'give scans as NIfTI (.nii, .nii.gz), or DICOM folders',
     )
+  size = int.from_bytes(head[:4], 'little' if order == '<' else 'big')
   if len(head) < size:
     raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
   kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
-  raw = head[:size]
-  header = kind(raw, endianness='<' if order == 'little' else '>', check=False)
-  try:
-    item = header.get_data_dtype().itemsize
-  except (KeyError, nib.spatialimages.HeaderDataError) as error:
+  header = kind(head[:size], endianness=order, check=False)
+  magic = header['magic'].item()
+  if magic == kind.pair_magic:
     raise ScanError(
       file,
-      f'unknown data type {int(header["datatype"])} in the header',
-      AGAIN,
+      'the header of a pair of files (its magic is ni1), named as one file',
+      'name it .hdr and put its .img beside it',
+    )
+  if magic != kind.single_magic:
+    raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', _DAMAGED)
+  try:
+    dtype = header.get_data_dtype()
+  except (KeyError, nib.spatialimages.HeaderDataError) as error:
+    code = int(header['datatype'])
+    raise ScanError(
+      file, f'unknown data type {code} in the header', _DAMAGED
     ) from error
   dims = [int(d) for d in header['dim']]
-  if not 1 <= dims[0] <= 7 or any(d < 1 for d in dims[1 : dims[0] + 1]):
-    raise ScanError(file, f'impossible dimensions {dims}', AGAIN)
-  count = 1
-  for d in dims[1 : dims[0] + 1]:
-    count *= d
-  if count > MAX_VOXELS:
-    sides = ' x '.join(map(str, dims[1 : dims[0] + 1]))
-    raise ScanError(
-      file,
-      f'its header announces {sides} voxels, more than any scan has',
-      AGAIN + ', or resample it if it is that large',
-    )
+  shape = tuple(dims[1 : dims[0] + 1])
+  if not 1 <= dims[0] <= 7 or min(shape) < 1:
+    raise ScanError(file, f'impossible dimensions {dims}', _DAMAGED)
   offset = float(header['vox_offset'])
   if not np.isfinite(offset) or offset > _MAX_OFFSET:
-    raise ScanError(file, f'impossible voxel offset {offset}', AGAIN)
-  return max(int(offset), _HEADERS[size]) + count * item
+    raise ScanError(file, f'impossible voxel offset {offset}', _DAMAGED)
+  start = max(int(offset), _FIRST[size])
+  length = start + check_voxels(shape, file) * dtype.itemsize
+  return Layout(header, start, dtype, shape, length)
+
+
+def unreadable(path: pathlib.Path, error: OSError) -> ScanError:
+  """Why a file cannot be opened."""
+  if path.is_symlink() and not path.exists():
+    return ScanError(
+      path,
+      f'a link to {os.readlink(path)}, which is not there',
+      'fetch the file that it points to, or remove the link',
+    )
+  return ScanError(
+    path, f'cannot be read ({error.strerror})', 'check name and permissions'
+  )
+
+
+def read_head(path: pathlib.Path) -> bytes:
+  """The first bytes of a file, of what it holds if it is gzip-compressed.
+
+  Raises:
+    ScanError: it cannot be read, is empty or damaged.
+  """
+  try:
+    with path.open('rb') as file:
+      raw = file.read(1 << 16)
+  except OSError as error:
+    raise unreadable(path, error) from error
+  if not raw:
+    raise ScanError(path, 'the file is empty', AGAIN)
+  if raw[:2] == b'\x1f\x8b':
+    return peek(raw, _HEAD, str(path))
+  if path.suffix.lower() == '.gz':
+    raise ScanError(
+      path,
+      'named .gz but not gzip-compressed',
+      'take .gz off its name if it opens then, or compress it with gzip',
+    )
+  return raw[:_HEAD]
+
+
+def read_all(path: pathlib.Path, announced: int) -> bytes:
+  """What a file holds, decompressed to its end and verified.
+
+  Args:
+    path: plain, or gzip-compressed.
+    announced: bytes that there must be; at most a little more is read.
+
+  Raises:
+    ScanError: they are damaged, or not those that are announced.
+  """
+  file = str(path)
+  try:
+    size = path.stat().st_size
+    with path.open('rb') as opened:
+      start = opened.read(2)
+      if start == b'\x1f\x8b':
+        check_ratio(announced, size, file)
+        return inflate(start + opened.read(), announced, file)
+      check_length(size, announced, file)
+      return start + opened.read(announced - 2)
+  except OSError as error:
+    raise unreadable(path, error) from error
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
@@ -77,64 +185,4 @@ def read_bytes(path: pathlib.Path) -> bytes:
   Raises:
     ScanError: they are damaged, or not those that their header announces.
   """
-  file = str(path)
-  try:
-    raw = path.read_bytes()
-  except OSError as error:
-    raise ScanError(
-      file, f'cannot be read ({error.strerror})', 'check name and permissions'
-    ) from error
-  if not raw:
-    raise ScanError(file, 'the file is empty', AGAIN)
-  if raw[:2] != b'\x1f\x8b':
-    if path.suffix == '.gz':
-      raise ScanError(file, 'named .gz but not gzip-compressed', AGAIN)
-    announced = _announced_bytes(raw[:1024], file)
-    _check_length(len(raw), announced, file)
-    return raw
-  decompressor = zlib.decompressobj(31)
-  try:
-    head = decompressor.decompress(raw, 1024)
-    announced = _announced_bytes(head, file)
-    if announced > _MAX_RATIO * len(raw):
-      raise ScanError(
-        file,
-        f'its header announces {announced} bytes, which cannot come out of'
-        f' {len(raw)}: truncated, or a damaged header',
-        AGAIN,
-      )
-    # Never more than the header announces (and a little, to notice it).
-    rest = decompressor.decompress(
-      decompressor.unconsumed_tail, announced + 4096 - len(head)
-    )
-  except zlib.error as error:
-    raise ScanError(
-      file, f'damaged: gzip data or checksum wrong ({error})', AGAIN
-    ) from error
-  data = head + rest
-  if not decompressor.eof:
-    if len(data) > announced:
-      raise ScanError(
-        file,
-        f'holds more than the {announced} bytes its header announces',
-        AGAIN,
-      )
-    raise ScanError(
-      file,
-      f'truncated: {len(data)} of {announced} bytes, or no gzip trailer',
-      AGAIN,
-    )
-  if decompressor.unused_data.strip(b'\0'):
-    raise ScanError(file, 'bytes behind the end of the gzip data', AGAIN)
-  _check_length(len(data), announced, file)
-  return data
-
-
-def _check_length(length: int, announced: int, file: str) -> None:
-  if length < announced:
-    raise ScanError(
-      file,
-      f'its header announces {announced} bytes, the file holds {length}:'
-      ' truncated, or a damaged header',
-      AGAIN,
-    )
+  return read_all(path, layout(read_head(path), str(path)).length)

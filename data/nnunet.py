@@ -117,7 +117,8 @@ def _channel(found: Mapping[str, Any]) -> str:
     raise NotUsableError(
       f'{len(listed)} channels ({", ".join(map(str, listed))}), and a modality'
       ' is one',
-      'put the scans of each channel into a folder of its own, MODALITY/images/,'
+      'put the scans of each channel into a folder of its own,'
+      ' MODALITY/images/,'
       ' with their label maps in MODALITY/labels/',
     )
   return str(listed[0])

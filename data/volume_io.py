@@ -5,9 +5,10 @@ scaling that is not finite. Here every finding is a `ScanError` that names the
 file, the reason and the remedy.
 """
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import gzip
+import io
+import logging
 import os
 import pathlib
 import types
@@ -17,10 +18,14 @@ import nibabel as nib
 import numpy as np
 
 from data import atomic
-from data.nifti_bytes import AGAIN, read_bytes
+from data.affines import check_sides as check_sides
+from data.affines import close_affines
+from data.inflate import AGAIN
+from data.label_maps import label_codes
+from data.label_maps import map_codes as map_codes
+from data.nifti_affine import place, round_quaternion
+from data.nifti_bytes import Layout, layout, read_bytes, read_head
 from data.scan_error import ScanError
-
-_SIZES = 'write the true voxel sizes, in mm, into the header'
 
 
 class Volume(NamedTuple):
@@ -45,84 +50,85 @@ class Volume(NamedTuple):
   tags: Mapping[str, str | float] = types.MappingProxyType({})
 
 
-@contextlib.contextmanager
-def _unsaid() -> Iterator[None]:
-  """Without nibabel's remarks on headers: what matters gets a row."""
-  logger = nib.imageglobals.logger
-  before, logger.disabled = logger.disabled, True
+# Nibabel's remarks on headers: what matters is a note or an error.
+_SILENT = logging.Logger('silent', logging.CRITICAL + 1)
+
+
+def _extensions(found: Layout, data: bytes):
+  """The header's extensions; none if they are damaged, as nobody needs them."""
+  kind = type(found.header)
+  place = kind.sizeof_hdr
+  swapped = found.header.endianness != nib.volumeutils.native_code
+  start = place + 4
+  if not data[place]:
+    return kind.exts_klass()
+  while start + 16 <= found.offset:
+    order = 'little' if found.header.endianness == '<' else 'big'
+    size = int.from_bytes(data[start : start + 4], order, signed=True)
+    if size < 16 or size % 16 or start + size > found.offset:
+      return kind.exts_klass()
+    start += size
+  part = data[place + 4 : start]
   try:
-    yield
-  finally:
-    logger.disabled = before
+    return kind.exts_klass.from_fileobj(io.BytesIO(part), len(part), swapped)
+  except Exception:  # Whatever a library says of foreign bytes.
+    return kind.exts_klass()
 
 
-def check_sides(affine: np.ndarray, file: str) -> None:
-  """Checks that voxels are of a scan's size: lengths may not be in mm.
+def _sound_header(found: Layout, data: bytes) -> nib.Nifti1Header:
+  """The header with what nibabel repairs repaired, fit for another volume."""
+  header = found.header.copy()
+  header['vox_offset'] = 0
+  header.check_fix(logger=_SILENT, error_level=100)
+  round_quaternion(header)
+  header.extensions = _extensions(found, data)
+  return header
+
+
+def check_shape(shape: tuple[int, ...], file: str) -> tuple[int, int, int]:
+  """A volume's three sides, without trailing axes of 1.
 
   Raises:
-    ScanError: a side below 0.01 mm or above 100 mm.
+    ScanError: not three axes.
   """
-  sides = np.linalg.norm(affine[:3, :3], axis=0)
-  if sides.min() < 0.01 or sides.max() > 100:
-    text = ' x '.join(f'{side:.4g}' for side in sides)
-    raise ScanError(file, f'voxels of {text} mm', _SIZES)
+  short = shape
+  while len(short) > 3 and short[-1] == 1:
+    short = short[:-1]
+  if len(short) != 3:
+    raise ScanError(
+      file, f'{len(short)}-dimensional, {short}', 'give one 3-D volume a file'
+    )
+  return short
 
 
-def _check_affine(image, raw, file: str) -> np.ndarray:
-  """The image's affine, checked; `raw` is the header as it is on disk."""
-  header = image.header
-  pixdim = np.asarray(raw['pixdim'], np.float64)
-  if not np.all(np.isfinite(pixdim[1:4])) or np.any(pixdim[1:4] <= 0):
+def _head(found: Layout, data: bytes, file: str):
+  """Header, shape, affine and notes of a volume of one channel."""
+  if found.dtype.fields is not None:
+    raise ScanError(
+      file, 'a colour (RGB) volume', 'export the scan as grey values'
+    )
+  if found.dtype.kind == 'c':
+    raise ScanError(
+      file, 'complex voxels', 'export the scan as grey values (magnitude)'
+    )
+  shape = check_shape(found.shape, file)
+  header = _sound_header(found, data)
+  affine, notes = place(header, found.header, shape, file)
+  return header, shape, affine, notes
+
+
+def _scaling(header, file: str) -> tuple[float, float]:
+  """Slope and intercept; a slope of 0, NaN or infinity means none."""
+  try:
+    slope, inter = header.get_slope_inter()
+  except nib.spatialimages.HeaderDataError as error:
+    slope, inter = (float(header[k]) for k in ('scl_slope', 'scl_inter'))
     raise ScanError(
       file,
-      f'pixel sizes {pixdim[1:4].tolist()} are not all positive',
-      _SIZES,
-    )
-  # The loaded header has them set to 0, and the other form used, when wrong.
-  for form in ('qform_code', 'sform_code'):
-    if not 0 <= int(raw[form]) <= 5:
-      raise ScanError(file, f'unknown {form} {int(raw[form])}', AGAIN)
-  affine = np.asarray(image.affine, np.float64)
-  with np.errstate(all='ignore'):
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(affine[:3, :3]))
-    sound = 0 < volume < np.inf and volume >= 1e-3 * np.prod(spacing)
-  if not np.isfinite(affine).all() or not sound:
-    raise ScanError(
-      file,
-      'the affine is not finite or singular',
-      'repair sform and qform in the header',
-    )
-  check_sides(affine, file)
-  if header['sform_code'] > 0 and header['qform_code'] > 0:
-    try:
-      other = header.get_qform()
-    except (ValueError, np.linalg.LinAlgError):
-      other = np.full((4, 4), np.nan)
-    if not close_affines(affine, other, image.shape[:3]):
-      raise ScanError(
-        file,
-        'sform and qform disagree',
-        'find out which one is right and write it into both',
-      )
-  return affine
-
-
-def close_affines(a: np.ndarray, b: np.ndarray, shape) -> bool:
-  """Whether two affines put every voxel in nearly the same place.
-
-  The tolerance is half of the smallest voxel side at each of the volume's
-  corners: headers are stored in single precision.
-  """
-  if not np.isfinite(b).all():
-    return False
-  size = np.linalg.norm(a[:3, :3], axis=0).min()
-  corners = np.array(
-    np.meshgrid(*[(0, s - 1) for s in shape[:3]], indexing='ij')
-  )
-  corners = corners.reshape(3, -1)
-  gap = (a - b)[:3, :3] @ corners + (a - b)[:3, 3:]
-  return bool(np.linalg.norm(gap, axis=0).max() <= 0.5 * size)
+      f'intensity scaling {slope}, {inter} is not finite',
+      'set scl_slope to 1 and scl_inter to 0, or to their true values',
+    ) from error
+  return (1.0, 0.0) if slope is None else (slope, inter)
 
 
 def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
@@ -138,51 +144,58 @@ def read_nifti(path: str | os.PathLike, *, label: bool = False) -> Volume:
   Raises:
     ScanError: for anything that is not a sound 3-D volume.
   """
-  path = pathlib.Path(path)
-  file = str(path)
-  data = read_bytes(path)
-  kind = nib.Nifti1Image
-  if int.from_bytes(data[:4], 'little') == 540 or data[:4] == b'\0\0\x02\x1c':
-    kind = nib.Nifti2Image
-  try:
-    with _unsaid():
-      image = kind.from_bytes(data)
-  except Exception as error:
-    raise ScanError(file, f'unreadable header ({error})', AGAIN) from error
-  if image.get_data_dtype().fields is not None:
-    raise ScanError(
-      file, 'a colour (RGB) volume', 'export the scan as grey values'
-    )
-  if image.get_data_dtype().kind == 'c':
-    raise ScanError(
-      file, 'complex voxels', 'export the scan as grey values (magnitude)'
-    )
-  shape = image.shape
-  while len(shape) > 3 and shape[-1] == 1:
-    shape = shape[:-1]
-  if len(shape) != 3:
-    raise ScanError(
-      file, f'{len(shape)}-dimensional, {shape}', 'give one 3-D volume a file'
-    )
-  # The loaded image's header has been repaired silently: ask the bytes.
-  raw = type(image.header)(data[: int(image.header['sizeof_hdr'])], check=False)
-  affine = _check_affine(image, raw, file)
-  slope, inter = (float(raw[k]) for k in ('scl_slope', 'scl_inter'))
-  if not np.isfinite([slope, inter]).all():
-    raise ScanError(
-      file,
-      f'intensity scaling {slope}, {inter} is not finite',
-      'set scl_slope to 1 and scl_inter to 0, or to their true values',
-    )
+  return nifti_volume(read_bytes(pathlib.Path(path)), str(path), label=label)
+
+
+def nifti_volume(data: bytes, file: str, *, label: bool = False) -> Volume:
+  """The volume that the verified bytes of a single NIfTI file hold.
+
+  Args:
+    data: as `nifti_bytes.read_bytes` gives them.
+    file: for errors.
+    label: whether it is a label map.
+
+  Raises:
+    ScanError: for anything that is not a sound 3-D volume.
+  """
+  found = layout(data, file)
+  header, shape, affine, notes = _head(found, data, file)
+  slope, inter = _scaling(header, file)
+  proxy = nib.arrayproxy.ArrayProxy(
+    io.BytesIO(data), (shape, found.dtype, found.offset, slope, inter)
+  )
   with np.errstate(all='ignore'):  # The checks find what overflows.
     if label:
-      voxels = np.asanyarray(image.dataobj).reshape(shape)
-      return Volume(_label_codes(voxels, file), affine, image.header)
+      step = abs(slope) if found.dtype.kind in 'iu' else 0.0
+      codes, more = label_codes(np.asanyarray(proxy), file, step)
+      return Volume(codes, affine, header, notes + more)
     # Scaled in single precision: a large scan need not be there in double.
-    voxels = image.get_fdata(caching='unchanged', dtype=np.float32)
-    voxels = voxels.reshape(shape)
+    voxels = np.asanyarray(proxy, np.float32)
   check_image(voxels, file)
-  return Volume(voxels, affine, image.header)
+  return Volume(voxels, affine, header, notes)
+
+
+def read_affine(path: str | os.PathLike) -> np.ndarray:
+  """Where a NIfTI file's voxels lie, from its header alone.
+
+  Returns:
+    `[4, 4]` float64, voxel index to RAS millimetres.
+
+  Raises:
+    ScanError: as `read_nifti`, as far as the header says.
+  """
+  head, file = read_head(pathlib.Path(path)), str(path)
+  return nifti_affine(head, file)
+
+
+def nifti_affine(head: bytes, file: str) -> np.ndarray:
+  """Where voxels lie, from the first bytes of a single NIfTI file.
+
+  Raises:
+    ScanError: as `nifti_volume`, as far as the header says.
+  """
+  found = layout(head, file)._replace(offset=0)  # No extension is read.
+  return _head(found, head + bytes(8), file)[2]
 
 
 def check_image(voxels: np.ndarray, file: str) -> None:
@@ -201,73 +214,6 @@ def check_image(voxels: np.ndarray, file: str) -> None:
     )
   if voxels.min() == voxels.max():
     raise ScanError(file, f'constant: every voxel is {voxels.flat[0]}', AGAIN)
-
-
-def _label_codes(voxels: np.ndarray, file: str) -> np.ndarray:
-  """Whole-numbered codes, rounded before any cast."""
-  rounded = voxels
-  if not np.issubdtype(voxels.dtype, np.integer):
-    rounded = np.round(voxels)
-    bad = int((~(np.abs(voxels - rounded) <= 1e-3)).sum())
-    if bad:
-      raise ScanError(
-        file,
-        f'{bad} label voxels are not whole numbers',
-        'resample labels with nearest neighbour',
-      )
-  # A cast would wrap them, possibly onto a code that exists.
-  wild = max(float(rounded.max()), -float(rounded.min()))
-  if wild > np.iinfo(np.int32).max:
-    raise ScanError(
-      file, f'label codes as large as {wild:.4g}', 'correct the label map'
-    )
-  return rounded.astype(np.int32)
-
-
-def map_codes(
-  label: np.ndarray, codes: dict[int, int], file: str | os.PathLike
-) -> np.ndarray:
-  """Label codes on disk to class indices, uint8.
-
-  A label map without a single labelled voxel is refused: every labelled scan
-  of these archives shows what was drawn, so that it is an export that failed,
-  and it would teach that an organ is background. A map whose codes all mean
-  background here (another organ was drawn) is sound, and so is one that lacks
-  some of the classes.
-
-  Raises:
-    ScanError: naming every unknown code and its voxel count; or nothing is
-      labelled.
-  """
-  if not label.any():
-    raise ScanError(
-      file,
-      'all background: no voxel is labelled',
-      'give the label map of this scan, or move the scan to the unlabelled'
-      ' ones',
-    )
-  lowest, highest = int(label.min()), int(label.max())
-  # A table over the codes that occur is much faster than sorting all voxels;
-  # wild codes are all in one bin, the report below finds them.
-  span = min(highest - lowest, 1 << 16) + 1
-  place = np.minimum(label.astype(np.int64) - lowest, span - 1)
-  counts = np.bincount(place.ravel(), minlength=span)
-  occurring = lowest + np.flatnonzero(counts)
-  if any(int(code) not in codes for code in occurring):
-    values, counts = np.unique(label, return_counts=True)
-    unknown = [
-      f'{value} ({count} voxels)'
-      for value, count in zip(values, counts, strict=True)
-      if int(value) not in codes
-    ]
-    raise ScanError(
-      file,
-      f'unknown label codes: {", ".join(unknown[:8])}',
-      f'expected {sorted(codes)}; correct the label map',
-    )
-  table = np.zeros(span, np.uint8)
-  table[occurring - lowest] = [codes[int(code)] for code in occurring]
-  return table[place]
 
 
 def check_pair(
