@@ -14,7 +14,6 @@ import stat
 from typing import NamedTuple
 
 import numpy as np
-import pydicom
 
 from data import dicom_files, dicom_io, file_kinds, itk_io, names, volume_io
 from data.dicom_files import Series
@@ -64,26 +63,6 @@ class Listing(NamedTuple):
   scans: dict[str, Source]
   problems: list[ScanError]
   left_out: list[ScanError]
-
-
-def _frames(path: pathlib.Path) -> int:
-  """How many slices a DICOM file holds."""
-  try:
-    found = pydicom.dcmread(
-      path, stop_before_pixels=True, specific_tags=['NumberOfFrames']
-    )
-    return int(found.get('NumberOfFrames') or 1)
-  except Exception:  # Reading it will say what is wrong.
-    return 1
-
-
-def _says(series: Series) -> str:
-  words = [
-    repr(series.description) if series.description else 'without a description',
-    f'number {series.number}' if str(series.number) else '',
-    f'{len(series.files)} files',
-  ]
-  return ', '.join(w for w in words if w)
 
 
 def _fitting(found: Sequence[Series], wanted: str) -> list[Series]:
@@ -248,14 +227,14 @@ class _Walk:
       if not fitting:
         self._problem(
           place,
-          f'no series {self._series!r}: {"; ".join(map(_says, series))}',
+          f'no series {self._series!r}: {"; ".join(map(str, series))}',
           'choose one of them with --series, or give each folder its own',
         )
         return []
       series = fitting
     found, loose = [], []
     for one in series:
-      if len(one.files) == 1 and _frames(one.files[0]) > 1:
+      if len(one.files) == 1 and one.images > 1:
         name = file_kinds.stem(one.files[0].name)
         found.append(((name,), Source(name, place, one.uid, tuple(one.files))))
       else:
@@ -263,7 +242,7 @@ class _Walk:
     if len(loose) > 1:
       self._problem(
         place,
-        f'{len(loose)} series: {"; ".join(map(_says, loose))}',
+        f'{len(loose)} series: {"; ".join(map(str, loose))}',
         'choose one with --series DESCRIPTION ("series" in dataset.json), or'
         ' give each a folder of its own',
       )
@@ -318,17 +297,7 @@ def find(
 
 def _single(walk, path):
   """The scan that a file is, or belongs to."""
-  header = next(
-    (
-      p
-      for p in sorted(path.parent.iterdir())
-      if file_kinds.scan_ending(p) == '.hdr'
-      and file_kinds.stem(p.name) == file_kinds.stem(path.name)
-    ),
-    path,
-  )
-  if file_kinds.scan_ending(path) == '.img':
-    path = header
+  path = itk_io.header_of(path)
   found = walk.files(path.parent, [path])
   if found and not found[0][0]:  # One slice of a series: all of it is meant.
     uid = found[0][1].series
@@ -372,7 +341,7 @@ def read(source: Source, *, label: bool = False) -> Volume:
     itk = file_kinds.scan_ending(source.path) in itk_io.ENDINGS
     reader = itk_io.read_itk if itk else volume_io.read_nifti
     return reader(source.path, label=label)
-  volume = dicom_io.read_dicom(source.path, source.series)
+  volume = dicom_io.read_dicom(source.path, source.series, source.members)
   if not label:
     return volume
   codes = np.round(volume.voxels)
@@ -392,7 +361,7 @@ def affine(source: Source) -> np.ndarray:
     ScanError: as `read`, as far as the headers say.
   """
   if not source.path.is_file():
-    return dicom_io.read_affine(source.path, source.series)
+    return dicom_io.read_affine(source.path, source.series, source.members)
   if file_kinds.scan_ending(source.path) in itk_io.ENDINGS:
     return itk_io.read_affine(source.path)
   return volume_io.read_affine(source.path)
