@@ -15,8 +15,9 @@ from data import (
   task_file,
 )
 from data.first_task import BadFirst, First
+from data.folder import Findings
 from data.scan_error import ScanError, table
-from data.task import Case, Task
+from data.task import Task
 
 
 def _tell(errors: Sequence[ScanError], head: str) -> None:
@@ -77,7 +78,7 @@ def init(root: pathlib.Path) -> int:
   task_file.write(found.content, path)
   print(
     f'{path}:\n{json.dumps(found.content, indent=2, ensure_ascii=False)}\n'
-    + names.printable('\n'.join(found.notes))
+    + '\n'.join(map(names.printable, found.notes))
   )
   print(
     'Look it over: class names (equal names are one class in all modalities),'
@@ -90,45 +91,38 @@ def init(root: pathlib.Path) -> int:
 
 
 def check(
-  task: Task,
-  cases: Sequence[Case],
-  problems: Sequence[ScanError],
-  others: Sequence[ScanError],
-  *,
-  where: str,
-  as_json: bool = False,
+  task: Task, found: Findings, *, where: str, as_json: bool = False
 ) -> int:
   """Reads every scan, and says what it is or what is wrong.
 
   Args:
     task: what they are scans of.
-    cases: the scans.
-    problems: what looks like a scan and is none of them.
-    others: what is no scan.
+    found: the scans, and what else lies beside them.
     where: the data set's folder.
     as_json: everything as JSON on standard output.
 
   Returns:
     The exit code: 1 if training would refuse or misunderstand anything.
   """
+  cases = found.cases
   with progress.bar(as_json) as bar:
     job = bar.add_task('reading scans', total=len(cases))
     facts, errors = integrity.check(
       task, cases, lambda: bar.advance(job), where
     )
-  bad = [*problems, *errors]
+  bad = [*found.problems, *errors]
   wrong = {error.file for error in errors}
-  sound = sum(not wrong & {row['file']} for row in facts)
+  sound = sum(row['file'] not in wrong for row in facts)
   if as_json:
-    found = {
+    listed = {
       'scans': facts,
       'bad': [vars(error) for error in bad],
-      'left_out': [vars(error) for error in others],
+      'left_out': [vars(error) for error in found.left_out],
     }
-    print(json.dumps(found, indent=2))
+    print(json.dumps(listed, indent=2))
     return int(bool(bad))
-  print(names.printable(integrity.text(facts, task)))
+  print(integrity.text(facts, task))
   print(f'{sound} of {len(cases)} scans are sound', flush=True)
-  left_out(others)
+  left_out(found.left_out)
   _tell(bad, f'{len(bad)} cannot be used as they are')
   return int(bool(bad))

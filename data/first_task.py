@@ -205,6 +205,7 @@ def guess(
   places = _names([root / name for name in held])
   known = {name: _label_names(place) for name, place in places.items()}
   errors, notes, left_out = [], [], []
+  folder.beside(root, list(places.values()), errors, left_out)
   modalities, sides, empty = {}, [], 0
   for name, place in places.items():
     here, seen = held[place.name], _Seen()

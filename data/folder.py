@@ -100,6 +100,38 @@ def holds_images(place: pathlib.Path) -> bool:
   return bool(_called(place, _IMAGES))
 
 
+def beside(
+  place: pathlib.Path,
+  used: Sequence[pathlib.Path],
+  problems: list[ScanError],
+  left_out: list[ScanError],
+) -> None:
+  """Lists what lies in a folder and is not read.
+
+  Args:
+    place: the folder.
+    used: what is read of it.
+    problems: gets scans.
+    left_out: gets everything else.
+  """
+  for path in sorted(place.iterdir()):
+    if path in used or path.name.startswith('.') or path.name == TASK_FILE:
+      continue
+    if path.is_dir():
+      reason = 'results of this program'
+      if not (path / scan_files.RESULTS).is_file():
+        reason = 'a folder that is not read'
+        if holds_images(path):
+          reason = 'a modality that dataset.json does not name'
+      left_out.append(ScanError(path, reason, 'nothing to do'))
+    elif file_kinds.scan_ending(path) or file_kinds.unread(path):
+      remedy = "put it into the images/ of a modality's folder"
+      problems.append(ScanError(path, 'a scan where none is read', remedy))
+    else:
+      reason = file_kinds.other(path) or 'a file that is not read'
+      left_out.append(ScanError(path, reason, 'nothing to do'))
+
+
 class _Look:
   """One look at a modality's folder."""
 
@@ -143,7 +175,8 @@ class _Look:
       self.problem(
         place / name,
         f'holds {len(sources)} scans: {few([s.name for s in sources])}',
-        'move them up, give each a folder of its own, or move it away',
+        'move them up, give each a folder of its own, or move it away'
+        + ('; or name one in "series"' if sources[0].series else ''),
       )
     return dict(sorted(out.items()))
 
@@ -174,8 +207,8 @@ class _Look:
         out[found[1]] = source._replace(name=found[1])
     return out
 
-  def unlabeled(self, labels: pathlib.Path | None) -> None:
-    """Label maps may lie in a folder of another name."""
+  def rest(self, labels: pathlib.Path | None) -> None:
+    """What else lies there; label maps, in a folder of another name?"""
     known = (*_IMAGES, *_LABELS, *_TESTS, *_TEST_LABELS)
     rest = [
       p for p in folders_in(self._place) if p not in _called(self._place, known)
@@ -188,17 +221,8 @@ class _Look:
         f'no folder labels/ or labelsTr/ in {self._place} (found: {listed})',
         'name the folder with the label maps labels/, or move it away',
       )
-    for path in sorted(self._place.iterdir()):
-      if path.name.startswith('.') or path.name == TASK_FILE:
-        continue
-      if path.is_file() and file_kinds.scan_ending(path):
-        self.left_out.append(
-          ScanError(path, 'lies beside images/', 'put it into images/')
-        )
-      elif path in rest and path not in holding:
-        self.left_out.append(
-          ScanError(path, 'neither images/ nor labels/', 'nothing to do')
-        )
+    used = [p for p in folders_in(self._place) if p not in rest]
+    beside(self._place, [*used, *holding], self.problems, self.left_out)
 
   def _holds(self, place: pathlib.Path) -> bool:
     try:
@@ -224,7 +248,7 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     found = look.channels(look.listed(images, series), drawn, images)
     tests = look.one(_TESTS)
     later = look.channels(look.listed(tests, series), (), tests)
-    look.unlabeled(labels)
+    look.rest(labels)
   except (ScanError, OSError) as error:
     if isinstance(error, OSError):
       text = f'cannot be looked into: {error.strerror}'
@@ -275,7 +299,7 @@ def look(
   top = pathlib.Path(root)
   file = top / TASK_FILE
   people = task_file.patients(file) if file.exists() else {}
-  named = task_file.modality_names(file) if people else set()
+  named = task_file.modality_folders(file) if file.exists() else {}
   out = Findings([], [], [])
   known: set[tuple[str, str]] = set()
   for kind in modalities:
@@ -283,6 +307,14 @@ def look(
     out.problems.extend(held.problems)
     out.left_out.extend(held.left_out)
     images = held.images | (held.tests if include_unlabeled else {})
+    if held.tests and not include_unlabeled:
+      out.left_out.append(
+        ScanError(
+          top / kind.series,
+          f'{len(held.tests)} test scans (imagesTs)',
+          '--config.data.extra_unlabeled=true trains on them, too',
+        )
+      )
     for error in held.problems:
       known |= _keys(kind.name, _name_of(error))
     for name in held.images | held.tests:
@@ -292,6 +324,13 @@ def look(
       out.cases.append(
         _case(kind, image, held.labels.get(name), (person or [name])[0])
       )
+  folders = {top / f for f in named.values()}
+  folders |= {top / kind.series for kind in modalities}
+  if top.is_dir() and top not in folders:
+    used = [
+      p for p in folders_in(top) if any(f.is_relative_to(p) for f in folders)
+    ]
+    beside(top, used, out.problems, out.left_out)
   chosen = {kind.name for kind in modalities}
   for (kind, name), person in people.items():
     asked = kind in chosen or kind not in named

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data import hounsfield, planes, preprocess, split
+from data import hounsfield, names, planes, preprocess, split
 from data.task import Case, Modality, Scan, Task
 from data.volume_io import ScanError
 
@@ -208,7 +208,9 @@ def text(facts: Sequence[dict[str, Any]], task: Task) -> str:
     )
   lines = _columns(rows)
   for number, row in enumerate(facts, 1):
-    lines[number] += ''.join(f'\n    {note}' for note in row['notes'])
+    lines[number] += ''.join(
+      f'\n    {names.printable(note)}' for note in row['notes']
+    )
   return '\n'.join(lines)
 
 

@@ -84,11 +84,11 @@ def _key(task: Task, cases: Sequence[Case], settings: dict[str, Any]) -> str:
   return digest.hexdigest()[:16]
 
 
-def find_cases(
+def look(
   modalities: Sequence[Modality],
   roots: dict[str, str],
   include_unlabeled: bool = False,
-) -> list[Case]:
+) -> folder.Findings:
   """All cases of the modalities, by modality and then as the reader sorts.
 
   Args:
@@ -96,14 +96,23 @@ def find_cases(
     roots: archive -> folder.
     include_unlabeled: also the archives' own test scans.
 
+  Returns:
+    The cases; of own folders also what cannot be used, and what is no scan.
+
   Raises:
     ScanError: an archive is not where it should be, or a scan is there twice.
   """
-  found = []
+  found, problems, left_out = [], [], []
   for source in dict.fromkeys(m.source for m in modalities):
-    reader = importlib.import_module(f'data.{source}')
     mine = [m for m in modalities if m.source == source]
-    found += reader.cases(roots[source], mine, include_unlabeled)
+    if source == 'folder':
+      held = folder.look(roots[source], mine, include_unlabeled)
+      found += held.cases
+      problems += held.problems
+      left_out += held.left_out
+    else:
+      reader = importlib.import_module(f'data.{source}')
+      found += reader.cases(roots[source], mine, include_unlabeled)
   seen: dict[tuple[str, str], Case] = {}
   for case in found:
     other = seen.setdefault((case.modality, case.name), case)
@@ -114,7 +123,17 @@ def find_cases(
         'remove one of them',
       )
   order = {m.name: k for k, m in enumerate(modalities)}
-  return sorted(found, key=lambda case: order[case.modality])
+  cases = sorted(found, key=lambda case: order[case.modality])
+  return folder.Findings(cases, problems, left_out)
+
+
+def find_cases(
+  modalities: Sequence[Modality],
+  roots: dict[str, str],
+  include_unlabeled: bool = False,
+) -> list[Case]:
+  """The cases that `look` finds."""
+  return look(modalities, roots, include_unlabeled).cases
 
 
 def prepare(
@@ -320,14 +339,8 @@ def _check(flags) -> int:
   task, roots = _settings(flags)
   chosen = task.select(flags.modalities)
   task = task._replace(modalities=chosen)
-  problems, left_out = [], []
-  own = [m for m in chosen if m.source == 'folder']
-  if own:
-    problems, left_out = folder.problems(roots['folder'], own)
-  cases = find_cases(chosen, roots)
-  return checking.check(
-    task, cases, problems, left_out, where=flags.check, as_json=flags.json
-  )
+  found = look(chosen, roots)
+  return checking.check(task, found, where=flags.check, as_json=flags.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

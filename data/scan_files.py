@@ -85,6 +85,7 @@ class _Walk:
       (s.st_dev, s.st_ino) for p in without if p.exists() for s in [p.stat()]
     }
     self._folders = 0
+    self._foreign: list[ScanError] = []  # DICOM folders of other series.
     self.problems: list[ScanError] = []
     self.left_out: list[ScanError] = []
 
@@ -114,12 +115,19 @@ class _Walk:
     found = self.files(place, files)
     for path in folders:
       inner = self._subfolder(path, above)
+      if len(above) == 1:
+        self.settle(bool(inner))
       stem = file_kinds.stem(path.name)
       if len(inner) == 1:
         found.append(((stem,), inner[0][1]))
       else:
         found += [((stem, *parts), source) for parts, source in inner]
     return found
+
+  def settle(self, found: bool) -> None:
+    """Series that were not asked for are no problem beside one that was."""
+    (self.left_out if found else self.problems).extend(self._foreign)
+    self._foreign.clear()
 
   def _entries(self, place):
     """Files and folders of a folder, sorted, hidden ones left out."""
@@ -171,7 +179,8 @@ class _Walk:
           path, f'cannot be looked into: {error.strerror}', 'make it readable'
         )
         return []
-      if not found and len(self.problems) == before:
+      told = len(self.problems) > before or self._foreign
+      if not found and not told:
         count = len(self.left_out) - left
         del self.left_out[left:]
         text = f'holds no scan ({count} other files)' if count else 'is empty'
@@ -225,10 +234,12 @@ class _Walk:
     if series and self._series:
       fitting = _fitting(series, self._series)
       if not fitting:
-        self._problem(
-          place,
-          f'no series {self._series!r}: {"; ".join(map(str, series))}',
-          'choose one of them with --series, or give each folder its own',
+        self._foreign.append(
+          ScanError(
+            place,
+            f'no series {self._series!r}: {"; ".join(map(str, series))}',
+            'choose one that is there: --series ("series" in dataset.json)',
+          )
         )
         return []
       series = fitting
@@ -291,6 +302,7 @@ def find(
       ) from error
   else:
     found = _single(walk, place)
+  walk.settle(found=False)
   scans, twice = _named(place, found)
   return Listing(scans, walk.problems + twice, walk.left_out)
 

@@ -151,10 +151,13 @@ def patients(path: pathlib.Path) -> dict[tuple[str, str], str]:
   return out
 
 
-def modality_names(path: pathlib.Path) -> set[str]:
-  """The names of the file's modalities; see `content`."""
-  found = content(path)
-  return set(found.get('modalities', {})) if isinstance(found, dict) else set()
+def modality_folders(path: pathlib.Path) -> dict[str, str]:
+  """The file's modalities: name -> folder; none if it is not sound."""
+  try:
+    task = find(str(path))
+  except ValueError:
+    return {}
+  return {m.name: m.series for m in task.modalities if m.source == 'folder'}
 
 
 def _check_keys(found: Any, known: Mapping[str, str], where: str) -> None:
