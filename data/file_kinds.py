@@ -13,8 +13,6 @@ _HEADER = 'put its header (.hdr, .mhd, .nhdr) beside it, or move it away'
 # What could be a scan and is not read: ending -> reason, remedy. The first
 # that fits counts.
 _UNREAD = {
-  '.hdr.gz': ('a packed header', _UNPACK),
-  '.img.gz': ('packed voxels', _UNPACK),
   '.raw.gz': ('voxels without a header', _HEADER),
   '.raw': ('voxels without a header', _HEADER),
   '.zraw': ('voxels without a header', _HEADER),
@@ -23,8 +21,6 @@ _UNREAD = {
   '.mnc': ('a MINC volume, which is not read', _CONVERT),
   '.mif': ('an MRtrix volume, which is not read', _CONVERT),
   '.mif.gz': ('an MRtrix volume, which is not read', _CONVERT),
-  '.nrrd.gz': ('a packed scan', _UNPACK),
-  '.mha.gz': ('a packed scan', _UNPACK),
   '.par': ('a Philips PAR/REC volume, which is not read', _CONVERT),
   '.rec': ('a Philips PAR/REC volume, which is not read', _CONVERT),
   **dict.fromkeys(

@@ -338,7 +338,8 @@ def look(
       out.problems.append(
         ScanError(
           file,
-          f'patients: {kind}/{name} ({person}) fits no scan',
+          f'patients: {"/".join(filter(None, (kind, name)))} ({person}) fits no'
+          ' scan',
           "write 'MODALITY/CASE', CASE being the file's name without its"
           ' ending; or remove the entry',
         )

@@ -177,8 +177,6 @@ def _codes(labels: Any, name: str) -> dict[str, list[int]]:
   out = {}
   seen = {0: 'background'}
   for label, codes in labels.items():
-    if not label.strip():
-      raise _TaskError(f'{name}: a class without a name')
     codes = codes if isinstance(codes, list) else [codes]
     if not codes or any(type(code) is not int for code in codes):
       raise _TaskError(f'{name}: labels of {label!r} must be whole numbers')
