@@ -42,14 +42,14 @@ class _Seen:
   """What the scans of one modality have shown.
 
   Attributes:
-    codes: label code -> files that have it.
+    codes: label code -> how many voxels have it, by file.
     ct: whether scans are CT in HU -> why, by scan.
     sides: longer sides of their slices, pixels.
     empty: label maps without a labelled voxel.
   """
 
   def __init__(self):
-    self.codes: dict[int, list[str]] = {}
+    self.codes: dict[int, dict[str, int]] = {}
     self.ct: dict[bool, dict[str, str]] = {True: {}, False: {}}
     self.sides: list[int] = []
     self.empty = 0
@@ -63,8 +63,8 @@ class _Seen:
       label = scan_files.read(source, label=True)
       files = str(source.path), str(held.images[name].path)
       codes = user_labels.check_drawn(label.voxels, image.voxels, *files)
-      for code in codes:
-        self.codes.setdefault(code, []).append(source.path.name)
+      for code, count in codes.items():
+        self.codes.setdefault(code, {})[source.path.name] = count
       self.empty += set(codes) == {0}
     self.ct[ct][name] = why
     slices = preprocess.reorient(
@@ -169,13 +169,17 @@ def _why(name: str, seen: _Seen) -> tuple[bool, str]:
   return ct, text
 
 
+def _counts(files: dict[str, int]) -> str:
+  return folder.few([f'{name}: {n} voxels' for name, n in files.items()])
+
+
 def _never(place, never) -> list[ScanError]:
   """Codes that are no classes by default, with the files that have them."""
   return [
     ScanError(
       place,
-      f'code {code} in {len(files)} label maps ({folder.few(files)}): by custom'
-      ' not annotated, so it is no class',
+      f'code {code} in {len(files)} label maps ({_counts(files)}): by custom it'
+      ' means voxels that were not annotated, so it is no class',
       'name its class in dataset.json, list it under "background" there, or'
       ' remove it from the label maps',
     )

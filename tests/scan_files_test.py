@@ -13,6 +13,8 @@ from data import phantom_archive, scan_files, volume_io
 from data.scan_error import ScanError, table
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
+ENDINGS = ('nii', 'nii.gz', 'NII.GZ', 'Nii', 'mha', 'MHA', 'mhd', 'nrrd')
+ENDINGS += ('nhdr', 'img')
 VOXELS = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
 
 
@@ -48,18 +50,9 @@ def _files(errors):
   return [pathlib.Path(error.file).name for error in errors]
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    f'a.{ending}'
-    for ending in (
-      *('nii', 'nii.gz', 'NII.GZ', 'Nii', 'mha', 'MHA', 'mhd'),
-      *('nrrd', 'nhdr', 'img'),
-    )
-  ],
-)
-def test_every_format_is_one_scan_in_any_case_of_letters(name, tmp_path):
-  place = tmp_path / 'in'
+@pytest.mark.parametrize('ending', ENDINGS)
+def test_every_format_is_one_scan_in_any_case_of_letters(ending, tmp_path):
+  place, name = tmp_path / 'in', f'a.{ending}'
   if '.nii' in name.lower():
     _nifti(place / name)
   else:
