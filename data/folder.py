@@ -85,7 +85,7 @@ def few(words: Sequence[str]) -> str:
 def folders_in(place: pathlib.Path) -> list[pathlib.Path]:
   """The subfolders of a folder, hidden ones left out, sorted."""
   return sorted(
-    p for p in place.iterdir() if p.is_dir() and not p.name.startswith('.')
+    p for p in place.iterdir() if not p.name.startswith('.') and p.is_dir()
   )
 
 

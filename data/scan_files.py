@@ -159,34 +159,39 @@ class _Walk:
 
   def _subfolder(self, path, above):
     """The scans below a subfolder, if it is one to look into."""
+    try:
+      why_not = self._closed(path, above)
+      if why_not:
+        self._leave(path, why_not)
+        return []
+      if len(above) >= _DEEPEST:
+        self._problem(path, f'more than {_DEEPEST} folders deep', 'move it up')
+        return []
+      problems, left = len(self.problems), len(self.left_out)
+      found = self.folder(path, above)
+    except OSError as error:
+      self._problem(
+        error.filename or path,
+        f'cannot be looked into: {error.strerror}',
+        'make it readable, or move it away',
+      )
+      return []
+    if not (found or self._foreign or len(self.problems) > problems):
+      count = len(self.left_out) - left
+      del self.left_out[left:]
+      text = f'holds no scan ({count} other files)' if count else 'is empty'
+      self._leave(path, text)
+    return found
+
+  def _closed(self, path, above) -> str:
+    """Why a folder is not looked into; '' if it is."""
     facts = path.stat()
     here = facts.st_dev, facts.st_ino
     if here in self._without:
-      self._leave(path, 'where results are written')
-    elif here in above:
-      self._leave(path, 'a link to a folder that it lies in')
-    elif len(above) >= _DEEPEST:
-      self._problem(path, f'more than {_DEEPEST} folders deep', 'move it up')
-    elif (path / RESULTS).is_file():
-      self._leave(path, 'results of this program', 'they are no scans')
-    else:
-      before = len(self.problems)
-      left = len(self.left_out)
-      try:
-        found = self.folder(path, above)
-      except OSError as error:
-        self._problem(
-          path, f'cannot be looked into: {error.strerror}', 'make it readable'
-        )
-        return []
-      told = len(self.problems) > before or self._foreign
-      if not found and not told:
-        count = len(self.left_out) - left
-        del self.left_out[left:]
-        text = f'holds no scan ({count} other files)' if count else 'is empty'
-        self._leave(path, text)
-      return found
-    return []
+      return 'where results are written'
+    if here in above:
+      return 'a link to a folder that it lies in'
+    return 'results of this program' if (path / RESULTS).is_file() else ''
 
   def files(self, place, files):
     """The scans among the files of one folder."""

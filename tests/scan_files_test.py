@@ -1,4 +1,5 @@
 import builtins
+import errno
 import os
 import pathlib
 import unicodedata
@@ -276,6 +277,27 @@ def test_links_that_lead_in_a_circle_end(tmp_path):
   assert {e.reason for e in listing.left_out} == {
     'a link to a folder that it lies in'
   }
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(
+  tmp_path, monkeypatch
+):
+  for path in ('a.nii', 'shut/b.nii', 'c/d.nii'):
+    _nifti(tmp_path / path)
+  really = pathlib.Path.iterdir
+
+  def iterdir(self):  # What a user without the right gets; root has it.
+    if self.name == 'shut':
+      raise PermissionError(errno.EACCES, 'Permission denied', str(self))
+    return really(self)
+
+  monkeypatch.setattr(pathlib.Path, 'iterdir', iterdir)
+  listing = scan_files.find(tmp_path)
+  assert list(listing.scans) == ['a', 'c']
+  (error,) = listing.problems
+  assert error.file.endswith('shut') and 'Permission denied' in error.reason
+  with pytest.raises(ScanError, match='cannot be looked into: Permission'):
+    scan_files.find(tmp_path / 'shut')
 
 
 def test_nobody_waits_at_a_pipe(tmp_path):
