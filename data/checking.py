@@ -31,6 +31,29 @@ def left_out(errors: Sequence[ScanError]) -> None:
   _tell(errors, f'{len(errors)} left out')
 
 
+def refuse(
+  errors: Sequence[ScanError],
+  others: Sequence[ScanError] = (),
+  as_json: bool = False,
+) -> int:
+  """Says why there is nothing to look at; returns the exit code."""
+  if as_json:
+    _as_json([], errors, others)
+  else:
+    left_out(others)
+    print(table(errors), file=sys.stderr)
+  return 1
+
+
+def _as_json(facts, bad, others) -> None:
+  found = {
+    'scans': facts,
+    'bad': [vars(error) for error in bad],
+    'left_out': [vars(error) for error in others],
+  }
+  print(json.dumps(found, indent=2))
+
+
 def guess(root: pathlib.Path, quiet: bool = False) -> First:
   """A first dataset.json from the scans below a folder, see `first_task`.
 
@@ -114,12 +137,7 @@ def check(
   wrong = {error.file for error in errors}
   sound = sum(row['file'] not in wrong for row in facts)
   if as_json:
-    listed = {
-      'scans': facts,
-      'bad': [vars(error) for error in bad],
-      'left_out': [vars(error) for error in found.left_out],
-    }
-    print(json.dumps(listed, indent=2))
+    _as_json(facts, bad, found.left_out)
     return int(bool(bad))
   print(integrity.text(facts, task))
   print(f'{sound} of {len(cases)} scans are sound', flush=True)

@@ -3,12 +3,13 @@
 Refused is whatever training would refuse or misunderstand. Of each scan alone:
 what cannot be read, and CT that is not in Hounsfield units. Of a modality: a
 scan that is cut in another view than most, or whose pixels or slices are
-`FAR` times as large or as small as those of most. Of the data set: entries of
-`patients` that fit no scan, classes that are one by accident, too few labelled
+`FAR` times as large or as small as those of most. Of the data set: a scan that
+is there as two patients', classes that are one by accident, too few labelled
 patients.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+import hashlib
 import re
 from typing import Any
 
@@ -38,6 +39,9 @@ def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
     'intensity': [float(scan.image.min()), float(scan.image.max())],
     'classes': None,
     'notes': list(scan.notes),
+    'content': hashlib.sha256(
+      np.ascontiguousarray(scan.image).tobytes()
+    ).hexdigest(),
     'doubt': hounsfield.doubt(scan.image) if _in_hu(modality) else '',
   }
   if scan.label is not None:
@@ -103,6 +107,7 @@ def check(
     for row in facts
     if row['doubt']
   ]
+  errors += _twice(facts)
   errors += _accidental(task, cases, where)
   read = {row['case'] for row in facts}
   errors += _few([c for c in cases if c.name in read], where)
@@ -139,6 +144,23 @@ def _unequal(rows: Sequence[dict[str, Any]], name: str) -> list[ScanError]:
       for row, size in zip(same, sizes, strict=True)
       if max(size / median, median / size) > FAR
     ]
+  return out
+
+
+def _twice(rows: Sequence[dict[str, Any]]) -> list[ScanError]:
+  """Scans that are there twice, as those of two patients."""
+  out = []
+  seen: dict[str, dict[str, Any]] = {}
+  for row in rows:
+    other = seen.setdefault(row['content'], row)
+    if other['patient'] != row['patient']:
+      out.append(
+        ScanError(
+          row['file'],
+          f'the same voxels as {other["file"]}, of another patient',
+          'remove one of them, or name one patient for both in "patients"',
+        )
+      )
   return out
 
 

@@ -15,7 +15,14 @@ import unicodedata
 
 # What voxels that nobody annotated are called.
 IGNORE = 'ignore'
-_KEYS = ('channel_names', 'modality', 'file_ending', 'numTraining', 'training')
+_KEYS = (
+  'labels',
+  'channel_names',
+  'modality',
+  'file_ending',
+  'numTraining',
+  'training',
+)
 # The grey values that abdominal CT is shown with, HU.
 CT_WINDOW = [-125.0, 275.0]
 PERCENTILE = 99.5
@@ -39,7 +46,6 @@ def is_one(found: Any) -> bool:
   return (
     isinstance(found, dict)
     and 'modalities' not in found
-    and 'labels' in found
     and any(key in found for key in _KEYS)
   )
 

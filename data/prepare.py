@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -346,6 +347,10 @@ def _check(flags) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code."""
   flags = _flags(argv)
+  for stream in (sys.stdout, sys.stderr):
+    # Names may have letters that the terminal's encoding lacks.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     if flags.init:
       return checking.init(pathlib.Path(flags.init))
@@ -362,11 +367,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       skip_bad=flags.skip_bad,
     )
   except ScanError as error:
-    print(table([error]), file=sys.stderr)
-    return 1
+    return checking.refuse([error], as_json=flags.json)
   except checking.BadFirst as error:
-    print(table(error.errors), file=sys.stderr)
-    return 1
+    return checking.refuse(error.errors, error.left_out, flags.json)
   except (BadScans, ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1

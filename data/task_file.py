@@ -114,14 +114,15 @@ def _read(path: pathlib.Path, mtime_ns: int, size: int) -> Task:
 
 
 def content(path: pathlib.Path) -> Any:
-  """What a JSON file of a user holds; editors of Windows put a mark in front.
+  """What a JSON file of a user holds, in any of Unicode's encodings.
+
+  Editors of Windows write UTF-16, or put a mark in front.
 
   Raises:
     ValueError: it is not readable, or says something twice; names the file.
   """
   try:
-    text = path.read_text(encoding='utf-8-sig')
-    return json.loads(text, object_pairs_hook=_once)
+    return json.loads(path.read_bytes(), object_pairs_hook=_once)
   except (OSError, ValueError, RecursionError) as error:
     raise ValueError(f'{path}: not readable JSON ({error})') from error
 

@@ -1,3 +1,5 @@
+import zlib
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def _case(name, patient='', image=None, affine=None, label=True, notes=()):
   def read():
     if image is False:
       raise ScanError(f'{name}.nii', 'is broken', 'mend it')
-    voxels = _body() if image is None else image
+    voxels = _body(zlib.crc32(name.encode())) if image is None else image
     drawn = np.zeros(voxels.shape, np.uint8)
     drawn[5:9] = 1
     return Scan(
@@ -117,6 +119,15 @@ def test_spacing_may_not_differ_by_more_than_three_times(axis, factor):
   if far:
     what = {'slice': 'slice distance', 'pixel': 'pixels'}[axis]
     assert errors[0].reason.startswith(what)
+
+
+def test_one_scan_of_two_patients_is_told():
+  copy = _body(99)
+  cases = [*_sound(), _case('ct_a', image=copy), _case('ct_b', image=copy)]
+  (error,) = _check(cases)[1]
+  assert error.file == 'ct_b.nii' and 'as ct_a.nii' in error.reason
+  cases[-1] = _case('ct_b', patient='ct_a', image=copy)
+  assert not _check(cases)[1]
 
 
 def test_ct_that_is_not_in_hu_is_doubted_where_the_window_is():

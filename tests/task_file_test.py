@@ -107,10 +107,11 @@ def test_what_is_wrong_is_named(path, value, said, tmp_path):
   assert str(caught.value).startswith(str(file))
 
 
-def test_a_mark_that_editors_put_in_front_is_no_content(tmp_path):
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_what_editors_write_is_read(encoding, tmp_path):
   file = tmp_path / 'dataset.json'
   own = {**OWN, 'patients': {'ct/a': 7}}
-  file.write_bytes(b'\xef\xbb\xbf' + json.dumps(own).encode())
+  file.write_bytes(json.dumps(own).encode(encoding))
   assert task_file.find(str(file)).slice_size == 64
   assert task_file.patients(file) == {('ct', 'a'): '7'}
   assert task_file.modality_folders(file) == {'ct': 'ct', 't2': 't2'}
