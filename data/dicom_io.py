@@ -8,6 +8,7 @@ headers.
 from collections.abc import Sequence
 import hashlib
 import os
+import pathlib
 
 import numpy as np
 
@@ -110,9 +111,11 @@ def _is_ct(frame: Frame) -> bool:
   return frame.header.text('Modality') == 'CT' or frame.unit == 'HU'
 
 
-def _laid_out(folder: str, series: str) -> tuple[Stack, tuple[str, ...]]:
+def _laid_out(
+  folder: str, series: str, files: Sequence[pathlib.Path]
+) -> tuple[Stack, tuple[str, ...]]:
   """The frames of a series in order, all that its headers tell checked."""
-  found, _ = dicom_files.read_headers(folder)
+  found, _ = dicom_files.read_headers(folder, files or None)
   headers = dicom_files.choose(found, series, folder)
   for header in headers:
     if header.damage:
@@ -135,12 +138,17 @@ def _laid_out(folder: str, series: str) -> tuple[Stack, tuple[str, ...]]:
   return laid, notes + _check_rescaling(laid.frames, folder)
 
 
-def read_affine(folder: str | os.PathLike, series: str = '') -> np.ndarray:
+def read_affine(
+  folder: str | os.PathLike,
+  series: str = '',
+  files: Sequence[pathlib.Path] = (),
+) -> np.ndarray:
   """Where a series lies, from its headers alone.
 
   Args:
     folder: as of `read_dicom`.
     series: as of `read_dicom`.
+    files: as of `read_dicom`.
 
   Returns:
     `[4, 4]`, of `[columns, rows, slices]`, to RAS mm.
@@ -149,16 +157,21 @@ def read_affine(folder: str | os.PathLike, series: str = '') -> np.ndarray:
     ScanError: as `read_dicom`, but for what the pixels would tell.
   """
   with unsaid():
-    return _laid_out(str(folder), series)[0].affine
+    return _laid_out(str(folder), series, files)[0].affine
 
 
-def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
+def read_dicom(
+  folder: str | os.PathLike,
+  series: str = '',
+  files: Sequence[pathlib.Path] = (),
+) -> Volume:
   """Reads a series, sorted by position along the slice normal.
 
   Args:
     folder: holds the files of the series.
     series: the one to take where the folder holds several: its
       SeriesInstanceUID, SeriesNumber or SeriesDescription.
+    files: only these of the folder's files are looked at; none: all of them.
 
   Returns:
     The volume `[columns, rows, slices]` (so that its first axis is the
@@ -170,7 +183,7 @@ def read_dicom(folder: str | os.PathLike, series: str = '') -> Volume:
   """
   folder = str(folder)
   with unsaid():
-    laid, notes = _laid_out(folder, series)
+    laid, notes = _laid_out(folder, series, files)
     voxels, more = _voxels(laid.frames)
     check_image(voxels, folder)
     files = dict.fromkeys(frame.header.path for frame in laid.frames)

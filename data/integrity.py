@@ -1,23 +1,32 @@
-"""Looking at scans without preparing them: what is there, and what is wrong."""
+"""Looking at scans without preparing them: what is there, and what is wrong.
 
-from collections.abc import Callable, Sequence
-import json
-import pathlib
+Refused is whatever training would refuse or misunderstand. Of each scan alone:
+what cannot be read, and CT that is not in Hounsfield units. Of a modality: a
+scan that is cut in another view than most, or whose pixels or slices are
+`FAR` times as large or as small as those of most. Of the data set: a scan that
+is there as two patients', classes that are one by accident, too few labelled
+patients.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import re
 from typing import Any
 
 import numpy as np
 
-from data import folder, planes, preprocess, scan_files, task_file
-from data.task import Case, Scan, Task
-from data.volume_io import ScanError, Volume
+from data import hounsfield, names, planes, preprocess, split
+from data.task import Case, Modality, Scan, Task
+from data.volume_io import ScanError
 
-# CT has values this low (air is -1000 HU, fat -100), MR has none below 0.
-_AIR = -100.0
-_ABDOMEN = [-125.0, 275.0]
-_SLICE_SIZES = (64, 96, 128, 192, 256)
+# Scans of a modality whose median pixel or slice distance differs by more from
+# this one's are another kind of scan, or their header is wrong.
+FAR = 3.0
+# What `--init` calls a class that has no name.
+_NAMELESS = re.compile(r'class -?\d+')
 
 
-def _facts(case: Case, scan: Scan) -> dict[str, Any]:
+def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
   sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
   out = {
     'case': case.name,
@@ -26,166 +35,215 @@ def _facts(case: Case, scan: Scan) -> dict[str, Any]:
     'file': case.files[0],
     'shape': [int(n) for n in scan.image.shape],
     'spacing_mm': [round(float(mm), 4) for mm in sizes],
+    'affine': scan.affine.tolist(),
     'intensity': [float(scan.image.min()), float(scan.image.max())],
     'classes': None,
+    'notes': list(scan.notes),
+    'content': hashlib.sha256(
+      np.ascontiguousarray(scan.image).tobytes()
+    ).hexdigest(),
+    'doubt': hounsfield.doubt(scan.image) if _in_hu(modality) else '',
   }
   if scan.label is not None:
     out['classes'] = [int(c) for c in np.unique(scan.label) if c]
   return out
 
 
+def _in_hu(modality: Modality) -> bool:
+  """Whether a modality's window is one of Hounsfield units."""
+  window = modality.intensity.window
+  return window is not None and window[0] < 0
+
+
+def _cut(rows: Sequence[dict[str, Any]], modality: Modality) -> None:
+  """Adds how each scan of a modality is cut into slices."""
+  affines = [np.array(row['affine']) for row in rows]
+  plane = planes.decide(modality.plane, affines)
+  for row, affine in zip(rows, affines, strict=True):
+    spacing = preprocess.reoriented_spacing(affine, plane)
+    turned = planes.orientation(affine, plane)[:, 0].astype(int)
+    axis = turned.tolist().index(0)
+    row['plane'] = planes.cut(affine, plane)
+    row['slices'] = row['shape'][axis]
+    row['slice_mm'] = round(spacing[0], 4)
+    row['pixel_mm'] = [round(mm, 4) for mm in spacing[1:]]
+
+
 def check(
-  cases: Sequence[Case], advance: Callable[[], None]
+  task: Task, cases: Sequence[Case], advance: Callable[[], None], where: str
 ) -> tuple[list[dict[str, Any]], list[ScanError]]:
   """Reads every scan as a preparation would, and keeps nothing.
 
   Args:
+    task: what they are scans of.
     cases: what is read.
     advance: called after each.
+    where: the data set's file or folder, for what is wrong with all of it.
 
   Returns:
-    A dict of facts for each sound scan, and an error for each bad one.
+    A dict of facts for each scan that can be read, and an error for whatever
+    training would refuse or misunderstand.
   """
+  kinds = {m.name: m for m in task.modalities}
   facts, errors = [], []
   for case in cases:
     try:
-      facts.append(_facts(case, case.read()))
+      facts.append(_facts(case, case.read(), kinds[case.modality]))
     except ScanError as error:
       errors.append(error)
     advance()
+  for name, modality in kinds.items():
+    rows = [row for row in facts if row['modality'] == name]
+    if rows:
+      _cut(rows, modality)
+      errors += _unequal(rows, name)
+  errors += [
+    ScanError(
+      row['file'],
+      row['doubt'],
+      'export it in HU, or give it a modality of its own: the window of'
+      f' {row["modality"]} is in HU',
+    )
+    for row in facts
+    if row['doubt']
+  ]
+  errors += _twice(facts)
+  errors += _accidental(task, cases, where)
+  read = {row['case'] for row in facts}
+  errors += _few([c for c in cases if c.name in read], where)
   return facts, errors
 
 
+def _unequal(rows: Sequence[dict[str, Any]], name: str) -> list[ScanError]:
+  """Scans that are not cut as most of their modality are."""
+  views = [row['plane'] for row in rows]
+  most = max(dict.fromkeys(views), key=views.count)
+  out = [
+    ScanError(
+      row['file'],
+      f'cut into {row["plane"]} slices, most scans of {name} into {most} ones',
+      'give these scans a modality of their own, or write "plane" into'
+      ' dataset.json',
+    )
+    for row in rows
+    if row['plane'] != most
+  ]
+  same = [row for row in rows if row['plane'] == most]
+  for what, sizes in (
+    ('slice distance', [row['slice_mm'] for row in same]),
+    ('pixels', [max(row['pixel_mm']) for row in same]),
+  ):
+    median = float(np.median(sizes))
+    out += [
+      ScanError(
+        row['file'],
+        f'{what} of {size:.4g} mm, of most scans of {name} {median:.4g} mm',
+        'correct the voxel sizes in its header, or give such scans a modality'
+        ' of their own',
+      )
+      for row, size in zip(same, sizes, strict=True)
+      if max(size / median, median / size) > FAR
+    ]
+  return out
+
+
+def _twice(rows: Sequence[dict[str, Any]]) -> list[ScanError]:
+  """Scans that are there twice, as those of two patients."""
+  out = []
+  seen: dict[str, dict[str, Any]] = {}
+  for row in rows:
+    other = seen.setdefault(row['content'], row)
+    if other['patient'] != row['patient']:
+      out.append(
+        ScanError(
+          row['file'],
+          f'the same voxels as {other["file"]}, of another patient',
+          'remove one of them, or name one patient for both in "patients"',
+        )
+      )
+  return out
+
+
+def _accidental(
+  task: Task, cases: Sequence[Case], where: str
+) -> list[ScanError]:
+  """Classes without a name that several modalities share."""
+  out = []
+  for index, name in enumerate(task.classes):
+    having = [m for m in task.modalities if index in m.codes.values()]
+    drawn = {c.modality for c in cases if c.labeled}
+    having = [m.name for m in having if m.name in drawn]
+    if _NAMELESS.fullmatch(name) and len(having) > 1:
+      out.append(
+        ScanError(
+          where,
+          f'{name!r} is one class in {" and ".join(having)}: equal names are'
+          ' one organ',
+          'give the classes their names',
+        )
+      )
+  return out
+
+
+def _few(cases: Sequence[Case], where: str) -> list[ScanError]:
+  """Why the patients cannot be split into training, validation and test."""
+  if not cases:
+    return []
+  try:
+    split.make(cases, seed=0, fold=0, labeled_fraction=1.0)
+  except ValueError as error:
+    return [
+      ScanError(where, str(error), 'label more scans: 15 patients are better')
+    ]
+  return []
+
+
+def _labelled(row: dict[str, Any], drawn: int) -> str:
+  if row['classes'] is None:
+    return 'no'
+  missing = drawn - len(row['classes'])
+  text = f'{len(row["classes"])} classes'
+  return text + (f' ({missing} not in it)' if missing else '')
+
+
 def text(facts: Sequence[dict[str, Any]], task: Task) -> str:
-  """The sound scans as a table."""
-  rows = task.labelable(task.modalities)
+  """The scans that can be read, as a table."""
+  masks = task.labelable(task.modalities)
   drawn = {
     m.name: int(row[1:].sum())
-    for m, row in zip(task.modalities, rows, strict=True)
+    for m, row in zip(task.modalities, masks, strict=True)
   }
-  lines = [f'{"scan":24s}{"shape":>18s}{"mm":>22s}{"values":>20s}  labelled']
+  head = ('scan', 'shape', 'mm', 'slices', 'pixel mm', 'values', 'labelled')
+  rows = [head]
   for row in facts:
-    shape = ' x '.join(map(str, row['shape']))
-    spacing = ' x '.join(f'{mm:.2f}' for mm in row['spacing_mm'])
     low, high = row['intensity']
-    found = 'no'
-    if row['classes'] is not None:
-      missing = drawn[row['modality']] - len(row['classes'])
-      found = f'{len(row["classes"])} classes'
-      found += f' ({missing} not in it)' if missing else ''
-    lines.append(
-      f'{row["case"]:24s}{shape:>18s}{spacing:>22s}'
-      f'{f"{low:.0f} to {high:.0f}":>20s}  {found}'
+    rows.append(
+      (
+        row['case'],
+        ' x '.join(map(str, row['shape'])),
+        ' x '.join(f'{mm:.2f}' for mm in row['spacing_mm']),
+        f'{row["slices"]} {row["plane"]}',
+        ' x '.join(f'{mm:.2f}' for mm in row['pixel_mm']),
+        f'{low:.0f} to {high:.0f}',
+        _labelled(row, drawn[row['modality']]),
+      )
+    )
+  lines = _columns(rows)
+  for number, row in enumerate(facts, 1):
+    lines[number] += ''.join(
+      f'\n    {names.printable(note)}' for note in row['notes']
     )
   return '\n'.join(lines)
 
 
-def _nnunet_labels(place: pathlib.Path) -> dict[int, str]:
-  """Names of label codes in nnU-Net's own dataset.json, old form or new."""
-  try:
-    found = json.loads((place / folder.TASK_FILE).read_text())['labels']
-    pairs = [
-      (int(value), str(name)) if not isinstance(value, str)
-      else (int(name), value)
-      for name, value in found.items()
-    ]  # fmt: skip
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
-    return {}
-  return dict(pairs)
-
-
-def _modality(
-  place: pathlib.Path, advance: Callable[[], None]
-) -> tuple[dict[str, Any], list[Volume]]:
-  """First fields of one modality, and its images' affines and shapes."""
-  images, labels = folder.images_of(place), folder.labels_of(place)
-  names = _nnunet_labels(place)
-  codes: set[int] = set()
-  volumes, lowest = [], np.inf
-  for name, image in images.items():
-    volume = scan_files.read(image)
-    lowest = min(lowest, float(volume.voxels.min()))
-    volumes.append(volume._replace(voxels=np.empty(volume.voxels.shape, bool)))
-    if name in labels:
-      found = scan_files.read(labels[name], label=True).voxels
-      codes |= {int(code) for code in np.unique(found)}
-    advance()
-  ct = lowest <= _AIR
-  return {
-    'labels': {
-      names.get(code, f'class {code}'): code for code in sorted(codes - {0})
-    },
-    'intensity': {'window': _ABDOMEN} if ct else {'upper_percentile': 99.5},
-  }, volumes
-
-
-def modality_folders(root: pathlib.Path) -> list[pathlib.Path]:
-  """The subfolders of `root` that hold scans, sorted.
-
-  Raises:
-    ScanError: there are none.
-  """
-  places = (
-    sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-  )
-  found = [
-    p for p in places if (p / 'images').is_dir() or (p / 'imagesTr').is_dir()
+def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+  """Rows as lines, each column as wide as its widest cell."""
+  rows = list(rows)
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    '  '.join(
+      cell.ljust(n) if k == 0 or k == len(row) - 1 else cell.rjust(n)
+      for k, (cell, n) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in rows
   ]
-  if not found:
-    raise ScanError(
-      root,
-      'no modality folders found',
-      f'put scans into {root}/NAME/images/ and label maps into'
-      f' {root}/NAME/labels/, NAME being e.g. ct or t2',
-    )
-  return found
-
-
-def count_scans(root: pathlib.Path) -> int:
-  """How many scans `first_task` will read."""
-  return sum(len(folder.images_of(p)) for p in modality_folders(root))
-
-
-def first_task(
-  root: pathlib.Path, advance: Callable[[], None]
-) -> dict[str, Any]:
-  """The content of a first `dataset.json`, from what a folder holds.
-
-  Label codes are those that occur; their names come from nnU-Net's own
-  dataset.json where there is one. Values down to air's mean CT.
-
-  Args:
-    root: holds a subfolder per modality.
-    advance: called after each scan.
-
-  Raises:
-    ScanError: a scan that cannot be read, or no label map at all.
-  """
-  modalities, sides = {}, []
-  for place in modality_folders(root):
-    modalities[place.name], volumes = _modality(place, advance)
-    for volume in volumes:
-      slices = preprocess.reorient(
-        volume.voxels, volume.affine, planes.ACQUIRED
-      )
-      sides.append(max(slices.shape[1:]))
-  if not any(fields['labels'] for fields in modalities.values()):
-    raise ScanError(
-      root,
-      'no label map has a labelled voxel',
-      'label a few scans of each modality first',
-    )
-  # A modality without labels of its own is labelled with the others' codes.
-  every = {k: v for m in modalities.values() for k, v in m['labels'].items()}
-  for fields in modalities.values():
-    fields['labels'] = fields['labels'] or every
-  median = float(np.median(sides))
-  size = min(_SLICE_SIZES, key=lambda side: abs(side - median))
-  found = {
-    'name': root.absolute().name,
-    'slice_size': size,
-    'roi': 'none',
-    'modalities': modalities,
-  }
-  task_file.from_dict(found, root.name)  # It must be sound.
-  return found

@@ -69,9 +69,9 @@ def original(shown: str) -> str:
 
 
 def printable(text: str) -> str:
-  """Text that holds names, for a terminal: what it could obey is escaped."""
+  """A line that holds names, for a terminal: what it could obey is escaped."""
   return ''.join(
-    _escaped(c) if _hostile(c) and c not in '/\\%\n' else c for c in text
+    _escaped(c) if _hostile(c) and c not in '/\\%' else c for c in text
   )
 
 

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -27,8 +28,8 @@ from typing import Any
 from data import (
   atomic,
   builder,
+  checking,
   folder,
-  integrity,
   planes,
   progress,
   record_writer,
@@ -84,11 +85,11 @@ def _key(task: Task, cases: Sequence[Case], settings: dict[str, Any]) -> str:
   return digest.hexdigest()[:16]
 
 
-def find_cases(
+def look(
   modalities: Sequence[Modality],
   roots: dict[str, str],
   include_unlabeled: bool = False,
-) -> list[Case]:
+) -> folder.Findings:
   """All cases of the modalities, by modality and then as the reader sorts.
 
   Args:
@@ -96,14 +97,23 @@ def find_cases(
     roots: archive -> folder.
     include_unlabeled: also the archives' own test scans.
 
+  Returns:
+    The cases; of own folders also what cannot be used, and what is no scan.
+
   Raises:
     ScanError: an archive is not where it should be, or a scan is there twice.
   """
-  found = []
+  found, problems, left_out = [], [], []
   for source in dict.fromkeys(m.source for m in modalities):
-    reader = importlib.import_module(f'data.{source}')
     mine = [m for m in modalities if m.source == source]
-    found += reader.cases(roots[source], mine, include_unlabeled)
+    if source == 'folder':
+      held = folder.look(roots[source], mine, include_unlabeled)
+      found += held.cases
+      problems += held.problems
+      left_out += held.left_out
+    else:
+      reader = importlib.import_module(f'data.{source}')
+      found += reader.cases(roots[source], mine, include_unlabeled)
   seen: dict[tuple[str, str], Case] = {}
   for case in found:
     other = seen.setdefault((case.modality, case.name), case)
@@ -114,7 +124,17 @@ def find_cases(
         'remove one of them',
       )
   order = {m.name: k for k, m in enumerate(modalities)}
-  return sorted(found, key=lambda case: order[case.modality])
+  cases = sorted(found, key=lambda case: order[case.modality])
+  return folder.Findings(cases, problems, left_out)
+
+
+def find_cases(
+  modalities: Sequence[Modality],
+  roots: dict[str, str],
+  include_unlabeled: bool = False,
+) -> list[Case]:
+  """The cases that `look` finds."""
+  return look(modalities, roots, include_unlabeled).cases
 
 
 def prepare(
@@ -276,22 +296,6 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   return flags
 
 
-def _init(root: pathlib.Path) -> None:
-  """Writes a first dataset.json, and says what to look at."""
-  path = root / folder.TASK_FILE
-  if path.exists():
-    raise ValueError(f'{path} is there already: edit it, or move it away')
-  with progress.bar(False) as bar:
-    job = bar.add_task('reading scans', total=integrity.count_scans(root))
-    found = integrity.first_task(root, lambda: bar.advance(job))
-  task_file.write(found, path)
-  print(f'{path}:\n{json.dumps(found, indent=2)}')
-  print(
-    'Look it over: class names (equal names are one class in all modalities),'
-    ' intensity window, slice_size.'
-  )
-
-
 def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   """The task, and the folder of each of its sources."""
   if flags.task:
@@ -310,7 +314,7 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
     task = task_file.find(config.task)
     roots = {m.source: config.data[m.source] for m in task.modalities}
   else:
-    task = task_file.find(str(pathlib.Path(flags.check) / folder.TASK_FILE))
+    task = _task_of(pathlib.Path(flags.check), flags.json)
     roots = {m.source: flags.check for m in task.modalities}
   needed = {m.source for m in task.select(flags.modalities)}
   missing = needed - {source for source, root in roots.items() if root}
@@ -319,33 +323,40 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   return task, roots
 
 
-def _check(task: Task, roots: dict[str, str], flags) -> int:
-  """The integrity table; 1 if anything is wrong."""
-  cases = find_cases(task.select(flags.modalities), roots)
-  with progress.bar(flags.json) as bar:
-    job = bar.add_task('reading scans', total=len(cases))
-    facts, errors = integrity.check(cases, lambda: bar.advance(job))
-  if flags.json:
-    bad = [vars(error) for error in errors]
-    print(json.dumps({'scans': facts, 'bad': bad}, indent=2))
-  else:
-    print(integrity.text(facts, task))
-    print(f'{len(facts)} of {len(cases)} scans are sound')
-    if errors:
-      print(table(errors), file=sys.stderr)
-  return int(bool(errors))
+def _task_of(root: pathlib.Path, quiet: bool) -> Task:
+  """The task of a folder; without a dataset.json, what --init would write."""
+  path = root / folder.TASK_FILE
+  if path.exists() or path.is_symlink():
+    return task_file.find(str(path))
+  found = checking.guess(root, quiet)
+  print(f'no {path} yet: checked as --init would write it', file=sys.stderr)
+  for note in found.notes:
+    print(note, file=sys.stderr)
+  return task_file.from_dict(found.content, root.absolute().name)
+
+
+def _check(flags) -> int:
+  """Looks at every scan; 1 if anything is wrong."""
+  task, roots = _settings(flags)
+  chosen = task.select(flags.modalities)
+  task = task._replace(modalities=chosen)
+  found = look(chosen, roots)
+  return checking.check(task, found, where=flags.check, as_json=flags.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code."""
   flags = _flags(argv)
+  for stream in (sys.stdout, sys.stderr):
+    # Names may have letters that the terminal's encoding lacks.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   try:
     if flags.init:
-      _init(pathlib.Path(flags.init))
-      return 0
-    task, roots = _settings(flags)
+      return checking.init(pathlib.Path(flags.init))
     if flags.check:
-      return _check(task, roots, flags)
+      return _check(flags)
+    task, roots = _settings(flags)
     prepare(
       task,
       task.select(flags.modalities),
@@ -356,8 +367,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       skip_bad=flags.skip_bad,
     )
   except ScanError as error:
-    print(table([error]), file=sys.stderr)
-    return 1
+    return checking.refuse([error], as_json=flags.json)
+  except checking.BadFirst as error:
+    return checking.refuse(error.errors, error.left_out, flags.json)
   except (BadScans, ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 import os
 
+from data import names
+
 
 class ScanError(Exception):
   """A scan that cannot be used.
@@ -22,4 +24,5 @@ def table(errors: Sequence[ScanError]) -> str:
   """Bad scans as lines 'file | reason | remedy' under a heading."""
   rows = [('file', 'reason', 'remedy')]
   rows += [(e.file, e.reason, e.remedy) for e in errors]
-  return '\n'.join('  ' + ' | '.join(row) for row in rows)
+  # A file's name may hold what a terminal would obey.
+  return '\n'.join('  ' + ' | '.join(map(names.printable, row)) for row in rows)

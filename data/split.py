@@ -161,7 +161,7 @@ def load(
     ValueError: the file is unreadable or does not fit, with what and why.
   """
   try:
-    split = json.loads(pathlib.Path(path).read_text())
+    split = json.loads(pathlib.Path(path).read_text(encoding='utf-8-sig'))
   except (OSError, ValueError) as error:
     raise ValueError(f'{path}: not a readable split file ({error})') from error
   modalities = {case.modality for case in cases}

@@ -38,6 +38,8 @@ class Modality(NamedTuple):
     mm_per_pixel: of its prepared slices; None: each scan's longer side fills
       the slice.
     plane: along which axis its scans are cut, a key of `planes.PLANES`.
+    dicom_series: which series of a DICOM folder that holds several it is: the
+      description, number or SeriesInstanceUID.
   """
 
   name: str
@@ -48,6 +50,7 @@ class Modality(NamedTuple):
   intensity: Intensity
   mm_per_pixel: float | None = None
   plane: str = 'axial'
+  dicom_series: str = ''
 
   def written_codes(self) -> dict[int, int]:
     """Class index -> the code that stands for it in predictions."""

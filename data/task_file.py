@@ -25,16 +25,19 @@ may mean one class (predictions are written with the first), codes under
 "background" are not segmented. 0 always is background. A class that a modality
 does not name is not labelled there: it is left out of that modality's losses
 and scores. Every other key has a default, see `FIELDS` and `MODALITY_FIELDS`.
+
+nnU-Net's own dataset.json is read as a task of one modality, see `nnunet.py`.
 """
 
 from collections.abc import Mapping
 import functools
 import json
+import math
 import pathlib
 import re
 from typing import Any
 
-from data import atomic, planes
+from data import atomic, names, nnunet, planes
 from data.task import TASKS, Intensity, Modality, Task
 
 # Keys of a file and of each of its modalities, with their meaning.
@@ -54,13 +57,19 @@ MODALITY_FIELDS = {
   'intensity': "{'window': [low, high]} or {'upper_percentile': 99.5}",
   'mm_per_pixel': 'of its prepared slices (default: what fills the slice)',
   'plane': 'acquired (default), axial, coronal or sagittal slices',
+  'series': 'of DICOM folders that hold several: its description or number',
 }
 _SLICE_SIZE = 256
 # A run's task, in the same form. Runs of before `plane` could be said have no
 # word of it there: theirs were axial.
 RUNS_TASK = 'task.json'
 _PLANE_BEFORE = 'axial'
-_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
+# Who reads scans: data/NAME.py.
+_SOURCES = ('folder', *sorted({
+  m.source for task in TASKS.values() for m in task.modalities
+}))  # fmt: skip
+# What a modality may be called.
+MODALITY_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]*')
 
 
 class _TaskError(ValueError):
@@ -99,17 +108,57 @@ def _read(path: pathlib.Path, mtime_ns: int, size: int) -> Task:
   del mtime_ns, size  # Part of the cache's key: a changed file is read again.
   plane = _PLANE_BEFORE if path.name == RUNS_TASK else planes.ACQUIRED
   try:
-    found = json.loads(path.read_text())
-    return from_dict(found, path.absolute().parent.name, plane)
-  except _TaskError as error:
+    return from_dict(content(path), path.absolute().parent.name, plane)
+  except (_TaskError, nnunet.NotUsableError) as error:
     raise ValueError(f'{path}: {error}') from error
-  except (OSError, ValueError) as error:
+
+
+def content(path: pathlib.Path) -> Any:
+  """What a JSON file of a user holds, in any of Unicode's encodings.
+
+  Editors of Windows write UTF-16, or put a mark in front.
+
+  Raises:
+    ValueError: it is not readable, or says something twice; names the file.
+  """
+  try:
+    return json.loads(path.read_bytes(), object_pairs_hook=_once)
+  except (OSError, ValueError, RecursionError) as error:
     raise ValueError(f'{path}: not readable JSON ({error})') from error
 
 
-def patients(path: pathlib.Path) -> dict[str, str]:
-  """The file's patients: 'MODALITY/CASE' -> patient."""
-  return json.loads(path.read_text()).get('patients', {})
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """An object of a JSON file, each of whose keys is there once."""
+  out = dict(pairs)
+  if len(out) < len(pairs):
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f'{twice!r} is there twice')
+  return out
+
+
+def patients(path: pathlib.Path) -> dict[tuple[str, str], str]:
+  """The file's patients: (modality, case) -> patient, in Unicode's NFC.
+
+  Raises:
+    ValueError: the file is not readable; names it.
+  """
+  found = content(path)
+  people = found.get('patients', {}) if isinstance(found, dict) else {}
+  out = {}
+  for key, person in people.items():
+    modality, _, case = names.normal(key).partition('/')
+    out[modality, case] = names.normal(str(person))
+  return out
+
+
+def modality_folders(path: pathlib.Path) -> dict[str, str]:
+  """The file's modalities: name -> folder; none if it is not sound."""
+  try:
+    task = find(str(path))
+  except ValueError:
+    return {}
+  return {m.name: m.series for m in task.modalities if m.source == 'folder'}
 
 
 def _check_keys(found: Any, known: Mapping[str, str], where: str) -> None:
@@ -132,6 +181,8 @@ def _codes(labels: Any, name: str) -> dict[str, list[int]]:
     codes = codes if isinstance(codes, list) else [codes]
     if not codes or any(type(code) is not int for code in codes):
       raise _TaskError(f'{name}: labels of {label!r} must be whole numbers')
+    if label.strip().lower() == nnunet.IGNORE:
+      raise nnunet.not_annotated(codes)
     for code in codes:
       if seen.setdefault(code, label) != label:
         raise _TaskError(f'{name}: code {code} means {seen[code]} and {label}')
@@ -146,7 +197,9 @@ def _intensity(found: Any, name: str) -> Intensity:
   window = found.get('window')
   if window is not None:
     numbers = isinstance(window, list) and len(window) == 2
-    numbers = numbers and all(type(v) in (int, float) for v in window)
+    numbers = numbers and all(
+      type(v) in (int, float) and math.isfinite(v) for v in window
+    )
     if not numbers or window[0] >= window[1]:
       raise _TaskError(f'{name}: window must be [low, high], not {window!r}')
     window = (float(window[0]), float(window[1]))
@@ -161,7 +214,7 @@ def _intensity(found: Any, name: str) -> Intensity:
 def _modality(
   name: str, found: Any, classes: list[str], default_plane: str
 ) -> Modality:
-  if not _NAME.fullmatch(name):
+  if not MODALITY_NAME.fullmatch(name):
     raise _TaskError(f'modality {name!r}: use letters, digits, "_" and "-"')
   _check_keys(found, MODALITY_FIELDS, f'modality {name}')
   codes = {0: 0}
@@ -173,19 +226,31 @@ def _modality(
   if mm is not None and not (type(mm) in (int, float) and 0 < mm <= 100):
     raise _TaskError(f'{name}: mm_per_pixel={mm!r} must be positive')
   plane = found.get('plane', default_plane)
-  if plane not in planes.PLANES:
+  if not isinstance(plane, str) or plane not in planes.PLANES:
     raise _TaskError(
       f'{name}: plane={plane!r}: choose {", ".join(planes.PLANES)}'
     )
+  texts = {
+    'title': name, 'source': 'folder', 'folder': name, 'series': ''
+  }  # fmt: skip
+  for key, default in texts.items():
+    texts[key] = found.get(key, default)
+    if not isinstance(texts[key], str):
+      raise _TaskError(f'{name}: {key}={texts[key]!r} must be a text')
+  if texts['source'] not in _SOURCES:
+    raise _TaskError(
+      f'{name}: source={texts["source"]!r}: choose {", ".join(_SOURCES)}'
+    )
   return Modality(
     name=name,
-    title=str(found.get('title', name)),
-    source=str(found.get('source', 'folder')),
-    series=str(found.get('folder', name)),
+    title=texts['title'],
+    source=texts['source'],
+    series=texts['folder'],
     codes=codes,
     intensity=_intensity(found.get('intensity', {}), name),
     mm_per_pixel=None if mm is None else float(mm),
     plane=plane,
+    dicom_series=texts['series'],
   )
 
 
@@ -202,6 +267,8 @@ def from_dict(
   Raises:
     ValueError: saying which key is wrong.
   """
+  if nnunet.is_one(found):
+    found = nnunet.task(found)
   _check_keys(found, FIELDS, 'a task')
   modalities = found.get('modalities')
   if not isinstance(modalities, dict) or not modalities:
@@ -217,6 +284,8 @@ def from_dict(
     classes = list(dict.fromkeys(['background', *named]))
   if not isinstance(classes, list) or classes[:1] != ['background']:
     raise _TaskError('classes must be a list that starts with background')
+  if not all(isinstance(c, str) and c.strip() for c in classes):
+    raise _TaskError('classes must be names')
   if len(set(classes)) != len(classes) or not 2 <= len(classes) <= 256:
     raise _TaskError(
       'classes must be 1 to 255 different names behind background'
@@ -228,10 +297,16 @@ def from_dict(
   if roi not in ('none', 'label'):
     raise _TaskError(f'roi={roi!r}: choose none or label')
   people = found.get('patients', {})
-  _check_keys(people, {key: '' for key in people}, 'patients')
+  if not isinstance(people, dict):
+    raise _TaskError("patients must hold 'MODALITY/CASE' and a patient each")
+  for key, person in people.items():
+    if type(person) not in (str, int):
+      raise _TaskError(f'patients: {key!r}: {person!r} is no name')
+  if not isinstance(found.get('name', ''), str):
+    raise _TaskError(f'name={found["name"]!r} must be a text')
   task = Task(
-    name=str(found.get('name', folder)),
-    classes=tuple(map(str, classes)),
+    name=found.get('name', folder),
+    classes=tuple(classes),
     modalities=tuple(
       _modality(name, fields, classes, default_plane)
       for name, fields in modalities.items()
@@ -243,8 +318,8 @@ def from_dict(
     c for m in task.modalities for c in m.codes.values()
   }
   if unused:
-    names = ', '.join(classes[c] for c in sorted(unused))
-    raise _TaskError(f'no modality has a label code for {names}')
+    listed = ', '.join(classes[c] for c in sorted(unused))
+    raise _TaskError(f'no modality has a label code for {listed}')
   return task
 
 
@@ -268,6 +343,8 @@ def to_dict(task: Task) -> dict[str, Any]:
     }
     if m.mm_per_pixel is not None:
       modalities[m.name]['mm_per_pixel'] = m.mm_per_pixel
+    if m.dicom_series:
+      modalities[m.name]['series'] = m.dicom_series
   return {
     'name': task.name,
     'classes': list(task.classes),

@@ -77,6 +77,26 @@ def _changed(path, value):
     (['slice_size'], 60, 'a multiple of 8'),
     (['roi'], 'box', 'choose none or label'),
     (['patients'], [], 'patients must hold'),
+    (['patients'], {'ct/a': ['x']}, 'is no name'),
+    (['name'], {}, 'must be a text'),
+    (['classes'], ['background', ['liver']], 'must be names'),
+    (['classes'], ['background', None], 'must be names'),
+    (['classes'], 'liver', 'a list that starts with background'),
+    (['roi'], [], 'choose none or label'),
+    (['slice_size'], '64', 'a multiple of 8'),
+    (['modalities'], None, 'at least one modality'),
+    (['modalities', 'ct'], None, 'must hold keys and values'),
+    (['modalities', 'ct', 'labels'], None, 'each class its code'),
+    (['modalities', 'ct', 'labels'], {'a': None}, 'whole numbers'),
+    (['modalities', 'ct', 'labels'], {'a': [[1]]}, 'whole numbers'),
+    (['modalities', 'ct', 'labels'], {' ': 1}, 'must be names'),
+    (['modalities', 'ct', 'labels'], {'ignore': 3}, 'code 3.*never trained'),
+    (['modalities', 'ct', 'intensity'], None, 'must hold keys'),
+    (['modalities', 'ct', 'intensity'], {'window': [float('nan'), 3]}, 'low'),
+    (['modalities', 'ct', 'plane'], ['axial'], 'choose acquired'),
+    (['modalities', 'ct', 'folder'], 3, 'folder=3 must be a text'),
+    (['modalities', 'ct', 'series'], [], 'must be a text'),
+    (['modalities', 'ct', 'source'], 'prepare', 'choose folder'),
   ],
 )
 def test_what_is_wrong_is_named(path, value, said, tmp_path):
@@ -85,6 +105,30 @@ def test_what_is_wrong_is_named(path, value, said, tmp_path):
   with pytest.raises(ValueError, match=said) as caught:
     task_file.find(str(file))
   assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_what_editors_write_is_read(encoding, tmp_path):
+  file = tmp_path / 'dataset.json'
+  own = {**OWN, 'patients': {'ct/a': 7}}
+  file.write_bytes(json.dumps(own).encode(encoding))
+  assert task_file.find(str(file)).slice_size == 64
+  assert task_file.patients(file) == {('ct', 'a'): '7'}
+  assert task_file.modality_folders(file) == {'ct': 'ct', 't2': 't2'}
+
+
+def test_what_is_said_twice_is_refused(tmp_path):
+  file = tmp_path / 'dataset.json'
+  file.write_text('{"modalities": {"ct": {"labels": {"a": 1, "a": 2}}}}')
+  with pytest.raises(ValueError, match="'a' is there twice"):
+    task_file.find(str(file))
+
+
+def test_one_of_several_dicom_series_may_be_named():
+  own = {'modalities': {'t2': {'labels': {'liver': 1}, 'series': 'T2 SPIR'}}}
+  task = task_file.from_dict(own, 'x')
+  assert task.modalities[0].dicom_series == 'T2 SPIR'
+  assert task_file.from_dict(task_file.to_dict(task), 'x') == task
 
 
 def test_no_such_task_or_file(tmp_path):

@@ -1,0 +1,294 @@
+"""A first `dataset.json`, guessed from the scans that a folder holds."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data import (
+  folder,
+  hounsfield,
+  nnunet,
+  planes,
+  preprocess,
+  scan_files,
+  task_file,
+  user_labels,
+)
+from data.folder import Held
+from data.scan_error import ScanError
+
+_SLICE_SIZES = (64, 96, 128, 192, 256)
+
+
+class First(NamedTuple):
+  """A first guess, and what people should know of it.
+
+  Attributes:
+    content: of the dataset.json.
+    notes: phrases.
+    errors: scans and label maps that cannot be used.
+    left_out: what is no scan.
+  """
+
+  content: dict[str, Any]
+  notes: list[str]
+  errors: list[ScanError]
+  left_out: list[ScanError]
+
+
+class _Seen:
+  """What the scans of one modality have shown.
+
+  Attributes:
+    codes: label code -> how many voxels have it, by file.
+    ct: whether scans are CT in HU -> why, by scan.
+    sides: longer sides of their slices, pixels.
+    empty: label maps without a labelled voxel.
+  """
+
+  def __init__(self):
+    self.codes: dict[int, dict[str, int]] = {}
+    self.ct: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    self.sides: list[int] = []
+    self.empty = 0
+
+  def read(self, held: Held, name: str) -> None:
+    """Looks at one scan; raises ScanError if it cannot be used."""
+    image = scan_files.read(held.images[name])
+    ct, why = hounsfield.evidence(image.voxels, image.tags)
+    if name in held.labels:
+      source = held.labels[name]
+      label = scan_files.read(source, label=True)
+      files = str(source.path), str(held.images[name].path)
+      codes = user_labels.check_drawn(label.voxels, image.voxels, *files)
+      for code, count in codes.items():
+        self.codes.setdefault(code, {})[source.path.name] = count
+      self.empty += set(codes) == {0}
+    self.ct[ct][name] = why
+    slices = preprocess.reorient(
+      np.empty(image.voxels.shape, bool), image.affine, planes.ACQUIRED
+    )
+    self.sides.append(max(slices.shape[1:]))
+
+
+def modality_folders(root: pathlib.Path) -> list[pathlib.Path]:
+  """The subfolders of `root` that hold scans, sorted.
+
+  Raises:
+    ScanError: there are none.
+  """
+  places = folder.folders_in(root) if root.is_dir() else []
+  found = [place for place in places if folder.holds_images(place)]
+  if found:
+    return found
+  if root.is_dir() and folder.holds_images(root):
+    raise ScanError(
+      root,
+      'is a modality folder itself: it holds the images',
+      f'move all of it into a subfolder with the name of its modality, e.g.'
+      f' {root}/ct/; or give the folder above it',
+    )
+  listed = folder.few([p.name for p in places])
+  raise ScanError(
+    root,
+    'no modality folders found'
+    + (f' (found: {listed})' if listed else '')
+    + ('' if root.is_dir() else ': it is no folder'),
+    f'put scans into {root}/NAME/images/ and label maps into'
+    f' {root}/NAME/labels/, NAME being e.g. ct or t2',
+  )
+
+
+def _names(places: list[pathlib.Path]) -> dict[str, pathlib.Path]:
+  """Modality -> folder; a name may have letters and digits alone."""
+  out: dict[str, pathlib.Path] = {}
+  for number, place in enumerate(places, 1):
+    name = nnunet.clean(place.name) or f'modality_{number}'
+    if task_file.MODALITY_NAME.fullmatch(place.name):
+      name = place.name
+    out[name if name not in out else f'{name}_{number}'] = place
+  return out
+
+
+def _label_names(place: pathlib.Path) -> dict[int, str]:
+  """Names of label codes in nnU-Net's own dataset.json, old form or new."""
+  path = place / folder.TASK_FILE
+  if not path.is_file():
+    return {}
+  try:
+    found = task_file.content(path)
+    if not isinstance(found, dict) or 'labels' not in found:
+      return {}
+    codes = nnunet.codes(found)
+  except nnunet.NotUsableError as error:
+    raise ScanError(path, error.reason, error.remedy) from error
+  except ValueError as error:
+    raise ScanError(path, str(error), 'mend it, or move it away') from error
+  return {code: name for name, listed in codes.items() for code in listed}
+
+
+def listing(root: pathlib.Path) -> dict[str, Held]:
+  """Modality folder -> what it holds; nothing of the scans is read.
+
+  Raises:
+    ScanError: there is no modality folder.
+  """
+  return {p.name: folder.modality(p) for p in modality_folders(root)}
+
+
+def _labels(name, seen, known, alone):
+  """Class -> codes of a modality, and the codes that are none."""
+  labels: dict[str, Any] = {}
+  never = {}
+  for code in sorted(set(seen.codes) - {0}):
+    if code in known:
+      labels.setdefault(known[code], []).append(code)
+    elif user_labels.never_a_class(code):
+      never[code] = seen.codes[code]
+    else:
+      labels[f'class {code}' if alone else f'{name} class {code}'] = code
+  for label, codes in labels.items():
+    if isinstance(codes, list) and len(codes) == 1:
+      labels[label] = codes[0]
+  return labels, never
+
+
+def _why(name: str, seen: _Seen) -> tuple[bool, str]:
+  """Whether a modality is CT, and why it is thought so."""
+  ct = len(seen.ct[True]) > len(seen.ct[False])
+  (case, why), *_ = seen.ct[ct].items()
+  text = f'{name}: taken for {"CT" if ct else "no CT"} ({case}: {why})'
+  others = seen.ct[not ct]
+  if others:
+    text += (
+      f'; but {len(others)} of {len(seen.sides)} scans look otherwise'
+      f' ({folder.few(list(others))}: {next(iter(others.values()))})'
+    )
+  return ct, text
+
+
+def _counts(files: dict[str, int]) -> str:
+  return folder.few([f'{name}: {n} voxels' for name, n in files.items()])
+
+
+def _never(place, never) -> list[ScanError]:
+  """Codes that are no classes by default, with the files that have them."""
+  return [
+    ScanError(
+      place,
+      f'code {code} in {len(files)} label maps ({_counts(files)}): by custom it'
+      ' means voxels that were not annotated, so it is no class',
+      'name its class in dataset.json, list it under "background" there, or'
+      ' remove it from the label maps',
+    )
+    for code, files in never.items()
+  ]
+
+
+def guess(
+  root: pathlib.Path,
+  held: dict[str, Held],
+  advance: Callable[[], None],
+) -> First:
+  """The content of a first `dataset.json`, from what a folder holds.
+
+  Label codes are those that occur; their names come from nnU-Net's own
+  dataset.json in the modality's folder where there is one.
+
+  Args:
+    root: holds a subfolder per modality.
+    held: as `listing` gives it.
+    advance: called after each scan.
+
+  Raises:
+    BadFirst: nothing can be guessed, with all reasons.
+    ScanError: nnU-Net's dataset.json of a modality cannot be used.
+  """
+  places = _names([root / name for name in held])
+  known = {name: _label_names(place) for name, place in places.items()}
+  errors, notes, left_out = [], [], []
+  folder.beside(root, list(places.values()), errors, left_out)
+  modalities, sides, empty = {}, [], 0
+  for name, place in places.items():
+    here, seen = held[place.name], _Seen()
+    errors += here.problems
+    left_out += here.left_out
+    for case in here.images:
+      try:
+        seen.read(here, case)
+      except ScanError as error:
+        errors.append(error)
+      advance()
+    if not seen.sides:
+      continue
+    labels, never = _labels(name, seen, known[name], len(places) == 1)
+    errors += _never(place, never)
+    ct, why = _why(name, seen)
+    notes.append(why)
+    modalities[name] = {'labels': labels, 'intensity': nnunet.intensity(ct)}
+    if name != place.name:
+      modalities[name] |= {'title': place.name, 'folder': place.name}
+    sides += seen.sides
+    empty += seen.empty
+  # A modality without labels of its own is labelled with the others' codes.
+  every = {k: v for m in modalities.values() for k, v in m['labels'].items()}
+  if not every:
+    raise BadFirst([*errors, *_no_class(root, held, empty, errors)], left_out)
+  for name, fields in modalities.items():
+    if not fields['labels']:
+      notes.append(f'{name}: no label maps; it has the classes of the others')
+      fields['labels'] = every
+  median = float(np.median(sides))
+  size = min(_SLICE_SIZES, key=lambda side: abs(side - median))
+  content = {
+    'name': root.absolute().name,
+    'slice_size': size,
+    'roi': 'none',
+    'modalities': modalities,
+  }
+  try:
+    task_file.from_dict(content, root.name)  # It must be sound.
+  except ValueError as error:
+    raise BadFirst(
+      [*errors, ScanError(root, str(error), 'write dataset.json by hand')],
+      left_out,
+    ) from error
+  return First(content, notes, errors, left_out)
+
+
+class BadFirst(Exception):  # noqa: N818  Reads better where it is caught.
+  """Nothing can be guessed.
+
+  Attributes:
+    errors: why, a `ScanError` each.
+    left_out: what is no scan.
+  """
+
+  def __init__(self, errors: list[ScanError], left_out: list[ScanError]):
+    self.errors, self.left_out = errors, left_out
+    super().__init__('\n'.join(map(str, errors)))
+
+
+def _no_class(root, held, empty, errors) -> list[ScanError]:
+  """Why no class was found, where no other error says so."""
+  maps = sum(len(here.labels) for here in held.values())
+  if maps and empty == maps:
+    return [
+      ScanError(
+        root,
+        'no label map has a labelled voxel',
+        'label a few scans of each modality first',
+      )
+    ]
+  if errors:
+    return []
+  return [
+    ScanError(
+      root,
+      'no label maps found',
+      f'put those of a few scans of each modality into {root}/NAME/labels/,'
+      ' named like the scans',
+    )
+  ]
