@@ -79,8 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     colours: dict[str, str] = {}
     for run in found:
       colours |= curves.class_colours(run.classes)
-    title = f'{", ".join(dict.fromkeys(r.config.task for r in found))}: report'
-    html = page.build(title.capitalize(), tabs, list(colours.items()))
+    tasks = dict.fromkeys(run.results['run']['task'] for run in found)
+    title = f'{", ".join(tasks)}: report'
+    html = page.build(
+      title[:1].upper() + title[1:], tabs, list(colours.items())
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(output, html.encode())
   except (ValueError, OSError) as error:
