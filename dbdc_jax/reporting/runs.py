@@ -30,9 +30,9 @@ from dbdc_jax.step import state_shapes
 _RESULTS = ('run', 'classes', 'modalities', 'mean', 'cases')
 _RECORD = ('commit', 'data', 'skipped_scans')
 _AGAIN = (
-  'bring the file back, or test the run again with'
-  ' --config.eval_only=true'
+  'bring the file back, or test the run again with --config.eval_only=true'
 )
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -167,9 +167,7 @@ def _read(path: pathlib.Path, keys: Collection[str]) -> dict[str, Any]:
   except FileNotFoundError as error:
     raise ValueError(_missing(path)) from error
   except (OSError, ValueError) as error:
-    raise ValueError(
-      f'{path}: not readable ({error}): {_AGAIN}'
-    ) from error
+    raise ValueError(f'{path}: not readable ({error}): {_AGAIN}') from error
   if not isinstance(found, dict) or not found.keys() >= set(keys):
     raise ValueError(f'{path}: not what a run writes: {_AGAIN}')
   return found

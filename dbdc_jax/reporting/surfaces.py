@@ -34,9 +34,7 @@ def upright(
   # For each axis on disk, which axis of a slice it is and whether it is turned.
   target, turned = np.array(geometry['orientation']).T
   affine = np.eye(4)
-  affine[:3, target.astype(int)] = (
-    np.array(geometry['affine'])[:3, :3] * turned
-  )
+  affine[:3, target.astype(int)] = np.array(geometry['affine'])[:3, :3] * turned
   way = nib.orientations.ornt_transform(
     nib.orientations.io_orientation(affine),
     nib.orientations.axcodes2ornt(_STANDING),
