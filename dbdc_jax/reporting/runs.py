@@ -146,6 +146,9 @@ class Run:
       data.prepare.BadScans: they cannot be used any more.
       OSError: they cannot be read.
     """
+    task = pathlib.Path(self.config.task)
+    if task.suffix == '.json' and not task.exists():
+      raise ValueError(f'{task} is gone: bring the folder of the scans back')
     prepared = input_pipeline.load(self.config)
     run_record.check_data(self.workdir, prepared.fingerprint)
     transfer = methods.build(self.config).transfer
@@ -164,7 +167,7 @@ def _read(path: pathlib.Path, keys: Collection[str]) -> dict[str, Any]:
   """A JSON file of a run, which must hold some keys."""
   try:
     found = json.loads(path.read_text())
-  except FileNotFoundError as error:
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise ValueError(_missing(path)) from error
   except (OSError, ValueError) as error:
     raise ValueError(f'{path}: not readable ({error}): {_AGAIN}') from error
