@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from rich.progress import track
 
-from data import atomic
+from data import atomic, destination
 from data import phantom_anatomy as anatomy
 from data import phantom_archive as archive
 from data import phantom_scanner as scanner
@@ -181,10 +181,13 @@ def _finished(out: pathlib.Path, settings: dict) -> bool:
   """
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return False
-  marker = out / _DONE
-  if not marker.is_file():
+  try:
+    found = json.loads((out / _DONE).read_text())
+  except (OSError, ValueError):
+    found = None
+  if not isinstance(found, dict) or not found.keys() >= settings.keys():
     raise FileExistsError(f'{out} exists and is no phantom: choose another out')
-  if json.loads(marker.read_text()) != settings:
+  if found != settings:
     raise FileExistsError(
       f'{out} holds a phantom with other settings: choose another out, or'
       ' remove that folder'
@@ -220,7 +223,8 @@ def write(
     The archives' roots: {'mmwhs': folder} or {'btcv': folder, 'chaos': folder}.
 
   Raises:
-    ValueError: an unknown task or size, or no subjects.
+    ValueError: an unknown task or size, no subjects, or a place where nothing
+      can be written.
     FileExistsError: `out` holds something else.
     OSError: the disk took no more; nothing stays there.
   """
@@ -229,7 +233,6 @@ def write(
       f'task {task_name!r}, size {size!r}, subjects {subjects}: choose a task'
       f' of {list(LAYOUTS)}, a size of {list(SIZES)} and at least one subject'
     )
-  out = pathlib.Path(out)
   settings = {
     'version': VERSION,
     'task': task_name,
@@ -238,7 +241,9 @@ def write(
     'size': size,
     'difficulty': difficulty._asdict(),
   }
-  roots = {name: str(out / name) for name in LAYOUTS[task_name].split('+')}
+  names = LAYOUTS[task_name].split('+')
+  roots = {name: str(pathlib.Path(out, name)) for name in names}
+  out = destination.check(out)
   if _finished(out, settings):
     return roots
   each = {'seed': seed, 'size': size, 'difficulty': difficulty}

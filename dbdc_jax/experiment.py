@@ -151,6 +151,7 @@ def main(
     plan.check(table.task, options)
     every = plan.expand(table, options)
     runs = plan.select(every, args.only)
+    tables.check(output)
   except ValueError as error:
     parser.error(str(error))
   if args.list:
@@ -172,7 +173,7 @@ def main(
   except SystemExit:  # SIGTERM.
     print('stopped by SIGTERM; the same command goes on', file=sys.stderr)
     raise
-  except OSError as error:
+  except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 1
   return _report(runs, outcomes, output)

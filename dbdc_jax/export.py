@@ -43,7 +43,7 @@ def write_model(model: Model, output: pathlib.Path, overwrite: bool) -> None:
     ValueError: `output` is there and must not be replaced.
     OSError: the disk is full.
   """
-  with exported.making(output, overwrite) as folder:
+  with exported.making(output, overwrite, [model.source]) as folder:
     exported.describe(folder, exported.MODEL, model_record.write(model, folder))
 
 
@@ -68,7 +68,7 @@ def write_rows(
   said['shared'] = bank_rows.shared_fingerprint(learnt)
   data = io.BytesIO()
   np.savez(data, **bank_rows.take(learnt, index))
-  with exported.making(output, overwrite) as folder:
+  with exported.making(output, overwrite, [model.source]) as folder:
     atomic.write(folder / _ROWS_FILE, data.getvalue())
     exported.describe(folder, exported.ROWS, said)
 
@@ -151,6 +151,8 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(flags: argparse.Namespace) -> None:
   output = pathlib.Path(flags.output)
+  # Before anything is computed; and again when it is written.
+  exported.check(output, flags.overwrite, [flags.run, *flags.add])
   run = deployed.load(flags.run)
   if flags.modality:
     run.modality(flags.modality)

@@ -11,6 +11,8 @@ overlays and surfaces, features and prototypes by t-SNE, and how right the
 network is on the unlabelled training scans. The scans and the checkpoints are
 read again; where they are gone, the page says so and shows the rest.
 
+A report replaces a report, and nothing else.
+
 The page holds slices of the scans: with real ones, share it as you may share
 them.
 """
@@ -22,7 +24,7 @@ import sys
 
 from absl import logging
 
-from data import atomic, prepare
+from data import prepare
 from dbdc_jax import compilation_cache, parallel
 from dbdc_jax.reporting import curves, page, runs, sections
 
@@ -35,7 +37,7 @@ def _flags() -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   add('workdir', nargs='+', help='folder of a finished run')
-  add('--output', type=pathlib.Path, help='default: WORKDIR/report.html')
+  add('--output', metavar='FILE', help='default: WORKDIR/report.html')
   add(
     '--pseudo_labels',
     type=int,
@@ -64,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   if len(args.workdir) > 1 and args.output is None:
     parser.error('several runs need --output FILE')
   logging.set_verbosity(logging.FATAL)
-  output = args.output or pathlib.Path(args.workdir[0]) / 'report.html'
+  output = args.output or str(pathlib.Path(args.workdir[0], 'report.html'))
   try:
     found = [runs.read(workdir) for workdir in args.workdir]
+    page.check(output)
     names = _names(found)
     compilation_cache.use(prepare.cache_folder(found[0].config.data.cache))
     tabs = []
@@ -79,10 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     colours: dict[str, str] = {}
     for run in found:
       colours |= curves.class_colours(run.classes)
-    title = f'{", ".join(dict.fromkeys(r.config.task for r in found))}: report'
-    html = page.build(title.capitalize(), tabs, list(colours.items()))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(output, html.encode())
+    tasks = dict.fromkeys(run.results['run']['task'] for run in found)
+    title = f'{", ".join(tasks)}: report'
+    html = page.build(
+      title[:1].upper() + title[1:], tabs, list(colours.items())
+    )
+    page.write(html, output)
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 1

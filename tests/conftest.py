@@ -117,3 +117,22 @@ def trained(cache, tmp_path_factory):
   config = tiny.heart_config(cache)
   results = train.train_and_evaluate(config, workdir, epochs.append)
   return workdir, results, epochs
+
+
+@pytest.fixture(scope='session')
+def own_run(cache, tmp_path_factory):
+  """DBDC on own scans, CT with four organs and T2 with two of them.
+
+  Their folder, the workdir and the results.
+  """
+  import own_scans
+  import tiny
+
+  from configs import folder
+  from dbdc_jax import train
+
+  place = tmp_path_factory.mktemp('own')
+  own_scans.write(place, cache)
+  config = tiny.shrink(folder.get_config(f'scans={place}'), cache)
+  workdir = tmp_path_factory.mktemp('run') / 'own'
+  return place, workdir, train.train_and_evaluate(config, str(workdir))

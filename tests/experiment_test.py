@@ -248,6 +248,68 @@ def test_a_wrong_command_line_is_one_sentence(rows, more, part, capsys):
   assert part in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+  ('name', 'content'),
+  [
+    ('table.csv', 'patient,age\n1,67\n'),
+    ('table.md', '# My notes\n'),
+    ('table.json', '{"title": "mine"}'),
+    ('table.json', '[1'),
+    ('table.json', None),
+  ],
+)
+def test_a_file_of_a_tables_name_that_is_none_stays(
+  rows, tmp_path, capsys, name, content
+):
+  path = tmp_path / 'out' / name
+  path.parent.mkdir()
+  if content is None:
+    path.mkdir()
+  else:
+    path.write_text(content)
+  record = Recorder()
+  with pytest.raises(SystemExit):
+    experiment.main(rows, record)
+  err = capsys.readouterr().err
+  assert f'{name} is there and is no table' in err and '--output' in err
+  assert not record.ran and [*path.parent.iterdir()] == [path]
+  assert content is None or path.read_text() == content
+
+
+def test_an_experiment_needs_a_folder(rows, tmp_path, capsys):
+  (tmp_path / 'out').write_text('mine')
+  with pytest.raises(SystemExit):
+    experiment.main(rows, Recorder())
+  assert 'out is no folder: choose another' in capsys.readouterr().err
+  assert (tmp_path / 'out').read_text() == 'mine'
+
+
+def test_a_folder_that_holds_no_run_is_left_alone(rows, tmp_path, capsys):
+  runs = tmp_path / 'out' / 'runs'
+  for name, file in (('dbdc', 'a.nii.gz'), ('unet', 'config.json')):
+    (runs / name / 'seed0').mkdir(parents=True)
+    (runs / name / 'seed0' / file).write_text('{"mine": 1}')
+  # As a run leaves it that was killed while it prepared its scans.
+  (runs / 'no_maw' / 'seed0').mkdir(parents=True)
+  (runs / 'no_maw' / 'seed0' / '.lock').touch()
+  record = Recorder()
+  assert experiment.main(rows, record) == 1
+  assert record.ran == [('no_maw', 0)]
+  assert capsys.readouterr().err.count('holds what is no run: move it') == 2
+  for name in ('dbdc', 'unet'):
+    assert len([*(runs / name / 'seed0').iterdir()]) == 1
+
+
+def test_damaged_results_are_made_again(rows, tmp_path):
+  assert experiment.main(rows, Recorder()) == 0
+  for name, text in (('dbdc', '{"run": '), ('unet', '[]')):
+    path = tmp_path / 'out' / 'runs' / name / 'seed0' / 'results.json'
+    path.write_text(text)
+  again = Recorder()
+  assert experiment.main(rows, again) == 0
+  assert again.ran == [('dbdc', 0), ('unet', 0)]
+
+
 def _command(run, text):
   return plan.Run(
     run.variant,

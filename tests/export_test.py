@@ -290,6 +290,25 @@ def test_an_export_appears_whole_or_not_at_all(
   assert [f.name for f in output.iterdir()] == ['thesis.txt']
 
 
+def test_what_must_stay_is_known_before_anything_is_computed(
+  mr_added, rows, whole, monkeypatch, capsys
+):
+  monkeypatch.setattr(deployed, 'load', lambda _: pytest.fail('computed'))
+  for source, output, more in (
+    (mr_added, mr_added, ()),
+    (mr_added, mr_added / 'exported', ()),
+    (mr_added, rows, ('--add', rows)),
+    (mr_added, whole.parent, ()),
+    (whole, whole, ('--modality', 'mr')),
+    (mr_added, whole / 'rows', ('--modality', 'mr')),
+  ):
+    arguments = ('--run', source, '--output', output, '--overwrite', *more)
+    assert _export(*arguments) == 1
+    assert 'choose another --output' in capsys.readouterr().err
+  exported.read(whole, exported.MODEL)
+  exported.read(rows, exported.ROWS)
+
+
 def test_overwrite_replaces_an_export(mr_added, tmp_path):
   arguments = (
     '--run',
@@ -349,7 +368,7 @@ def test_the_command_says_what_is_wrong(tmp_path, mr_added):
   root = pathlib.Path(__file__).parents[1]
   for arguments, code, part in (
     (['--run', str(tmp_path)], 2, '--output'),
-    (['--run', str(tmp_path), '--output', str(tmp_path / 'o')], 1, 'run.json'),
+    (['--run', f'{tmp_path}/r', f'--output={tmp_path}/o'], 1, 'run.json'),
     (
       ['--run', str(mr_added), '--modality=pet', f'--output={tmp_path}/o'],
       1,

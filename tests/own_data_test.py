@@ -4,26 +4,14 @@ import json
 
 import nibabel as nib
 import numpy as np
-import own_scans
-import pytest
 import tiny
 
 from configs import folder as folder_config
 from dbdc_jax import predict, train
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory, cache):
-  """DBDC on CT with four organs and T2 with two of them."""
-  place = tmp_path_factory.mktemp('own')
-  own_scans.write(place, cache)
-  config = tiny.shrink(folder_config.get_config(f'scans={place}'), cache)
-  workdir = tmp_path_factory.mktemp('run') / 'own'
-  return place, workdir, train.train_and_evaluate(config, str(workdir))
-
-
-def test_classes_without_labels_are_in_no_score(run):
-  _, _, results = run
+def test_classes_without_labels_are_in_no_score(own_run):
+  _, _, results = own_run
   assert results['classes'] == [
     'background',
     'liver',
@@ -41,8 +29,10 @@ def test_classes_without_labels_are_in_no_score(run):
     assert set(case['native']) == scored[case['modality']]
 
 
-def test_the_scan_without_a_label_map_is_unlabelled_and_the_others_decide(run):
-  _, workdir, _ = run
+def test_the_scan_without_a_label_map_is_unlabelled_and_the_others_decide(
+  own_run,
+):
+  _, workdir, _ = own_run
   split = json.loads((workdir / 'split.json').read_text())
   assert len(split['t2']['unlabeled']) == 1
   # All of the training patients with labels, not a fifth of them.
@@ -50,8 +40,8 @@ def test_the_scan_without_a_label_map_is_unlabelled_and_the_others_decide(run):
   assert not split['ct']['unlabeled'] and len(split['ct']['labeled']) == 3
 
 
-def test_predictions_hold_the_folders_own_codes(run, tmp_path):
-  place, workdir, _ = run
+def test_predictions_hold_the_folders_own_codes(own_run, tmp_path):
+  place, workdir, _ = own_run
   flags = ['--run', str(workdir), '--modality', 't2', '--output', str(tmp_path)]
   flags += ['--input', str(place / 't2' / 'images')]
   assert predict.main(flags) == 0
@@ -63,8 +53,8 @@ def test_predictions_hold_the_folders_own_codes(run, tmp_path):
     assert set(np.unique(np.asanyarray(found.dataobj))) <= {0, 1, 4}
 
 
-def test_it_can_be_tested_again(run, cache):
-  place, workdir, results = run
+def test_it_can_be_tested_again(own_run, cache):
+  place, workdir, results = own_run
   config = tiny.shrink(folder_config.get_config(f'scans={place}'), cache)
   config.eval_only = True
   again = train.train_and_evaluate(config, str(workdir))

@@ -127,6 +127,42 @@ def test_finished_phantom_is_left_alone_and_others_are_refused(
     _write('brain', tmp_path / 'brain')
 
 
+@pytest.mark.parametrize(
+  'out',
+  ['scans', 'scans/', 'scans/../scans', 'link', 'scans/a.nii.gz', 'a/b', 'x/y'],
+)
+@pytest.mark.parametrize('marker', [None, '{"mine": 1}', '[1', '3'])
+def test_what_is_no_phantom_stays(tmp_path, monkeypatch, out, marker, capsys):
+  """And is found before anything is painted."""
+  monkeypatch.setattr(
+    phantom, '_write_heart', lambda *_: pytest.fail('painted')
+  )
+  (tmp_path / 'scans').mkdir()
+  (tmp_path / 'scans' / 'a.nii.gz').write_bytes(b'the only copy')
+  (tmp_path / 'link').symlink_to(tmp_path / 'scans')
+  (tmp_path / 'a').hardlink_to(tmp_path / 'scans' / 'a.nii.gz')
+  (tmp_path / 'x').symlink_to(tmp_path / 'a')
+  if marker is not None:
+    (tmp_path / 'scans' / 'phantom.json').write_text(marker)
+  before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob('*')}
+  with pytest.raises(SystemExit):
+    phantom.main(['--task', 'heart', '--out', f'{tmp_path}/{out}'])
+  assert 'choose another' in capsys.readouterr().err
+  after = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob('*')}
+  assert after == before
+
+
+def test_a_phantom_is_written_through_a_link(tmp_path):
+  """To an empty folder, or to where none is yet."""
+  (tmp_path / 'empty').mkdir()
+  for name in ('empty', 'later'):
+    (tmp_path / f'link_{name}').symlink_to(tmp_path / name)
+    roots = _write('heart', tmp_path / f'link_{name}', subjects=1)
+    assert roots == {'mmwhs': str(tmp_path / f'link_{name}' / 'mmwhs')}
+    assert (tmp_path / name / 'phantom.json').exists()
+    assert (tmp_path / f'link_{name}').is_symlink()
+
+
 def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
   def stop(*args, **kwargs):
     raise KeyboardInterrupt

@@ -216,16 +216,35 @@ def test_other_scores_than_the_results_are_refused(trained, data, tmp_path):
     predictions.predict(runs.read(str(folder)), *data)
 
 
-def test_a_report_lies_in_its_runs_folder(moved):
+def test_a_report_lies_in_its_runs_folder_and_replaces_a_report(moved):
   assert report.main([str(moved)]) == 0
+  whole = (moved / 'report.html').read_bytes()
+  # Of an earlier version, say.
+  (moved / 'report.html').write_bytes(whole[:-100])
+  (moved / 'link.html').symlink_to('report.html')
+  link = str(moved / 'link.html')
+  assert report.main([str(moved), '--output', link]) == 0
+  assert (moved / 'report.html').read_bytes() == whole
+  assert (moved / 'link.html').is_symlink()
   page = _Page((moved / 'report.html').read_text())
   assert len(page.of('article')) == 1
   assert any('Modality weights' in c for c in page.words('figcaption'))
 
 
-def test_a_folder_without_results_is_an_error_with_its_file(tmp_path, capsys):
-  assert report.main([str(tmp_path)]) == 1
-  assert 'results.json: not readable' in capsys.readouterr().err
+def test_what_is_no_report_is_refused_before_anything_is_computed(
+  moved, monkeypatch, capsys
+):
+  monkeypatch.setattr(
+    report.sections, 'tab', lambda *_: pytest.fail('computed')
+  )
+  results = moved / 'results.json'
+  before = results.read_bytes()
+  assert report.main([str(moved), '--output', str(results)]) == 1
+  assert 'no report of this program' in capsys.readouterr().err
+  assert results.read_bytes() == before
+
+
+def test_several_runs_need_a_file_for_their_report(capsys):
   with pytest.raises(SystemExit):
     report.main(['a', 'b'])
   assert '--output' in capsys.readouterr().err
@@ -273,6 +292,76 @@ def test_pseudo_labels_are_scored_on_hidden_references_alone(run, data):
     if a.any() or b.any():
       slow = 200 * (a & b).sum() / (a.sum() + b.sum())
       np.testing.assert_allclose(tested['dice'][name], slow)
+
+
+@pytest.fixture(scope='module')
+def own(own_run, tmp_path_factory):
+  """A page about own scans, of whose T2 no label names a kidney.
+
+  The run's folder has been moved since.
+  """
+  folder = shutil.copytree(
+    own_run[1], tmp_path_factory.mktemp('elsewhere') / 'own'
+  )
+  assert report.main([str(folder)]) == 0
+  return folder, _Page((folder / 'report.html').read_text())
+
+
+def test_own_scans_have_every_figure(own, own_run):
+  _, page = own
+  place, _, _ = own_run
+  assert page.words('h1') == [
+    f'{place.name[:1].upper()}{place.name[1:]}: report'
+  ]
+  assert not [note for note in page.words('p') if note.startswith('Not shown')]
+  captions = page.words('figcaption')
+  for part in ('ct, best', 't2, best', 'ct: ', 't2: ', 'Features', 'Embedd'):
+    assert any(caption.startswith(part) for caption in captions), part
+  # The banks have no row for a kidney of T2: three points, and five of CT.
+  assert 'Prototypes, 8 points' in captions
+
+
+def test_a_class_without_labels_has_no_box_and_no_number(own):
+  _, page = own
+  titles = page.words('title')
+  boxes = {title.partition(':')[0] for title in titles if ': median' in title}
+  assert boxes == {
+    *(f'{organ}, ct' for organ in ('liver', 'spleen')),
+    *(f'{organ} kidney, ct' for organ in ('right', 'left')),
+    *(f'{organ}, t2' for organ in ('liver', 'spleen')),
+  }
+  cells = page.words('td')
+  row = cells.index('t2')
+  liver, right, left, spleen, mean = cells[row + 1 : row + 6]
+  assert (right, left) == ('-', '-')
+  np.testing.assert_allclose(
+    float(mean), (float(liver) + float(spleen)) / 2, atol=0.01
+  )
+
+
+def test_a_report_needs_neither_the_scans_nor_their_task(own, tmp_path):
+  folder = shutil.copytree(own[0], tmp_path / 'own')
+  config = json.loads((folder / 'config.json').read_text())
+  config['task'] = str(tmp_path / 'gone' / 'dataset.json')
+  (folder / 'config.json').write_text(json.dumps(config))
+  assert report.main([str(folder)]) == 0
+  page = _Page((folder / 'report.html').read_text())
+  notes = [note for note in page.words('p') if note.startswith('Not shown')]
+  assert len(notes) == 3 and 'is gone: bring' in notes[0]
+  assert any('Losses' in caption for caption in page.words('figcaption'))
+  (network,) = runs.read(str(folder)).networks
+  params, _ = network.state(network.facts['best_step'])
+  assert params['unet'] and network.labelable.sum(1).tolist() == [5, 3]
+
+
+def test_pseudo_labels_of_a_class_without_labels_have_no_score(own):
+  run = runs.read(str(own[0]))
+  prepared, split = run.data()
+  labeled = split['t2']['labeled']
+  split['t2'] |= {'labeled': labeled[1:], 'unlabeled': labeled[:1]}
+  for row in pseudo_labels.quality(run, prepared, split, limit=1):
+    known = {name for name, dice in row['dice'].items() if dice == dice}
+    assert row['modality'] == 't2' and known == {'liver', 'spleen'}
 
 
 def test_points_are_of_the_best_network(run, data):

@@ -1,6 +1,11 @@
+import itertools
+
+import nibabel as nib
 import numpy as np
 import pytest
 
+from data import planes, preprocess
+from data.task import Intensity, Modality, Scan
 from dbdc_jax.reporting import surfaces
 
 COLOURS = ('#ff0000', '#0000ff')
@@ -70,3 +75,46 @@ def test_the_light_comes_from_above_the_viewers_left(turn):
 def test_nothing_is_an_empty_picture():
   empty = surfaces.render(np.zeros((3, 4, 5), np.uint8), SPACING, COLOURS)
   assert not empty.any()
+
+
+def _rotation(degrees):
+  """Turned a little about each axis."""
+  out = np.eye(3)
+  for axis in range(3):
+    one, other = (k for k in range(3) if k != axis)
+    turn = np.eye(3)
+    angle = np.radians(degrees)
+    turn[one, one] = turn[other, other] = np.cos(angle)
+    turn[one, other], turn[other, one] = -np.sin(angle), np.sin(angle)
+    out = out @ turn
+  return out
+
+
+@pytest.mark.parametrize('plane', planes.PLANES)
+@pytest.mark.parametrize('degrees', [0, 12])
+def test_the_body_stands_whatever_the_plane_and_the_order_on_disk(
+  plane, degrees
+):
+  """From slices of any plane come the voxels from feet to head, front to back,
+  right to left: the array that the disk's was made from."""
+  standing = np.random.default_rng(0).integers(0, 3, (5, 6, 7)).astype(np.uint8)
+  sides = (5.0, 1.25, 1.5)
+  affine = np.eye(4)
+  # Its axes run to the head, the back and the left.
+  affine[:3, :3] = np.array([[0, 0, -1], [0, -1, 0], [1, 0, 0]]) * sides
+  modality = Modality('mr', 'MR', '', '', {}, Intensity(), plane=plane)
+  for order in itertools.permutations(range(3)):
+    for flips in itertools.product((1, -1), repeat=3):
+      way = np.stack([order, flips], -1)
+      label = nib.orientations.apply_orientation(standing, way)
+      own = affine @ nib.orientations.inv_ornt_aff(way, standing.shape)
+      own[:3, :3] = _rotation(degrees) @ own[:3, :3]
+      ready = preprocess.prepare_scan(
+        Scan(label.astype(np.float32), label, own),
+        modality,
+        roi='none',
+        slice_size=16,
+      )
+      found, spacing = surfaces.upright(ready.native_labels, ready.geometry)
+      np.testing.assert_array_equal(found, standing)
+      np.testing.assert_allclose(spacing, sides)

@@ -214,17 +214,37 @@ def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
   return [run for run in runs if not only or run.variant.name in only]
 
 
-def _json(path: pathlib.Path) -> dict[str, Any] | None:
-  """A JSON file; None if it is missing or damaged."""
+def _json(path: pathlib.Path, *keys: str) -> dict[str, Any] | None:
+  """A JSON file; None if it is missing, damaged or without one of the keys."""
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
   except (OSError, ValueError):
     return None
+  return found if isinstance(found, dict) and set(keys) <= set(found) else None
+
+
+def _config(run: Run) -> dict[str, Any] | None:
+  """The config of the run that a folder holds; None if it holds none."""
+  return _json(run.workdir / 'config.json', 'epochs', 'modalities', 'data')
+
+
+def _results(run: Run) -> dict[str, Any] | None:
+  return _json(run.workdir / 'results.json', 'run', 'modalities', 'cases')
+
+
+def _foreign(run: Run) -> bool:
+  """Whether a folder holds something, and no run has put it there."""
+  folder = run.workdir
+  if not folder.exists():
+    return False
+  # A run's first act is to lock its folder.
+  mine = (folder / '.lock').exists() or _config(run) is not None
+  return not folder.is_dir() or (not mine and any(folder.iterdir()))
 
 
 def results(run: Run) -> dict[str, Any] | None:
   """A finished run's results; None if it is not finished."""
-  return _json(run.workdir / 'results.json') if state(run)[0] == DONE else None
+  return _results(run) if state(run)[0] == DONE else None
 
 
 def _differing(run: Run, old: dict[str, Any]) -> list[str]:
@@ -258,8 +278,9 @@ def state(run: Run) -> tuple[str, str]:
   """
   if run.reason:
     return UNAVAILABLE, run.reason
-  old = _json(run.workdir / 'config.json')
-  found = _json(run.workdir / 'results.json')
+  if _foreign(run):
+    return OTHER, f'{run.workdir} holds what is no run: move it away'
+  old, found = _config(run), _results(run)
   if old is None or not (found or run_record.started(run.workdir)):
     return NEW, ''
   differing = _differing(run, old)

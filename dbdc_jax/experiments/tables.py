@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 import csv
 import io
 import json
+import os
 import pathlib
 import shlex
 import statistics
 from typing import Any
 
-from data import atomic
+from data import atomic, destination
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.experiments import comparison, plan, sizes
 from dbdc_jax.experiments.plan import Options, Run
@@ -309,12 +310,50 @@ def _csv(content: Mapping[str, Any]) -> str:
   return text.getvalue()
 
 
+def check(folder: pathlib.Path) -> None:
+  """Checks that tables can be written to a folder.
+
+  Raises:
+    ValueError: it is none, or a file there has a table's name and is not one.
+  """
+  destination.check(folder / 'table.json')
+  for name, is_table in _KNOWN.items():
+    path = folder / name
+    if not os.path.lexists(path):
+      continue
+    try:
+      known = path.is_file() and is_table(path.read_text())
+    except (OSError, ValueError):
+      known = False
+    if not known:
+      raise ValueError(
+        f'{path} is there and is no table of an experiment, nothing replaces'
+        ' it: choose another --output, or move that file away'
+      )
+
+
+def _is_content(text: str) -> bool:
+  found = json.loads(text)
+  keys = {'title', 'task', 'seeds', 'rows', 'difference_method'}
+  return isinstance(found, dict) and keys <= found.keys()
+
+
+# Each file, and how it is told from another of its name.
+_KNOWN = {
+  'table.json': _is_content,
+  'table.csv': lambda text: text.startswith(','.join(_CSV)),
+  'table.md': lambda text: text.startswith('# ') and '\n| row | runs |' in text,
+}
+
+
 def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
   """Writes table.json, table.csv and table.md; each is whole or not there.
 
   Raises:
+    ValueError: see `check`.
     OSError: the disk is full.
   """
+  check(folder)
   folder.mkdir(parents=True, exist_ok=True)
   files = {
     'table.json': json.dumps(content, indent=2, allow_nan=False) + '\n',

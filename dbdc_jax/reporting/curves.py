@@ -25,7 +25,11 @@ def class_colours(classes: Sequence[str]) -> dict[str, str]:
 
 
 def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
-  """Modality to colour, far from each other."""
+  """Modality to colour, far from each other.
+
+  Args:
+    modalities: all that the run has trained: a transfer tests one of its two.
+  """
   order = ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
   return {m: order[i % len(order)] for i, m in enumerate(modalities)}
 
@@ -71,8 +75,7 @@ def _losses(run: Run) -> str:
 
 def training(run: Run) -> page.Section:
   """Losses, validation and training DSC, modality weights (Figure 7)."""
-  # Of a transfer, only one of the network's modalities was tested.
-  colours = modality_colours([m for n in run.networks for m in n.modalities])
+  colours = modality_colours(run.trained)
   dice, weights = [], []
   for network in run.networks:
     for name in network.modalities:
@@ -113,7 +116,9 @@ def summary(run: Run) -> page.Section:
     rows = []
     for modality, entry in run.results['modalities'].items():
       grid = entry['native_grid']
-      values = [grid['classes'][c][metric] for c in run.classes[1:]]
+      # A class that this modality's labels do not have has no scores.
+      found = grid['classes']
+      values = [found.get(c, {}).get(metric) for c in run.classes[1:]]
       rows.append([modality, *map(page.number, values)])
       rows[-1] += [page.number(grid['mean'][metric]), entry['test_cases']]
     mean = run.results['mean']['native_grid'][metric]
@@ -150,6 +155,15 @@ def summary(run: Run) -> page.Section:
   )
 
 
+def _values(cases, modality: str, name: str, metric: str) -> list[float | None]:
+  """A class's scores in a modality's scans; none where it is not labelled."""
+  return [
+    case['native'][name][metric]
+    for case in cases
+    if case['modality'] == modality and name in case['native']
+  ]
+
+
 def scores(run: Run) -> page.Section:
   """Every test scan's scores: box plots per class and modality, and tables."""
   colours = class_colours(run.classes)
@@ -159,15 +173,12 @@ def scores(run: Run) -> page.Section:
       Box(
         modality,
         name,
-        [
-          case['native'][name][metric]
-          for case in cases
-          if case['modality'] == modality
-        ],
+        values,
         colours[name],
       )
       for modality in run.modalities
       for name in run.classes[1:]
+      if (values := _values(cases, modality, name, metric))
     ]
     figures.append(
       page.figure(

@@ -4,8 +4,17 @@ import base64
 from collections.abc import Sequence
 from html import escape
 import math
+import os
+import pathlib
 from typing import NamedTuple
 
+from data import atomic, destination
+
+# What every page starts with, and by which one is known: no other file does.
+_START = (
+  '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+  '<meta name="generator" content="python -m dbdc_jax.report">'
+)
 _STYLE = """
 :root{color-scheme:light}
 body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1180px;
@@ -195,10 +204,49 @@ def build(
       f'<article id="tab{index}"><h2>{escape(tab.title)}</h2>{inner}</article>'
     )
   return (
-    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    f'{_START}'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     f'<title>{escape(title)}</title><style>{_STYLE}</style></head><body>'
     f'<h1>{escape(title)}</h1><nav>{"".join(buttons)}</nav>'
     f'{_filter(classes)}{"".join(articles)}'
     f'<script>{_SCRIPT}</script></body></html>\n'
   )
+
+
+def check(output: str | os.PathLike) -> pathlib.Path:
+  """The place of a page that is to be written, through links.
+
+  Raises:
+    ValueError: a folder, or a file that is no such page; nothing replaces it.
+  """
+  if str(output).endswith(os.sep) or os.path.isdir(output):
+    raise ValueError(
+      f'{output} is a folder: give --output a file, for example'
+      f' {pathlib.Path(output) / "report.html"}'
+    )
+  place = destination.check(output)
+  if not place.exists():
+    return place
+  start = b''
+  if place.is_file():
+    with place.open('rb') as file:
+      start = file.read(len(_START))
+  if start != _START.encode():
+    raise ValueError(
+      f'{output} is there and is no report of this program, nothing replaces'
+      ' it: give --output another name, or move that file away'
+    )
+  return place
+
+
+def write(html: str, output: str | os.PathLike) -> None:
+  """Writes a page; it is whole or not there.
+
+  Raises:
+    ValueError: see `check`.
+    OSError: the disk is full.
+  """
+  # Once more: something may have been put there in the meantime.
+  place = check(output)
+  place.parent.mkdir(parents=True, exist_ok=True)
+  atomic.write(place, html.encode())

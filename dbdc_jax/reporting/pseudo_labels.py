@@ -21,12 +21,16 @@ METHOD = (
 )
 
 
-def _score(scans, prepared, cases, modality, num_classes):
-  """`[C - 1]` mean DSC in percent over the scans, NaN where there is none."""
+def _score(scans, prepared, cases, modality, labelable):
+  """`[C - 1]` mean DSC in percent over the scans, NaN where there is none.
+
+  A class that the modality's labels do not have has none.
+  """
   rows = []
   for case in cases:
     found = scans.labels(prepared.images(case), modality)
-    rows.append(metrics.dice(found, prepared.labels(case), num_classes)[1:])
+    dice = metrics.dice(found, prepared.labels(case), len(labelable))
+    rows.append(np.where(labelable, dice, np.nan)[1:])
   table = 100 * np.array(rows)
   has = ~np.isnan(table)
   sums = np.where(has, table, 0).sum(0)
@@ -46,7 +50,7 @@ def _of_network(run, network: Network, prepared, split, limit):
       chosen = [case for case in cases if case.labeled][:limit]
       if not chosen:
         continue
-      dice = _score(scans, prepared, chosen, index, len(run.classes))
+      dice = _score(scans, prepared, chosen, index, network.labelable[index])
       out.append(
         {
           'modality': network.modalities[index],

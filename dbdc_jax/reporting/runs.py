@@ -1,6 +1,6 @@
 """A finished run, opened again: results, log, data, and its networks."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 import dataclasses
 import functools
 import json
@@ -8,14 +8,16 @@ import pathlib
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from configs import saved
 from data import split as splits
+from data import task_file
 from data.prepared import Prepared, PreparedCase
 from data.split import Split
-from data.task import TASKS
 from dbdc_jax import (
   checkpoint,
+  exported,
   input_pipeline,
   methods,
   parallel,
@@ -24,6 +26,13 @@ from dbdc_jax import (
 from dbdc_jax.metric_writer import read_rows
 from dbdc_jax.step import state_shapes
 
+# What is read of a run's files.
+_RESULTS = ('run', 'classes', 'modalities', 'mean', 'cases')
+_RECORD = ('commit', 'data', 'skipped_scans')
+_AGAIN = (
+  'bring the file back, or test the run again with --config.eval_only=true'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -31,7 +40,7 @@ class Network:
 
   Attributes:
     folder: its checkpoints and log.
-    config: of the run, with this network's modalities.
+    config: of the run, with this network's modalities and the run's own task.
     modalities: names, in bank order.
     facts: of `results.json`: parameters, best step, seconds.
   """
@@ -45,6 +54,12 @@ class Network:
   def method(self) -> methods.Method:
     """Its method; the same object each time, which jit remembers."""
     return methods.build(self.config)
+
+  @functools.cached_property
+  def labelable(self) -> np.ndarray:
+    """`[K, C]` bool of its modalities, see `Task.labelable`."""
+    task = task_file.find(self.config.task)
+    return task.labelable(task.select(self.config.modalities))
 
   @functools.cached_property
   def rows(self) -> list[dict[str, Any]]:
@@ -65,7 +80,7 @@ class Network:
       self.method,
       self.method.tx,
       self.config,
-      len(TASKS[self.config.task].classes),
+      self.labelable.shape[1],
       len(self.modalities),
     )
     with checkpoint.Checkpoints(self.folder, read_only=True) as store:
@@ -99,20 +114,29 @@ class Run:
     """Names of those that were tested, in bank order."""
     return tuple(self.results['modalities'])
 
+  @property
+  def trained(self) -> tuple[str, ...]:
+    """Names of those that a network has learnt, tested or not."""
+    return tuple(name for n in self.networks for name in n.modalities)
+
   @functools.cached_property
   def networks(self) -> tuple[Network, ...]:
     """One, or one for each modality."""
     parts = self.results['run']['networks']
-    joint = methods.build(self.config).joint
-    return tuple(self._networks(parts, joint))
+    config = self.config.copy_and_resolve_references()
+    # The scans' folder, with the task's first file, may be gone.
+    own = self.workdir / run_record.TASK
+    config.task = str(own) if own.exists() else config.task
+    joint = methods.build(config).joint
+    return tuple(self._networks(parts, config, joint))
 
-  def _networks(self, parts, joint) -> Iterator[Network]:
+  def _networks(self, parts, config, joint) -> Iterator[Network]:
     for names, facts in parts.items():
-      config = self.config.copy_and_resolve_references()
-      config.modalities = names
+      own = config.copy_and_resolve_references()
+      own.modalities = names
       modalities = tuple(names.split(','))
       folder = self.workdir if joint else self.workdir / modalities[0]
-      yield Network(folder, config, modalities, facts)
+      yield Network(folder, own, modalities, facts)
 
   def data(self) -> tuple[Prepared, Split]:
     """The scans that it was trained on, prepared again if need be.
@@ -122,6 +146,9 @@ class Run:
       data.prepare.BadScans: they cannot be used any more.
       OSError: they cannot be read.
     """
+    task = pathlib.Path(self.config.task)
+    if task.suffix == '.json' and not task.exists():
+      raise ValueError(f'{task} is gone: bring the folder of the scans back')
     prepared = input_pipeline.load(self.config)
     run_record.check_data(self.workdir, prepared.fingerprint)
     transfer = methods.build(self.config).transfer
@@ -136,14 +163,38 @@ class Run:
     return input_pipeline.select(prepared, split, network.modalities, part)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path, keys: Collection[str]) -> dict[str, Any]:
+  """A JSON file of a run, which must hold some keys."""
   try:
-    return json.loads(path.read_text())
+    found = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise ValueError(_missing(path)) from error
   except (OSError, ValueError) as error:
-    raise ValueError(
-      f'{path}: not readable ({error}): a report needs the folder of a finished'
-      ' run'
-    ) from error
+    raise ValueError(f'{path}: not readable ({error}): {_AGAIN}') from error
+  if not isinstance(found, dict) or not found.keys() >= set(keys):
+    raise ValueError(f'{path}: not what a run writes: {_AGAIN}')
+  return found
+
+
+def _missing(path: pathlib.Path) -> str:
+  """Why a folder without one of a run's files gives no report."""
+  folder = path.parent
+  if not folder.exists():
+    return f'{folder}: no such folder: give the workdir of a finished run'
+  if not folder.is_dir():
+    return f'{folder}: a file: give the workdir of a finished run'
+  if (folder / exported.MODEL).exists():
+    return f'{folder}: an export: a report needs the run that it is of'
+  if (folder / 'config.json').exists() and not (
+    folder / 'results.json'
+  ).exists():
+    return (
+      f'{folder}: the run has no results yet: the command that started it'
+      ' goes on, and tests the network at the end'
+    )
+  return (
+    f'{path}: missing, so {folder} is no finished run: give the workdir of one'
+  )
 
 
 def read(workdir: str) -> Run:
@@ -153,7 +204,7 @@ def read(workdir: str) -> Run:
     ValueError: it holds no finished run; names the file.
   """
   folder = pathlib.Path(workdir).absolute()
-  results = _read(folder / 'results.json')
-  record = _read(folder / 'run.json')
+  results = _read(folder / 'results.json', _RESULTS)
+  record = _read(folder / 'run.json', _RECORD)
   config = saved.get_config(str(folder / 'config.json'))
   return Run(folder, config, results, record)

@@ -51,8 +51,11 @@ def _overlay(found: Prediction, prepared: Prepared, classes, rank: str) -> str:
 
 def _solid(found: Prediction) -> str:
   """Reference and prediction from two sides."""
+  geometry = found.case.geometry
   views = [
-    surfaces.render(label, found.case.spacing, pictures.COLOURS, turn=turn)
+    surfaces.render(
+      *surfaces.upright(label, geometry), pictures.COLOURS, turn=turn
+    )
     for turn in _TURNS
     for label in (found.reference, found.label)
   ]
@@ -106,7 +109,7 @@ def _features(run: Run, prepared: Prepared, split: Split) -> str:
         flat[(points.classes == c) & (names == modality)],
         colours[run.classes[c]],
       )
-      for modality in run.modalities
+      for modality in dict.fromkeys(points.modalities)
       for c in np.unique(points.classes)
     ]
     size = 5.0 if kind == 'prototypes' else 2.2
@@ -126,7 +129,7 @@ def _pseudo_labels(run: Run, prepared: Prepared, split: Split, limit) -> str:
   rows = pseudo_labels.quality(run, prepared, split, limit)
   if not rows:
     return page.note('There are no unlabelled training scans with a reference.')
-  colours = curves.modality_colours(run.modalities)
+  colours = curves.modality_colours(run.trained)
   mean = lambda row: _mean(list(row['dice'].values()))
   lines = [
     charts.Line(
@@ -135,7 +138,7 @@ def _pseudo_labels(run: Run, prepared: Prepared, split: Split, limit) -> str:
       [mean(row) for row in mine],
       colours[name],
     )
-    for name in run.modalities
+    for name in run.trained
     if (mine := [r for r in rows if r['modality'] == name and r['epoch']])
   ]
   head = ['modality', 'epoch', *run.classes[1:], 'mean', 'scans', 'note']

@@ -1,7 +1,9 @@
 """Organs as shaded surfaces, seen from outside."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -10,6 +12,36 @@ _LIGHT = np.array([0.5, 0.8, 0.35]) / np.linalg.norm([0.5, 0.8, 0.35])
 _AMBIENT = 0.35
 # Voxel steps are smoothed away for the shading only, in mm.
 _SMOOTH = 2.0
+
+
+# Where slices, rows and columns run to in what is rendered.
+_STANDING = ('S', 'P', 'L')
+
+
+def upright(
+  label: np.ndarray, geometry: dict[str, Any]
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+  """Labels of slices of any plane as `render` wants them.
+
+  Args:
+    label: `[S, h, w]` class indices on a scan's own grid.
+    geometry: of the prepared scan, see `data.preprocess`.
+
+  Returns:
+    The same voxels with the axes that are nearest to feet-head, front-back and
+    right-left in this order, and their sides in mm.
+  """
+  # For each axis on disk, which axis of a slice it is and whether it is turned.
+  target, turned = np.array(geometry['orientation']).T
+  affine = np.eye(4)
+  affine[:3, target.astype(int)] = np.array(geometry['affine'])[:3, :3] * turned
+  way = nib.orientations.ornt_transform(
+    nib.orientations.io_orientation(affine),
+    nib.orientations.axcodes2ornt(_STANDING),
+  )
+  sides = np.empty(3)
+  sides[way[:, 0].astype(int)] = geometry['spacing']
+  return nib.orientations.apply_orientation(label, way), tuple(sides.tolist())
 
 
 def _crop(label: np.ndarray) -> np.ndarray:

@@ -1,0 +1,50 @@
+"""Where a command may write, decided before anything is computed.
+
+Every command has its own rule for what it may replace. What a path means is
+the same for all of them: links, '..' and other spellings of a name lead to one
+place.
+"""
+
+import os
+import pathlib
+
+
+def real(path: str | os.PathLike) -> pathlib.Path:
+  """The place that a path means, through links; it need not exist."""
+  return pathlib.Path(os.path.realpath(path))
+
+
+def inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+  """Whether a path is a folder or lies in it, by whatever name."""
+  place, wanted = real(path), real(folder)
+  if place == wanted or wanted in place.parents:
+    return True
+  # A disk that does not tell capitals apart, or that is mounted twice.
+  return any(_same(part, wanted) for part in (place, *place.parents))
+
+
+def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
+  try:
+    return one.samefile(other)
+  except OSError:
+    return False
+
+
+def check(path: str | os.PathLike) -> pathlib.Path:
+  """The place that a path means, where something can be made.
+
+  Raises:
+    ValueError: what should hold it is a file, or must not be written to; says
+      which folder.
+  """
+  place = real(path)
+  folder = place.parent
+  while not os.path.lexists(folder) and folder != folder.parent:
+    folder = folder.parent
+  if not folder.is_dir():
+    raise ValueError(f'{path}: {folder} is no folder: choose another place')
+  if not os.access(folder, os.W_OK | os.X_OK):
+    raise ValueError(
+      f'{path}: {folder} must not be written to: choose another place'
+    )
+  return place
