@@ -16,6 +16,7 @@ are nearest to:
 """
 
 from collections.abc import Sequence
+import itertools
 
 import nibabel as nib
 import numpy as np
@@ -90,21 +91,31 @@ def decide(plane: str, affines: Sequence[np.ndarray]) -> str:
     affines: of its scans.
 
   Returns:
-    'acquired' with the view of most scans; anything else stays what it is.
+    'acquired' with the view of most scans that have a coarse axis ('axial' if
+    none has); anything else stays what it is.
   """
   if plane != ACQUIRED or not affines:
     return plane
-  views = [view_of(affine) for affine in affines]
+  views = [view_of(a) for a in affines if acquired_axis(a) is not None]
   return f'{ACQUIRED}-{max(VIEWS, key=views.count)}'
 
 
 def cut(affine: np.ndarray, plane: str) -> str:
-  """The view that a scan of a modality of this plane is cut in."""
-  coarse = acquired_axis(affine) is not None
-  if plane == ACQUIRED or (plane.startswith(ACQUIRED) and coarse):
-    return view_of(affine)
-  _, _, view = plane.rpartition('-')
-  return view
+  """The view that a scan of a modality of this plane is turned to.
+
+  Slices that were acquired obliquely, between two views, are turned to that of
+  the plane where it is near; a scan that is far from it has its own.
+  """
+  axis = acquired_axis(affine)
+  if axis is None or not plane.startswith(ACQUIRED):
+    _, _, view = plane.rpartition('-')
+    return view if view in VIEWS else 'axial'
+  if plane != ACQUIRED:
+    _, _, view = plane.rpartition('-')
+    normal = affine[:3, axis] / np.linalg.norm(affine[:3, axis])
+    if abs(_directions(VIEWS[view])[0] @ normal) >= _NEAR:
+      return view
+  return view_of(affine)
 
 
 def orientation(affine: np.ndarray, plane: str) -> np.ndarray:
@@ -118,25 +129,28 @@ def orientation(affine: np.ndarray, plane: str) -> np.ndarray:
     `[3, 2]`: for each array axis, which axis it becomes and 1 or -1, nibabel's
     way of writing flips.
   """
+  wanted = VIEWS[cut(affine, plane)]
   axis = acquired_axis(affine) if plane.startswith(ACQUIRED) else None
   if axis is None:
     return nib.orientations.ornt_transform(
       nib.orientations.io_orientation(affine),
-      nib.orientations.axcodes2ornt(axes(plane)),
+      nib.orientations.axcodes2ornt(wanted),
     )
   steps = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-  target = _directions(axes(plane))
-  if plane == ACQUIRED or abs(target[0] @ steps[:, axis]) < _NEAR:
-    target = _directions(VIEWS[view_of(affine)])
-  cosines = target @ steps  # [3 targets, 3 array axes]
+  target = _directions(wanted)
+  fit = target @ steps  # Cosines, [3 targets, 3 array axes].
+  # Of the eight ways to lay rows and columns, those that are no mirror image.
+  normal = -1 if fit[0, axis] < 0 else 1
   one, other = (k for k in range(3) if k != axis)
-  straight = abs(cosines[1, one]) + abs(cosines[2, other])
-  swapped = abs(cosines[1, other]) + abs(cosines[2, one])
-  rows, columns = (one, other) if straight >= swapped else (other, one)
-  out = np.ones((3, 2))
-  for place, array_axis in enumerate((axis, rows, columns)):
-    out[array_axis] = place, -1 if cosines[place, array_axis] < 0 else 1
-  return out
+  ways = []
+  for rows, columns in ((one, other), (other, one)):
+    for down, left in itertools.product((1, -1), repeat=2):
+      out = np.zeros((3, 2))
+      out[[axis, rows, columns]] = (0, normal), (1, down), (2, left)
+      turned = steps[:, [axis, rows, columns]] * (normal, down, left)
+      if np.linalg.det(turned) * np.linalg.det(target) > 0:
+        ways.append((down * fit[1, rows] + left * fit[2, columns], out))
+  return max(ways, key=lambda way: way[0])[1]
 
 
 def upright(spacing: Sequence[float], plane: str) -> tuple[np.ndarray, str]:

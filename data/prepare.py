@@ -13,6 +13,7 @@ Exit codes: 0 all scans are sound, 1 some are not, 2 a wrong command line.
 
 import argparse
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -28,6 +29,7 @@ from data import (
   builder,
   folder,
   integrity,
+  planes,
   progress,
   record_writer,
   task_file,
@@ -38,7 +40,7 @@ from data.task import Case, Modality, Task
 
 # Part of the cache's key: raise it when prepared data would change, or when a
 # scan would be refused that was not.
-VERSION = 2
+VERSION = 3
 
 
 class BadScans(Exception):  # noqa: N818  Reads better where it is caught.
@@ -164,6 +166,7 @@ def prepare(
       print(summary(prepared))
     return prepared
   with atomic.filling(folder, (folder / META).exists) as temporary:
+    modalities = decide_planes(modalities, cases)
     with progress.bar(quiet) as bar:
       job = bar.add_task('preparing scans', total=len(cases))
       writer = record_writer.RecordWriter(
@@ -182,6 +185,8 @@ def prepare(
     meta = {
       'cases': [dataclasses.asdict(case) for case in writer.meta],
       'fingerprint': writer.fingerprint(),
+      'planes': {m.name: m.plane for m in modalities},
+      'notes': writer.notes,
       'skipped': [
         {'file': e.file, 'reason': e.reason, 'remedy': e.remedy}
         for e in writer.errors
@@ -192,6 +197,28 @@ def prepare(
   if not quiet:
     print(summary(prepared))
   return prepared
+
+
+def decide_planes(
+  modalities: Sequence[Modality], cases: Sequence[Case]
+) -> list[Modality]:
+  """Decides how each modality's scans are cut, by the headers of all of them.
+
+  Args:
+    modalities: some of whose planes may be 'acquired'.
+    cases: their scans; bad ones have no say.
+  """
+  decided = []
+  for modality in modalities:
+    affines = []
+    for case in cases:
+      asked = modality.plane == planes.ACQUIRED and case.affine is not None
+      if asked and case.modality == modality.name:
+        with contextlib.suppress(ScanError):
+          affines.append(case.affine())
+    plane = planes.decide(modality.plane, affines)
+    decided.append(modality._replace(plane=plane))
+  return decided
 
 
 def _write_or_collect(writer, temporary, slice_size, sources, skip_bad):

@@ -11,6 +11,8 @@ from data import builder
 
 # Everything about the scans but their voxels; written last.
 META = 'prepared.json'
+# Notes that a summary shows.
+_NOTES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Prepared:
     folder: where they are.
     cases: by modality, then name.
     fingerprint: what the data is, for the run's record.
+    planes: modality -> along which axis its scans were cut (`planes.PLANES`).
+    notes: what people should know of scans that are used: dicts of file, note.
     skipped: bad scans left out: dicts of file, reason, remedy.
   """
 
@@ -73,6 +77,8 @@ class Prepared:
       for c in meta['cases']
     )
     self.fingerprint: dict[str, Any] = meta['fingerprint']
+    self.planes: dict[str, str] = meta['planes']
+    self.notes: list[dict[str, str]] = meta['notes']
     self.skipped: list[dict[str, str]] = meta['skipped']
     self._sources: dict[str, Any] = {}
 
@@ -126,9 +132,12 @@ def summary(prepared: Prepared) -> str:
     lines += [
       f'  {name}: {facts["cases"]} scans, {facts["labeled"]} with labels,'
       f' {facts["slices"]} slices, median spacing {spacing} mm, prepared at'
-      f' {facts["mm_per_pixel"]:.2f} mm per pixel',
+      f' {facts["mm_per_pixel"]:.2f} mm per pixel, {prepared.planes[name]}',
       f'    intensities {spread}',
       f'    voxels {voxels}',
     ]
+  lines += [f'  note {n["file"]}: {n["note"]}' for n in prepared.notes[:_NOTES]]
+  if len(prepared.notes) > _NOTES:
+    lines.append(f'  ... and {len(prepared.notes) - _NOTES} more notes')
   lines += [f'  skipped {b["file"]}: {b["reason"]}' for b in prepared.skipped]
   return '\n'.join(lines)

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from data import planes
+from data import padding, planes
 from data.task import Intensity, Modality, Scan
 
 # Margin around the labelled region, in mm, for roi='label'.
@@ -61,12 +61,12 @@ def reorient(voxels: np.ndarray, affine: np.ndarray, plane: str) -> np.ndarray:
 def limits(image: np.ndarray, intensity: Intensity) -> tuple[float, float]:
   """The scanner values of a volume that become 0 and 1.
 
-  A fixed window, or the volume's minimum to its upper percentile (its maximum
-  where that is the minimum).
+  A fixed window; or the darkest value, padding and single odd voxels left out
+  (`padding.py`), to the upper percentile (the maximum where that is the
+  darkest value).
   """
-  low, high = intensity.window or (
-    float(image.min()),
-    float(np.percentile(image, intensity.upper_percentile)),
+  low, high = intensity.window or padding.limits(
+    image, intensity.upper_percentile
   )
   return low, (high if high > low else float(image.max()))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data import preprocess
+from data import planes, preprocess
 from data.prepared import PreparedCase
 from data.task import Case, Modality, Scan, Task
 from data.volume_io import ScanError
@@ -18,6 +18,7 @@ class RecordWriter:
   Attributes:
     meta: what is known of each case that was prepared.
     errors: what was wrong with the others.
+    notes: what people should know of the good ones: dicts of file, note.
   """
 
   def __init__(
@@ -36,6 +37,7 @@ class RecordWriter:
     self._roi, self._slice_size = roi, slice_size
     self.meta: list[PreparedCase] = []
     self.errors: list[ScanError] = []
+    self.notes: list[dict[str, str]] = []
     self._histograms: dict[str, np.ndarray] = {}
 
   def records(self, modality: str) -> Iterator[dict[str, Any]]:
@@ -84,6 +86,10 @@ class RecordWriter:
     histogram = np.bincount(ready.images.ravel() >> 6, minlength=1024)
     before = self._histograms.get(case.modality, 0)
     self._histograms[case.modality] = before + histogram
+    self.notes += [
+      {'file': case.files[0], 'note': note}
+      for note in (*scan.notes, *self._odd_cut(case, scan))
+    ]
     self.meta.append(
       PreparedCase(
         name=case.name,
@@ -99,6 +105,14 @@ class RecordWriter:
         content=hashlib.sha256(ready.images.tobytes()).hexdigest(),
       )
     )
+
+  def _odd_cut(self, case: Case, scan: Scan) -> list[str]:
+    """What to say of a scan that is cut otherwise than most of its modality."""
+    plane = self._modalities[case.modality].plane
+    view = planes.cut(scan.affine, plane)
+    if planes.VIEWS[view] == planes.axes(plane):
+      return []
+    return [f'acquired as {view} slices, unlike most of {case.modality}']
 
   def fingerprint(self) -> dict[str, Any]:
     """Per modality what the data is, and a hash of all of it."""

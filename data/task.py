@@ -95,6 +95,14 @@ class Task(NamedTuple):
         raise ValueError(f'modality {name!r} is repeated in {names!r}')
     return tuple(known[name] for name in chosen)
 
+  def with_planes(self, planes: Mapping[str, str]) -> 'Task':
+    """The task with planes that were decided: modality -> plane."""
+    return self._replace(
+      modalities=tuple(
+        m._replace(plane=planes.get(m.name, m.plane)) for m in self.modalities
+      )
+    )
+
   def labelable(self, modalities: Sequence[Modality]) -> np.ndarray:
     """Classes that each modality's labels can contain: `[K, C]` bool.
 

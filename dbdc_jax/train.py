@@ -303,7 +303,7 @@ def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
     run_record.save(
       folder,
       config,
-      task=task_file.find(config.task),
+      task=task_file.find(config.task).with_planes(prepared.planes),
       modalities=names,
       devices=parallel.describe(),
       fingerprint=prepared.fingerprint,

@@ -33,10 +33,20 @@ METHOD = Method(
 )
 
 
-def make(mm=1.0, roi='none', folder='run', codes=None, modalities=('ct',)):
+def make(
+  mm=1.0,
+  roi='none',
+  folder='run',
+  codes=None,
+  modalities=('ct',),
+  plane='axial',
+):
   """A `Deployed` with a pixel side of `mm`."""
   kinds = tuple(
-    Modality(n, n.upper(), 'folder', n, codes or CODES, Intensity((0.0, 100.0)))
+    Modality(
+      *(n, n.upper(), 'folder', n, codes or CODES, Intensity((0.0, 100.0))),
+      plane=plane,
+    )
     for n in modalities
   )
   config = common.base()
