@@ -103,6 +103,9 @@ class RecordWriter:
         mm_per_pixel=ready.geometry['mm_per_pixel'],
         voxels_per_class=[int(n) for n in counts],
         content=hashlib.sha256(ready.images.tobytes()).hexdigest(),
+        signs=signs.take(
+          scan.image, scan.affine, scan.tags, self._modalities[case.modality]
+        ),
       )
     )
 

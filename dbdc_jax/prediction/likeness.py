@@ -6,8 +6,8 @@ together, so the covariance is a compromise with what is supposed of every
 modality (`Feature.spread`). How far a scan of the modality may be is not read
 off that model: each patient's scans are left out in turn, their distance from
 the others is measured, and a scan that is not known is held against those
-distances. Their logarithm is taken as normal, its spread as uncertain (Student's
-t), so that few patients draw a wide bound.
+distances. Their logarithm is taken as normal, its spread as uncertain
+(Student's t), so that few patients draw a wide bound.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,9 @@ def _cloud(looks: np.ndarray) -> _Cloud:
   count, width = looks.shape
   supposed = np.square([f.spread for f in appearance.FEATURES])
   middle = looks.mean(0)
-  scatter = (looks - middle).T @ (looks - middle) + _SUPPOSED * np.diag(supposed)
+  scatter = (looks - middle).T @ (looks - middle) + _SUPPOSED * np.diag(
+    supposed
+  )
   covariance = scatter / (count - 1 + _SUPPOSED)
   # A scan is off by its own deviation and by the mean's; per number.
   covariance *= (1 + 1 / count) * width
