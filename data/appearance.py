@@ -19,13 +19,18 @@ from scipy import ndimage
 from data import preprocess
 from data.task import Intensity
 
-# Slices are looked at with pixels of this side, and so many of them, without
-# the share at either end.
-_MM = 4.0
+# Slices are looked at with pixels of this side, of small ones at least so many
+# along each; and so many slices, without the share at either end.
+_MM, _PIXELS = 4.0, 8
 _SLICES = 24
 _ENDS = 0.05
 # Fewer pixels are no body.
 _LEAST = 200
+# Where no window says what is bright, these percentiles do: of the slices, and
+# then of the body, so that the air around it makes no difference.
+_BRIGHTEST, _BRIGHT = 99.95, 98
+# This near to 0 and to 1 values are at the end.
+_NOTHING = 0.02
 # Coil sensitivity and the like: what is this smooth, pixels.
 _SMOOTH = 12
 # Bounds of the shells below the skin, mm, and of the levels of grey.
@@ -63,6 +68,9 @@ FEATURES = (
   *(Feature(f'edge {level}', 0.012) for level in (0, 2, 5)),
   *(Feature(f'depth {level}', 0.12) for level in (0, 5)),
   Feature('skew', 0.25),
+  # Shares of the body that are as dark as nothing is, and as bright as can be.
+  Feature('floor', 0.01),
+  Feature('ceiling', 0.01),
 )
 
 
@@ -96,13 +104,13 @@ def _body(units: np.ndarray, inside: np.ndarray) -> np.ndarray:
   return body if body.sum() >= _LEAST else inside
 
 
-def _depth(body: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _depth(body: np.ndarray, inside: np.ndarray, mm: float) -> np.ndarray:
   """Distance below the skin in the slice, mm; an image's end is no skin."""
   out = np.full(body.shape, float(_SHELLS[-1]))
   for depth, part, image in zip(out, body, inside, strict=True):
     solid = part | ~image
     if not solid.all():
-      depth[:] = ndimage.distance_transform_edt(solid) * _MM
+      depth[:] = ndimage.distance_transform_edt(solid) * mm
   return out
 
 
@@ -133,10 +141,15 @@ def _texture(units: np.ndarray, core: np.ndarray, spread: float) -> list[float]:
   return [*map(float, shares), float(np.clip(skew, -5, 5))]
 
 
-def _of_slices(units: np.ndarray, inside: np.ndarray) -> list[float]:
+def _of_slices(
+  units: np.ndarray, inside: np.ndarray, mm: float, windowed: bool
+) -> list[float]:
   body = _body(units, inside)
+  if not windowed:
+    bright = float(np.percentile(units[body], _BRIGHT))
+    units = np.minimum(units / max(bright, 1e-6), 1)
   weight = body.astype(np.float32)
-  depth = _depth(body, inside)
+  depth = _depth(body, inside, mm)
   core = ndimage.binary_erosion(body, np.ones((1, 5, 5)))
   core = core if core.sum() >= _LEAST else body
   found = units[body]
@@ -160,7 +173,28 @@ def _of_slices(units: np.ndarray, inside: np.ndarray) -> list[float]:
     *(edges[level] for level in (0, 2, 5)),
     *(depths[level] - middle for level in (0, 5)),
     skew,
+    float(np.mean(found <= _NOTHING)),
+    float(np.mean(found >= 1 - _NOTHING)),
   ]
+
+
+def _span(shown: np.ndarray) -> slice:
+  """From the first to the last that is true; all if none is."""
+  found = np.flatnonzero(shown)
+  return slice(found[0], found[-1] + 1) if len(found) else slice(None)
+
+
+def _shown(image: np.ndarray, low: float) -> tuple[np.ndarray, list[slice]]:
+  """Slices to look at, and rows and columns beyond which nothing is shown.
+
+  Padding is no air, and where it begins there is no skin.
+  """
+  there = image[_span((image > low).any((1, 2)))]
+  last = len(there) - 1
+  picked = np.linspace(_ENDS * last, (1 - _ENDS) * last, _SLICES)
+  slices = there[np.unique(picked.round().astype(int))]
+  bright = (slices > low).any(0)
+  return slices, [_span(bright.any(1)), _span(bright.any(0))]
 
 
 def describe(
@@ -173,16 +207,19 @@ def describe(
     spacing: (slice, row, column), mm.
     intensity: how scanner values of the modality become [0, 1].
   """
-  last = len(image) - 1
-  picked = np.linspace(_ENDS * last, (1 - _ENDS) * last, _SLICES)
   low, high = preprocess.limits(image, intensity)
-  part = preprocess.between(
-    image[np.unique(picked.round().astype(int))], low, high
-  )
+  slices, box = _shown(image, low)
+  if not intensity.window:
+    high = max(high, float(np.percentile(slices, _BRIGHTEST)))
+  part = preprocess.between(slices[:, *box], low, high)
   side = tuple(float(mm) for mm in spacing)
-  geometry, canvas = preprocess.region_geometry(part.shape, side, _MM, 8)
+  sides = zip(part.shape[1:], side[1:], strict=True)
+  mm = min(_MM, *(n * long / _PIXELS for n, long in sides))
+  geometry, canvas = preprocess.region_geometry(part.shape, side, mm, _PIXELS)
   units = preprocess.resample(part, geometry, canvas, order=1)
   inside = preprocess.resample(
     np.ones(part.shape, np.uint8), geometry, canvas, order=0
   )
-  return _of_slices(units.astype(np.float32), inside > 0)
+  return _of_slices(
+    units.astype(np.float32), inside > 0, mm, intensity.window is not None
+  )

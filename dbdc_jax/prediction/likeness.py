@@ -26,28 +26,34 @@ _MEAN, _SPREAD = 0.0, 0.2
 
 
 class _Cloud(NamedTuple):
-  """Where scans are: their mean `[D]` and the inverse of their covariance."""
+  """Where scans are: mean `[D]`, and inverse and roots of the covariance."""
 
   middle: np.ndarray
   precision: np.ndarray
+  spread: np.ndarray
 
 
 def _cloud(looks: np.ndarray) -> _Cloud:
-  count, width = looks.shape
-  supposed = np.square([f.spread for f in appearance.FEATURES])
+  count = len(looks)
+  supposed = np.diag(np.square([f.spread for f in appearance.FEATURES]))
   middle = looks.mean(0)
-  scatter = (looks - middle).T @ (looks - middle) + _SUPPOSED * np.diag(
-    supposed
-  )
-  covariance = scatter / (count - 1 + _SUPPOSED)
-  # A scan is off by its own deviation and by the mean's; per number.
-  covariance *= (1 + 1 / count) * width
-  return _Cloud(middle, np.linalg.inv(covariance))
+  scatter = (looks - middle).T @ (looks - middle) + _SUPPOSED * supposed
+  # A scan is off by its own deviation, and the mean by its.
+  covariance = scatter / (count - 1 + _SUPPOSED) * (1 + 1 / count)
+  return _Cloud(middle, np.linalg.inv(covariance), np.sqrt(np.diag(covariance)))
 
 
 def _distance(cloud: _Cloud, look: np.ndarray) -> float:
+  """About 1 for a scan like those of the cloud.
+
+  The geometric mean of two: that of the normal distribution, in which many
+  numbers may be a little off in ways that do not go together, and the numbers'
+  own to the power of 4, in which one that is far off counts.
+  """
   off = look - cloud.middle
-  return float(np.sqrt(off @ cloud.precision @ off))
+  together = np.sqrt(off @ cloud.precision @ off / len(off))
+  single = np.mean((off / cloud.spread) ** 4) ** 0.25
+  return float(np.sqrt(together * single))
 
 
 class Likeness:

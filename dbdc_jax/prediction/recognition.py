@@ -102,8 +102,15 @@ class Known(NamedTuple):
     return ''
 
 
-def _known(modality: Modality, scans: list[dict[str, Any]]) -> Known:
-  """Sums scans up; where no tags are known, names say what they would be."""
+def know(modality: Modality, scans: list[dict[str, Any]]) -> Known:
+  """Sums up what scans of a modality look like.
+
+  Where none has tags, the modality's name and scale say what they would be.
+
+  Args:
+    modality: theirs.
+    scans: the signs of each, and its 'patient', a number.
+  """
   hounsfield = [scan['hounsfield'] for scan in scans]
   name = f'{modality.name} {modality.title} {modality.series}'
   scanners = {scan['scanner'] for scan in scans if 'scanner' in scan}
@@ -179,7 +186,7 @@ def load(folder: pathlib.Path, modality: Modality) -> Known:
     scans = json.loads(path.read_text())[modality.name]['scans']
     if {len(scan['look']) for scan in scans} != {len(appearance.FEATURES)}:
       raise ValueError('other numbers than this version takes')
-    return _known(modality, scans)
+    return know(modality, scans)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f'{path}: not readable, or of an earlier version ({error}):'
