@@ -69,8 +69,8 @@ FEATURES = (
   *(Feature(f'depth {level}', 0.12) for level in (0, 5)),
   Feature('skew', 0.25),
   # Shares of the body that are as dark as nothing is, and as bright as can be.
-  Feature('floor', 0.01),
-  Feature('ceiling', 0.01),
+  Feature('floor', 0.02),
+  Feature('ceiling', 0.02),
 )
 
 

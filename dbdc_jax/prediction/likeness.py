@@ -18,11 +18,12 @@ from scipy import stats
 
 from data import appearance
 
-# What is supposed counts as so many scans, or distances.
+# What is supposed of the covariance counts as so many scans.
 _SUPPOSED = 6
-_SUPPOSED_DISTANCES = 8
-# Logarithm of a distance: its mean and spread, supposed.
-_MEAN, _SPREAD = 0.0, 0.2
+# Logarithm of a distance: its mean and spread, supposed, and the distances that
+# either counts as.
+_MEAN, _MEAN_COUNTS = 0.1, 3
+_SPREAD, _SPREAD_COUNTS = 0.2, 8
 
 
 class _Cloud(NamedTuple):
@@ -83,15 +84,12 @@ class Likeness:
     # Scans of a person are not as many independent ones.
     count = len(set(patients)) if len(self.distances) else 0
     logs = np.log(np.maximum(self.distances, 1e-6))
-    mean = float(logs.mean()) if count else _MEAN
-    self._mean = (count * mean + _MEAN) / (count + 1)
-    spread = float(logs.var()) * count if count else 0.0
-    self._freedom = max(count - 1, 0) + _SUPPOSED_DISTANCES
-    self._spread = np.sqrt(
-      (spread + _SUPPOSED_DISTANCES * _SPREAD**2)
-      / self._freedom
-      * (1 + 1 / (count + 1))
-    )
+    mean, variance = (logs.mean(), logs.var()) if count else (0.0, 0.0)
+    counts = count + _MEAN_COUNTS
+    self._mean = (count * mean + _MEAN_COUNTS * _MEAN) / counts
+    self._freedom = max(count - 1, 0) + _SPREAD_COUNTS
+    scatter = count * variance + _SPREAD_COUNTS * _SPREAD**2
+    self._spread = np.sqrt(scatter / self._freedom * (1 + 1 / (count + 1)))
 
   def distance(self, look: Sequence[float]) -> float:
     """Of a scan from the known ones, in units of their usual spread."""
