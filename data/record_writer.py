@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data import planes, preprocess
+from data import planes, preprocess, signs
 from data.prepared import PreparedCase
 from data.task import Case, Modality, Scan, Task
 from data.volume_io import ScanError
