@@ -31,6 +31,7 @@ class PreparedCase:
     mm_per_pixel: of the prepared slices.
     voxels_per_class: on the prepared grid; for reports only.
     content: hash of the prepared voxels, not of the label.
+    signs: what the whole scan shows of its modality, see `signs.take`.
   """
 
   name: str
@@ -44,6 +45,7 @@ class PreparedCase:
   mm_per_pixel: float
   voxels_per_class: list[int]
   content: str
+  signs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Prepared:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data import planes, preprocess
+from data import planes, preprocess, signs
 from data.prepared import PreparedCase
 from data.task import Case, Modality, Scan, Task
 from data.volume_io import ScanError
@@ -103,6 +103,9 @@ class RecordWriter:
         mm_per_pixel=ready.geometry['mm_per_pixel'],
         voxels_per_class=[int(n) for n in counts],
         content=hashlib.sha256(ready.images.tobytes()).hexdigest(),
+        signs=signs.take(
+          scan.image, scan.affine, scan.tags, self._modalities[case.modality]
+        ),
       )
     )
 

@@ -6,9 +6,10 @@
   python -m dbdc_jax.benchmark --collectives 8,64
   python -m dbdc_jax.benchmark --compare 2,4 --widths 8 --patch 48
   python -m dbdc_jax.benchmark --metrics --predict --width 32
+  python -m dbdc_jax.benchmark --recognition abdomen:ct,t2 --scans DIR
 
 Several can be asked for at once. Images are random and made here, except for
---waiting, which trains on the phantom: no scans are needed.
+--waiting, which trains on the phantom, and --recognition: no scans are needed.
 """
 
 import argparse
@@ -23,10 +24,12 @@ from typing import Any
 
 import jax
 
+from data.task import TASKS
 from dbdc_jax import counting, memory, methods, parallel
 from dbdc_jax.measuring import (
   collectives,
   prediction,
+  recognising,
   report,
   steps,
   volumes,
@@ -52,6 +55,7 @@ _MEASURED = (
   'compare',
   'metrics',
   'predict',
+  'recognition',
 )
 
 
@@ -119,6 +123,27 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   what.add_argument(
     '--predict', action='store_true', help='one volume, from file to file'
   )
+  what.add_argument(
+    '--recognition',
+    metavar='TASK[:M,M]',
+    help='--modality auto, by cross-validation on heart or abdomen (and these'
+    ' modalities); nothing is trained',
+  )
+  recognition = parser.add_argument_group('with --recognition')
+  recognition.add_argument(
+    '--scans',
+    metavar='DIR',
+    help="holds the archives' folders (btcv, chaos, mmwhs); default: a phantom",
+  )
+  recognition.add_argument(
+    '--known', type=int, metavar='N', help='patients of a modality, at most'
+  )
+  recognition.add_argument(
+    '--no-tags', action='store_true', help='as if no scan had DICOM tags'
+  )
+  recognition.add_argument(
+    '--changed', action='store_true', help='also scans cropped, padded, ...'
+  )
   add('--methods', type=_list(str), metavar='NAME,NAME', help='default: all')
   add('--modalities', type=_list(int), metavar='K,K', default=[1])
   add(
@@ -139,6 +164,8 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--cache', default='', help="folder of the phantom, default: the user's")
   add('--json', metavar='FILE', help='all numbers, as a file')
   flags = parser.parse_args(argv)
+  if flags.recognition and flags.recognition.split(':')[0] not in TASKS:
+    parser.error(f'--recognition: choose {" or ".join(TASKS)}')
   flags.measured = any(getattr(flags, name) for name in _MEASURED)
   if not flags.measured and not flags.count:
     parser.error('nothing to do: give --count, --steps, ... (see --help)')
@@ -194,6 +221,23 @@ def _measure_waiting(workload: Workload, flags) -> dict[str, Any]:
     return waiting.measure(config, pathlib.Path(folder), 3 * flags.rounds)
 
 
+def _measure_recognition(flags) -> dict[str, Any]:
+  """Measures and prints --recognition."""
+  name, _, names = flags.recognition.partition(':')
+  task = TASKS[name]
+  roots = recognising.roots(task, names, flags.scans, flags.cache)
+  found = recognising.measure(
+    task,
+    names,
+    roots,
+    most=flags.known,
+    tags=not flags.no_tags,
+    changed=flags.changed,
+  )
+  print(recognising.table(found))
+  return recognising.rows(found)
+
+
 def _compare(workload: Workload, flags, found: dict[str, Any]) -> bool:
   """Measures and prints --compare; returns whether the limit is kept."""
   ratios = steps.compare_modalities(flags.compare, workload, flags.rounds)
@@ -239,6 +283,8 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
   if flags.metrics:
     found['metrics'] = volumes.measure()
     print(report.metrics_line(found['metrics']))
+  if flags.recognition:
+    found['recognition'] = _measure_recognition(flags)
   if flags.predict:
     found['predict'] = prediction.measure(joint)
     print(report.predict_line(found['predict']))

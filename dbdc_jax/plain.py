@@ -25,7 +25,6 @@ import optax
 from data import task_file
 from dbdc_jax import augment, losses, optimizer, passes, teacher
 from dbdc_jax.methods import base
-from dbdc_jax.models import fit
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.precision import compute_dtype
 
@@ -106,7 +105,6 @@ def build(
     *parts,
     joint=joint,
     unlabeled=unlabeled,
-    fit=functools.partial(_fit, net, pair),
     multiple=multiple,
     trained=functools.partial(_trained, net, pair),
     **recipe,
@@ -204,13 +202,6 @@ def _trained(net, pair, params, memory, image):
     variables = {'params': part, 'modulation': statistics}
     net.predictor.apply(variables, image, ids, False)
   return parts
-
-
-def _fit(net, pair, params, memory, images, modality):
-  """How well images fit the tested network's statistics; no prototypes."""
-  variables = _tested(pair, params, memory)
-  *_, gap = fit.statistics_gap(net.predictor, variables, images, modality)
-  return gap, jnp.full((), jnp.nan)
 
 
 def _loss(net, loss, params, memory, batch, key, signals):

@@ -26,7 +26,6 @@ from dbdc_jax import (
   banner,
   checkpoint,
   counting,
-  deployed,
   input_pipeline,
   loop,
   methods,
@@ -40,9 +39,6 @@ from dbdc_jax.metric_writer import MetricWriter, read_rows
 from dbdc_jax.precision import compute_dtype
 from dbdc_jax.prediction import recognition
 from dbdc_jax.step import TrainState, init_state
-
-# Scans of each modality that `fit.json` is measured on.
-_FIT_SCANS = 24
 
 
 @functools.lru_cache(maxsize=4)
@@ -153,9 +149,8 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
       run.config.evaluation.overlays,
     ),
   )
-  if run.method.fit:
-    fit = {name: _fit(run, state, k) for k, name in enumerate(run.modalities)}
-    run_record.write_json(run.workdir / recognition.FILE, fit)
+  fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
+  run_record.write_json(run.workdir / recognition.FILE, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
 
 
@@ -168,15 +163,12 @@ def _tested_cases(run: loop.Run) -> list[list[PreparedCase]]:
   ]
 
 
-def _fit(run: loop.Run, state: TrainState, index: int) -> dict[str, Any]:
-  """How a modality's training and validation scans fit its network."""
-  network = deployed.Network(run.method, state.params, state.memory, index)
+def _fit(run: loop.Run, index: int) -> dict[str, Any]:
+  """What a modality's scans look like; those of its test are not looked at."""
   parts = ('labeled', 'unlabeled', 'validation')
-  cases = [case for part in parts for case in run.cases(part)[index]]
-  patch = run.config.augment.patch_size
-  # Enough to know what is usual.
-  scans = (run.prepared.images(case) for case in cases[:_FIT_SCANS])
-  return recognition.calibrate(network, scans, patch)
+  return recognition.calibrate(
+    case for part in parts for case in run.cases(part)[index]
+  )
 
 
 def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -5,103 +6,191 @@ import fake_run
 import numpy as np
 import pytest
 
-from data import volume_io
+from data import phantom, signs, volume_io
+from data.task import ABDOMEN, HEART
 from data.volume_io import Volume
 from dbdc_jax import deployed
-from dbdc_jax.methods import Method
 from dbdc_jax.prediction import recognition
 from dbdc_jax.segmentation import Segmenter
 
-
-def _gap_of_the_mean(params, memory, images, modality):
-  """Far from a modality whose images are `params` bright on average."""
-  del memory, modality
-  return abs(images.mean() - params) + 0.01, np.float32(np.nan)
+KNOWN, ASKED = range(6), (6, 7)
+T1_TAGS = {'Modality': 'MR', 'SeriesDescription': 'T1_DUAL'}
+T2_TAGS = {'Modality': 'MR', 'SeriesDescription': 'T2_SPIR'}
 
 
-METHOD = fake_run.METHOD._replace(fit=_gap_of_the_mean)
+def _volume(name, index, **tags):
+  settings = {'seed': 0, 'size': 'tiny', 'difficulty': phantom.DIFFICULTY}
+  if name == 'ct':
+    image, _, affine = phantom.abdomen_ct(index, **settings)
+  else:
+    (image,), _, affine = phantom.abdomen_mr(index, name, **settings)
+  return Volume(image.astype(np.float32), affine, tags=tags)
 
 
-def _run(folder, usual):
-  """Modality -> mean brightness of its scans; their gaps are 0.01 to 0.03."""
-  run = fake_run.make(modalities=tuple(usual), folder=str(folder))
-  for index, (name, brightness) in enumerate(usual.items()):
-    run.networks[name] = deployed.Network(METHOD, brightness, None, index)
-  known = {
-    name: {'gap': [0.01, 0.02, 0.03], 'similarity': [None] * 3}
-    for name in usual
+def _signs(volume, modality):
+  return signs.take(volume.voxels, volume.affine, volume.tags, modality)
+
+
+@pytest.fixture(scope='module')
+def kept():
+  """What `fit.json` says of six scans each, without tags."""
+  return {
+    m.name: {
+      'scans': [
+        {**_signs(_volume(m.name, index), m), 'patient': index}
+        for index in KNOWN
+      ]
+    }
+    for m in ABDOMEN.select('ct,t2')
   }
-  (folder / recognition.FILE).write_text(json.dumps(known))
+
+
+def _segmenter(folder, kept, names='ct,t2'):
+  run = dataclasses.replace(
+    fake_run.make(folder=str(folder)),
+    task=ABDOMEN,
+    modalities=ABDOMEN.select(names),
+  )
+  (folder / recognition.FILE).write_text(json.dumps(kept))
   return Segmenter([run])
 
 
-def _volume(brightness):
-  """Of scanner values whose window is 0 to 100."""
-  return Volume(np.full((20, 20, 6), 100 * brightness), np.diag([1, 1, 3, 1]))
+def test_unknown_scans_are_told(kept, tmp_path):
+  segmenter = _segmenter(tmp_path, kept)
+  for name in ('ct', 't2'):
+    for index in ASKED:
+      found = recognition.recognize(segmenter, _volume(name, index))
+      assert found.modality == name not in found.doubts
+      assert 0.8 <= found.confidence <= 1
+      assert str(found) == f'{name}, confidence {found.confidence:.2f}'
 
 
-def test_the_modality_with_the_least_usual_gap_is_taken(tmp_path):
-  segmenter = _run(tmp_path, {'ct': 0.2, 'mr': 0.7})
-  for name, brightness in (('ct', 0.2), ('mr', 0.7), ('ct', 0.215)):
-    found = recognition.recognize(segmenter, _volume(brightness))
-    assert found.modality == name and 0.5 < found.confidence <= 1
-    assert name in str(found)
+def test_a_run_of_one_modality_declines_the_other(kept, tmp_path):
+  for own, other in (('ct', 't2'), ('t2', 'ct')):
+    segmenter = _segmenter(tmp_path, kept, own)
+    for index in ASKED:
+      found = recognition.recognize(segmenter, _volume(other, index))
+      assert found.modality is None and found.confidence < 0.5
+      assert str(found).startswith('no modality, confidence 0.')
+      assert own in str(found)
 
 
-def test_a_scan_further_off_than_any_known_one_is_declined(tmp_path):
-  segmenter = _run(tmp_path, {'ct': 0.2, 'mr': 0.7})
-  # 1.25 times the largest gap, 0.03, is still accepted.
-  assert recognition.recognize(segmenter, _volume(0.226)).modality == 'ct'
-  found = recognition.recognize(segmenter, _volume(0.24))
-  assert found.modality is None and found.confidence < 0.5
-  assert 'the nearest is ct' in str(found)
+def test_what_contradicts_a_modality_is_told(kept, tmp_path):
+  """By their names alone: no scan of CT or T2 that is known here has tags."""
+  segmenter = _segmenter(tmp_path, kept)
+  for name, tags, said in (
+    ('t2', {'Modality': 'CT'}, 'its DICOM tags say CT'),
+    ('t2', T1_TAGS, 'its DICOM tags say t1'),
+    ('ct', {'Modality': 'MR'}, 'its DICOM tags say MR'),
+  ):
+    found = recognition.recognize(segmenter, _volume(name, 6, **tags))
+    assert found.modality is None and found.confidence < 0.8
+    assert f'it looks like {name}, but {said}' in str(found)
 
 
-def test_an_unlike_scan_is_declined_by_the_prototypes(tmp_path):
-  segmenter = _run(tmp_path, {'ct': 0.2})
-  network = segmenter.runs[0].networks['ct']
-  path = tmp_path / recognition.FILE
-  known = {'ct': {'gap': [0.01, 0.02], 'similarity': [0.9, 0.8]}}
-  path.write_text(json.dumps(known))
-  for similarity, fits in ((0.75, True), (0.65, False)):
-    fit = lambda p, m, i, k, s=similarity: (np.float32(0.01), np.float32(s))
-    method = Method(**{**network.method._asdict(), 'fit': fit})
-    segmenter.runs[0].networks['ct'] = network._replace(method=method)
-    found = recognition.recognize(segmenter, _volume(0.2))
-    assert (found.modality == 'ct') == fits
+def test_tags_never_speak_for_a_modality(kept, tmp_path):
+  """What they say of a scan that looks like another is not believed."""
+  segmenter = _segmenter(tmp_path, kept)
+  plain = recognition.recognize(segmenter, _volume('t2', 6))
+  assert recognition.recognize(segmenter, _volume('t2', 6, **T2_TAGS)) == plain
+  lying = recognition.recognize(segmenter, _volume('ct', 6, **T2_TAGS))
+  assert lying.modality is None
+  alone = _segmenter(tmp_path, kept, 't2')
+  lying = recognition.recognize(alone, _volume('ct', 6, **T2_TAGS))
+  assert lying.modality is None
 
 
-def test_windows_are_spread_over_slices_and_places():
-  images = np.arange(7 * 24 * 40, dtype=np.float32).reshape(7, 24, 40)
-  windows = recognition.sample(images, 16)
-  assert windows.shape == (32, 16, 16)
-  corners = {divmod(int(w[0, 0]) % (24 * 40), 40) for w in windows}
-  slices = {int(w[0, 0]) // (24 * 40) for w in windows}
-  assert slices == set(range(7))
-  assert corners == {(r, c) for r in (0, 8) for c in (0, 8, 16, 24)}
+def _known(kept, name, **said):
+  (modality,) = ABDOMEN.select(name)
+  scans = [{**scan, **said} for scan in kept[name]['scans']]
+  return recognition.know(modality, scans)
 
 
-def test_a_trained_run_keeps_how_its_scans_fit(trained, cache, tmp_path):
+def test_known_tags_say_more_than_names(kept):
+  """A modality called T2 whose scans are T1, or come from CT, is so."""
+  found = kept['t2']['scans'][0]
+  t1 = _known(kept, 't2', scanner='MR', words=['t1'])
+  assert t1.doubt(found | {'words': ['t2']}) == 'its DICOM tags say t2'
+  assert t1.doubt(found | {'words': ['t1', 'flair'], 'scanner': 'MR'}) == ''
+  mixed = _known(kept, 't2', scanner='CT')
+  assert mixed.doubt(found | {'scanner': 'MR'}) == 'its DICOM tags say MR'
+
+
+def test_hounsfield_units_are_no_mr(kept):
+  scan = kept['t2']['scans'][0]
+  found = scan | {'hounsfield': True}
+  assert _known(kept, 't2').doubt(found) == 'its values are Hounsfield units'
+  assert _known(kept, 't2', hounsfield=True).doubt(found) == ''
+  # A CT may be stored in other units: its look decides.
+  assert _known(kept, 'ct').doubt(kept['ct']['scans'][0]) == ''
+  other = kept['ct']['scans'][0] | {'hounsfield': False}
+  assert _known(kept, 'ct').doubt(other) == ''
+
+
+def test_a_scan_that_may_be_two_is_declined(kept):
+  known = dict.fromkeys(('one', 'other'), _known(kept, 't2'))
+  scan = _signs(_volume('t2', 6), ABDOMEN.select('t2')[0])
+  found = recognition.decide(known, dict.fromkeys(known, scan))
+  assert found.modality is None and 0.4 < found.confidence <= 0.5
+  assert 'it may be one or other' in str(found)
+
+
+def test_hearts_of_the_phantom_are_told_apart_by_cross_validation():
+  modalities = HEART.modalities
+  settings = {'seed': 1, 'size': 'tiny', 'difficulty': phantom.DIFFICULTY}
+  found = {}
+  for modality in modalities:
+    for index in range(8):
+      image, _, affine = phantom.heart_subject(modality.name, index, **settings)
+      volume = Volume(image.astype(np.float32), affine)
+      found[modality.name, index] = _signs(volume, modality)
+  for left_out in range(8):
+    known = {
+      m.name: recognition.know(
+        m,
+        [{**found[m.name, i], 'patient': i} for i in range(8) if i != left_out],
+      )
+      for m in modalities
+    }
+    for m in modalities:
+      scan = found[m.name, left_out]
+      fit = recognition.decide(known, dict.fromkeys(known, scan))
+      assert fit.modality in (m.name, None)
+
+
+def test_a_trained_run_keeps_the_signs_of_its_scans(trained, cache, tmp_path):
   """Every training and validation scan; without it, what to do is said."""
   workdir, *_ = trained
   split = json.loads((workdir / 'split.json').read_text())
-  known = json.loads((workdir / recognition.FILE).read_text())
+  kept = json.loads((workdir / recognition.FILE).read_text())
   for name in ('ct', 'mr'):
     parts = ('labeled', 'unlabeled', 'validation')
     count = sum(len(split[name][part]) for part in parts)
-    assert len(known[name]['gap']) == len(known[name]['similarity']) == count
-    assert all(gap > 0 for gap in known[name]['gap'])
-    assert all(-1 <= s <= 1 for s in known[name]['similarity'])
+    scans = kept[name]['scans']
+    assert [scan['patient'] for scan in scans] == list(range(count))
+    assert all(scan['hounsfield'] == (name == 'ct') for scan in scans)
   segmenter = Segmenter([deployed.load(workdir)])
   (root,) = cache.glob('phantom*-heart-tiny-5-0')
   path = next(root.rglob(f'{split["ct"]["test"][0]}_image.nii.gz'))
-  found = recognition.recognize(segmenter, volume_io.read_nifti(path))
-  assert found.gaps.keys() == {'ct', 'mr'}
-  assert 0 <= found.confidence <= 1
+  volume = volume_io.read_nifti(path)
+  found = recognition.recognize(segmenter, volume)
+  assert found.modality in ('ct', None)
+  assert found.chances['ct'] > found.chances['mr']
   copy = tmp_path / 'copy'
   shutil.copytree(workdir, copy)
-  (copy / recognition.FILE).unlink()
-  with pytest.raises(ValueError, match='--modality auto needs it'):
-    recognition.recognize(
-      Segmenter([deployed.load(copy)]), volume_io.read_nifti(path)
-    )
+  for text in (None, '{"ct": {"gap": [0.1], "similarity": [0.9]}}', '{'):
+    (copy / recognition.FILE).unlink()
+    if text:
+      (copy / recognition.FILE).write_text(text)
+    with pytest.raises(ValueError, match='eval_only=true, or name the modal'):
+      recognition.recognize(Segmenter([deployed.load(copy)]), volume)
+    (copy / recognition.FILE).touch()
+
+
+def test_patients_are_kept_as_numbers(trained):
+  """No name of a scan or person is in the file, which exports carry along."""
+  workdir, *_ = trained
+  split = json.loads((workdir / 'split.json').read_text())
+  text = (workdir / recognition.FILE).read_text()
+  for parts in split.values():
+    assert not any(name in text for part in parts.values() for name in part)

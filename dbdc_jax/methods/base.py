@@ -84,9 +84,6 @@ class Method(NamedTuple):
     joint: True if one network takes all modalities; False trains one network
       per modality.
     unlabeled: whether `loss` reads `batch['unlabeled']`.
-    fit: `(params, memory, images, modality) -> (gap, similarity)`, scalars:
-      how far the images `[n, H, W, 1]` are from what the modality's (`[n]`,
-      all equal) banks know, see `models/fit.py`.
     tx: the optimizer, without its learning rate: the step multiplies by minus
       that number. Parts of `params` may differ by `optax.multi_transform`,
       their rates by a factor in it. It may take the extra argument `left`, the
@@ -113,7 +110,6 @@ class Method(NamedTuple):
   update: Callable[..., Any]
   joint: bool
   unlabeled: bool
-  fit: Callable[..., tuple[jax.Array, jax.Array]] | None = None
   tx: optax.GradientTransformation = optimizer.build()
   learning_rate: float | None = None
   weighted: bool = False

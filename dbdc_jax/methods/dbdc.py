@@ -25,7 +25,6 @@ import numpy as np
 from data import task_file
 from dbdc_jax import augment, losses, prototypes, supervision
 from dbdc_jax.methods import base
-from dbdc_jax.models import fit
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet, drop_bottleneck
 from dbdc_jax.precision import compute_dtype
@@ -108,7 +107,6 @@ def build(
     update=base.keep_memory,
     joint=base.is_joint(config, True),
     unlabeled=config.dc.ipc or config.dc.fpc,
-    fit=functools.partial(_fit, nets, predictor),
     trained=functools.partial(_trained, nets, predictor),
     weighted=True,
   )
@@ -118,26 +116,16 @@ def _variables(params, memory):
   return {'params': params['unet'], 'modulation': memory['modulation']}
 
 
-def _fit(nets, predictor, params, memory, images, modality):
-  """How well images fit a modality's rows of both banks."""
-  variables = _variables(params, memory)
-  logits, taps, gap = fit.statistics_gap(predictor, variables, images, modality)
-  if not nets.config.mpcl.enabled:
-    return gap, jnp.full((), jnp.nan)
-  stride = nets.config.mpcl.stride
-  embeddings = nets.projector.apply(
-    {'params': params['projector']}, taps, stride
-  )
-  logits = losses.only_labelable(logits, nets.labelable, modality)
-  classes = jnp.argmax(logits[:, ::stride, ::stride], -1)
-  bank = memory['prototypes'].bank[modality[0]]
-  return gap, fit.prototype_similarity(embeddings, classes, bank)
+def _with_taps(net, images, modality):
+  """Logits, and what the projector takes."""
+  taps = net.decode(net.encode(images, modality, False), modality, False)
+  return net.head(taps[-1], modality, False), taps
 
 
 def _trained(nets, predictor, params, memory, image):
   """The U-Net and, if it is on, the projector; see `base.Method`."""
   variables, ids = _variables(params, memory), jnp.zeros(1, jnp.int32)
-  _, taps, _ = fit.statistics_gap(predictor, variables, image, ids)
+  _, taps = predictor.apply(variables, image, ids, method=_with_taps)
   if nets.config.mpcl.enabled:
     nets.projector.apply({'params': params['projector']}, taps)
   return params

@@ -52,7 +52,6 @@ from dbdc_jax import (
   supervision,
 )
 from dbdc_jax.methods import base
-from dbdc_jax.models import fit
 from dbdc_jax.models.patch_gan import PatchGan
 from dbdc_jax.models.unet import UNet
 
@@ -101,7 +100,6 @@ def build(
     base.keep_memory,
     joint=True,
     unlabeled=True,
-    fit=functools.partial(_fit, nets),
     trained=functools.partial(_trained, nets),
     tx=_tx(config.ssl.gan_learning_rate / config.optimizer.learning_rate),
   )
@@ -323,14 +321,3 @@ def _trained(nets, params, memory, image):
     translate(nets, params['generator'][name], image)
     nets.discriminator.apply({'params': params['discriminator'][name]}, image)
   return params
-
-
-def _fit(nets, params, memory, images, modality):
-  """How well images fit the statistics of their modality's segmenter."""
-  ids = jnp.zeros_like(modality)
-  gaps = []
-  for name in passes.PAIR:
-    variables = _tested(params, memory, name)
-    *_, gap = fit.statistics_gap(nets.tester, variables, images, ids)
-    gaps.append(gap)
-  return jnp.where(modality[0] == 0, *gaps), jnp.full((), jnp.nan)

@@ -1,126 +1,153 @@
-"""Which of a run's modalities a scan is, by the banks; or that it is none.
+"""Which of a run's modalities a scan is; or that it is none, or may be two.
 
-For each modality a sample of the scan's windows goes through the network with
-that modality's rows of the banks (`models/fit.py`). How far training and
-validation scans of the modality itself are from them was kept by the run
-(`fit.json`): a scan is taken for the modality whose usual gap it exceeds least,
-and for none of them where it exceeds it by more than any of those scans did,
-or is less like the prototypes.
+A run keeps the signs (`data/signs.py`) of its training and validation scans in
+`fit.json`. No network has learnt from them, so that each patient's own scans,
+left out in turn, say how far an unknown scan of the modality may look from the
+known ones (`likeness.py`). A scan is taken for the modality for which its look
+is most usual. It is declined where it would be an unusual one, where two
+modalities fit it nearly as well, and where its scale or its DICOM tags
+contradict: these never speak for a modality, only against it.
 """
 
-from collections.abc import Iterable, Mapping
-import functools
+from collections.abc import Iterable
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from data import preprocess
+from data import appearance, signs
+from data.prepared import PreparedCase
+from data.task import Modality
 from data.volume_io import Volume
-from dbdc_jax.deployed import Deployed, Network
-from dbdc_jax.evaluation import sliding_window
+from dbdc_jax.prediction.likeness import Likeness
 from dbdc_jax.segmentation import Segmenter
 
 FILE = 'fit.json'
-_WINDOWS = 32
-# Beyond the run's own scans: as a factor of the gap, and below the similarity.
-_GAP_SLACK = 1.25
-_SIMILARITY_SLACK = 0.1
+# A scan is declined that is further off than all but this share of the
+# modality's own, or whose confidence is lower.
+_LEAST_CHANCE = 0.015
+_LEAST_CONFIDENCE = 0.8
+# How usual a scan of no modality of the run is taken to be for its best one.
+_FOREIGN = 0.003
+# What a contradiction leaves of a chance: less than the least one.
+_CONTRADICTED = 0.01
 
 
 class Fit(NamedTuple):
   """What a scan was taken for.
 
   Attributes:
-    modality: its name; None if no modality fits.
-    confidence: in [0, 1], of the best one, none being an alternative.
-    gaps: modality -> gap in units of its own scans' median gap.
-    similarities: modality -> cosine to its prototypes (None without a bank).
+    modality: its name; None if no modality fits, or not one alone.
+    confidence: in [0, 1], that the best one is right, none being an
+      alternative.
+    chances: modality -> share of its scans that look as unusual as this one,
+      or more so.
+    doubts: modality -> what contradicts it, in words; those without are left
+      out.
   """
 
   modality: str | None
   confidence: float
-  gaps: dict[str, float]
-  similarities: dict[str, float | None]
+  chances: dict[str, float]
+  doubts: dict[str, str]
 
   def __str__(self) -> str:
     """A sentence for people."""
-    best = min(self.gaps, key=self.gaps.__getitem__)
-    found = ', '.join(f'{name} {gap:.1f}' for name, gap in self.gaps.items())
-    name = self.modality or f'no modality (the nearest is {best})'
-    return f'{name}, confidence {self.confidence:.2f} (gaps {found})'
+    if self.modality:
+      return f'{self.modality}, confidence {self.confidence:.2f}'
+    order = sorted(self.chances, key=self.chances.__getitem__, reverse=True)
+    best = order[0]
+    fitting = [n for n in order if self.chances[n] >= _LEAST_CHANCE]
+    if fitting and best in self.doubts:
+      why = f'it looks like {best}, but {self.doubts[best]}'
+    elif len(fitting) > 1:
+      why = f'it may be {fitting[0]} or {fitting[1]}'
+    elif fitting:
+      why = f'{best} fits, but others nearly as well'
+    else:
+      percent = 100 * self.chances[best]
+      share = f'{percent:.1f} %' if percent >= 0.05 else 'less than 0.1 %'
+      why = f'the nearest is {best}, {share} of whose scans look as unusual'
+    return f'no modality, confidence {self.confidence:.2f}: {why}'
 
 
-def sample(images: np.ndarray, patch: int) -> np.ndarray:
-  """Windows spread over a scan: `[32, patch, patch]`.
+class Known(NamedTuple):
+  """What a run knows of one modality's scans.
+
+  Attributes:
+    likeness: what they look like.
+    hounsfield: whether there are any whose values are HU.
+    scanners: of DICOM's Modality, those that may be.
+    words: sequences by which they are named.
+  """
+
+  likeness: Likeness
+  hounsfield: bool
+  scanners: frozenset[str]
+  words: frozenset[str]
+
+  def doubt(self, found: dict[str, Any]) -> str:
+    """What contradicts that a scan is one of these; '' if nothing does.
+
+    Args:
+      found: its signs.
+    """
+    scanner, words = found.get('scanner'), found.get('words', [])
+    if scanner and self.scanners and scanner not in self.scanners:
+      return f'its DICOM tags say {scanner}'
+    if words and self.words and not self.words & set(words):
+      return f'its DICOM tags say {", ".join(words)}'
+    if found['hounsfield'] and not self.hounsfield:
+      return 'its values are Hounsfield units'
+    return ''
+
+
+def know(modality: Modality, scans: list[dict[str, Any]]) -> Known:
+  """Sums up what scans of a modality look like.
+
+  Where none has tags, the modality's name and scale say what they would be.
 
   Args:
-    images: `[S, H, W]`; H and W at least `patch`.
-    patch: side of a window.
+    modality: theirs.
+    scans: the signs of each, and its 'patient', a number.
   """
-  count, height, width = images.shape
-  corners = [
-    (r, c)
-    for r in sliding_window.window_starts(height, patch, patch // 2)
-    for c in sliding_window.window_starts(width, patch, patch // 2)
-  ]
-  slices = np.linspace(0, count - 1, _WINDOWS).round().astype(int)
-  # A step that shares no factor with their number visits all of them.
-  step = next(s for s in (5, 7, 1) if np.gcd(s, len(corners)) == 1)
-  windows = []
-  for i, index in enumerate(slices):
-    r, c = corners[i * step % len(corners)]
-    windows.append(images[index, r : r + patch, c : c + patch])
-  return np.stack(windows).astype(np.float32)
-
-
-@functools.partial(jax.jit, static_argnames=('fit',))
-def _fit(fit, params, memory, windows, modality):
-  return fit(params, memory, windows[..., None], modality)
-
-
-def measure(
-  network: Network, windows: np.ndarray
-) -> tuple[float, float | None]:
-  """Gap and prototype similarity of a scan's windows."""
-  ids = np.full(len(windows), network.index, np.int32)
-  gap, similarity = _fit(
-    network.method.fit, network.params, network.memory, windows, ids
+  hounsfield = [scan['hounsfield'] for scan in scans]
+  name = f'{modality.name} {modality.title} {modality.series}'
+  scanners = {scan['scanner'] for scan in scans if 'scanner' in scan}
+  if not scanners:
+    tokens = set(re.split(r'[^a-z]+', name.lower()))
+    if all(hounsfield) or 'ct' in tokens:
+      scanners = {'CT'}
+    elif tokens & {'mr', 'mri'} or signs.words(name):
+      scanners = {'MR'}
+  words = {word for scan in scans for word in scan.get('words', ())}
+  return Known(
+    Likeness([s['look'] for s in scans], [s['patient'] for s in scans]),
+    any(hounsfield),
+    frozenset(scanners),
+    frozenset(words or signs.words(name)),
   )
-  similarity = float(similarity)
-  return float(gap), None if np.isnan(similarity) else similarity
 
 
-def _limits(known: Mapping[str, Any]) -> tuple[float, float, float | None]:
-  """Median gap, largest gap in its units, least similarity: of known scans."""
-  gaps = np.array(known['gap'])
-  median = float(np.median(gaps))
-  similar = [s for s in known['similarity'] if s is not None]
-  least = min(similar) - _SIMILARITY_SLACK if similar else None
-  return median, _GAP_SLACK * float(gaps.max()) / median, least
+def decide(known: dict[str, Known], found: dict[str, dict[str, Any]]) -> Fit:
+  """What a scan is taken for.
 
-
-def _windows(
-  segmenter: Segmenter, run: Deployed, volume: Volume, name: str
-) -> np.ndarray:
-  """The scan's windows as that modality's preparation would give them."""
-  modality = run.modality(name)
-  region, mm = segmenter.region(volume.voxels, volume.affine, run, name)
-  patch = run.config.augment.patch_size
-  geometry, canvas = preprocess.region_geometry(
-    region.image.shape, region.spacing, mm, patch
-  )
-  slices = np.linspace(0, len(region.image) - 1, _WINDOWS).round().astype(int)
-  low, high = preprocess.limits(region.image, modality.intensity)
-  images = preprocess.resample(
-    preprocess.between(region.image[slices], low, high),
-    geometry,
-    canvas,
-    order=1,
-  )
-  return sample(images, patch)
+  Args:
+    known: of each modality.
+    found: modality -> the scan's signs, treated as one of it.
+  """
+  chances, doubts, weights = {}, {}, {}
+  for name, scans in known.items():
+    chances[name] = scans.likeness.chance(found[name]['look'])
+    weights[name] = chances[name]
+    doubt = scans.doubt(found[name])
+    if doubt:
+      doubts[name] = doubt
+      weights[name] *= _CONTRADICTED
+  best = max(weights, key=weights.__getitem__)
+  confidence = weights[best] / (sum(weights.values()) + _FOREIGN)
+  fits = weights[best] >= _LEAST_CHANCE and confidence >= _LEAST_CONFIDENCE
+  return Fit(best if fits else None, confidence, chances, doubts)
 
 
 def recognize(segmenter: Segmenter, volume: Volume) -> Fit:
@@ -131,64 +158,54 @@ def recognize(segmenter: Segmenter, volume: Volume) -> Fit:
     volume: the scan.
 
   Raises:
-    ValueError: the run has not kept how its own scans fit.
+    ValueError: the run has not kept what its own scans look like.
   """
   run = segmenter.runs[0]
-  known = {m.name: load(run.folder, m.name) for m in run.modalities}
-  gaps, similarities, limits = {}, {}, {}
-  for modality in run.modalities:
-    name = modality.name
-    windows = _windows(segmenter, run, volume, name)
-    gap, similarities[name] = measure(run.networks[name], windows)
-    median, *limits[name] = _limits(known[name])
-    gaps[name] = gap / median
-  best = min(gaps, key=gaps.__getitem__)
-  furthest, least = limits[best]
-  fits = gaps[best] <= furthest
-  if least is not None:
-    fits = fits and similarities[best] >= least
-  # Each modality weighs as the inverse square of its gap, 'none' as the limit.
-  weights = {name: gap**-2 for name, gap in gaps.items()}
-  share = weights[best] / (sum(weights.values()) + furthest**-2)
-  return Fit(best if fits else None, float(share), gaps, similarities)
+  known = {m.name: load(run.folder, m) for m in run.modalities}
+  found = {
+    m.name: signs.take(volume.voxels, volume.affine, volume.tags, m)
+    for m in run.modalities
+  }
+  return decide(known, found)
 
 
-def load(folder: pathlib.Path, modality: str) -> dict[str, Any]:
-  """How a run's own scans of a modality fit it.
+def load(folder: pathlib.Path, modality: Modality) -> Known:
+  """What a run knows of a modality's scans.
 
   Args:
     folder: the run's workdir, which may hold a folder per modality.
-    modality: its name.
+    modality: one of the run's.
 
   Raises:
-    ValueError: it is not there, or not readable.
+    ValueError: it is not there, not readable, or of an earlier version.
   """
   path = folder / FILE
   if not path.exists():
-    path = folder / modality / FILE
+    path = folder / modality.name / FILE
   try:
-    return json.loads(path.read_text())[modality]
-  except (OSError, ValueError, KeyError) as error:
+    scans = json.loads(path.read_text())[modality.name]['scans']
+    if {len(scan['look']) for scan in scans} != {len(appearance.FEATURES)}:
+      raise ValueError('other numbers than this version takes')
+    return know(modality, scans)
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{path}: not readable ({error}): --modality auto needs it; run'
-      ' the training command again with --config.eval_only=true, or name the'
-      ' modality'
+      f'{path}: not readable, or of an earlier version ({error}):'
+      ' --modality auto needs it; run the training command again with'
+      ' --config.eval_only=true, or name the modality'
     ) from error
 
 
-def calibrate(
-  network: Network, scans: Iterable[np.ndarray], patch: int
-) -> dict[str, Any]:
-  """Measures how a run's own scans fit: what `fit.json` holds of a modality.
+def calibrate(cases: Iterable[PreparedCase]) -> dict[str, Any]:
+  """What `fit.json` holds of a modality.
 
   Args:
-    network: the modality's.
-    scans: `[S, H, W]` uint16 prepared slices of scans that it is not tested
-      on.
-    patch: side of a window.
+    cases: its training and validation scans.
   """
-  found = [measure(network, sample(s, patch) / 65535.0) for s in scans]
+  cases = list(cases)
+  numbers = {case.patient: None for case in cases}
+  patients = {name: number for number, name in enumerate(numbers)}
   return {
-    'gap': [gap for gap, _ in found],
-    'similarity': [similarity for _, similarity in found],
+    'scans': [
+      {**case.signs, 'patient': patients[case.patient]} for case in cases
+    ]
   }
