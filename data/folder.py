@@ -175,7 +175,8 @@ class _Look:
       self.problem(
         place / name,
         f'holds {len(sources)} scans: {few([s.name for s in sources])}',
-        'move them up, give each a folder of its own, or move it away'
+        'leave one there (label maps belong into labels/), move them up, or'
+        ' move it away'
         + ('; or name one in "series"' if sources[0].series else ''),
       )
     return dict(sorted(out.items()))
