@@ -11,14 +11,13 @@ DIR/t2/imagesTs/...                     (read where test scans are asked for)
 Whatever else lies there is a problem, or left out with the reason.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import functools
 import os
 import pathlib
-import re
 from typing import NamedTuple
 
-from data import file_kinds, names, scan_files, task_file, user_labels
+from data import file_kinds, names, nnunet, scan_files, task_file, user_labels
 from data.scan_files import Source
 from data.task import Case, Modality, Scan
 from data.volume_io import ScanError, check_pair
@@ -28,8 +27,6 @@ _IMAGES = ('images', 'imagesTr')
 _LABELS = ('labels', 'labelsTr')
 _TESTS = ('imagesTs',)
 _TEST_LABELS = ('labelsTs',)
-# nnU-Net's number of an image's channel.
-_CHANNEL = re.compile(r'(.+)_(\d{4})')
 
 
 class Held(NamedTuple):
@@ -124,7 +121,7 @@ def beside(
         if holds_images(path):
           reason = 'a modality that dataset.json does not name'
       left_out.append(ScanError(path, reason, 'nothing to do'))
-    elif file_kinds.scan_ending(path) or file_kinds.unread(path):
+    elif file_kinds.scan_ending(path):
       remedy = "put it into the images/ of a modality's folder"
       problems.append(ScanError(path, 'a scan where none is read', remedy))
     else:
@@ -175,37 +172,19 @@ class _Look:
       self.problem(
         place / name,
         f'holds {len(sources)} scans: {few([s.name for s in sources])}',
-        'move them up, give each a folder of its own, or move it away'
+        'leave one there (label maps belong into labels/), move them up, or'
+        ' move it away'
         + ('; or name one in "series"' if sources[0].series else ''),
       )
     return dict(sorted(out.items()))
 
-  def channels(self, images: dict[str, Source], labels: Iterable[str], where):
-    """nnU-Net's images by case, their channel's number taken off."""
-    split = {name: _CHANNEL.fullmatch(name) for name in images}
-    first = [n for n, found in split.items() if found and found[2] == '0000']
-    if where is None or where.name.lower() == 'images' or not first:
+  def cases(self, images: dict[str, Source], labels, where):
+    """The images by case: nnU-Net's end in their channel's number."""
+    if where is None or where.name.lower() == 'images':
       return images
-    if set(labels) & set(images):  # The numbers are part of the names.
-      return images
-    out = {}
-    for name, source in images.items():
-      found = split[name]
-      if found is None:
-        self.problem(
-          source.path,
-          f'no channel number, and {images[first[0]].path.name} has one',
-          "end all names in _0000 (nnU-Net's way), or none",
-        )
-      elif found[2] != '0000':
-        self.problem(
-          source.path,
-          f'channel {found[2]} of scan {found[1]!r}: a modality is one channel',
-          'give each channel a modality folder of its own',
-        )
-      else:
-        out[found[1]] = source._replace(name=found[1])
-    return out
+    images, problems = nnunet.channels(images, labels)
+    self.problems += problems
+    return images
 
   def rest(self, labels: pathlib.Path | None) -> None:
     """What else lies there; label maps, in a folder of another name?"""
@@ -245,9 +224,9 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     images, labels = look.one(_IMAGES), look.one(_LABELS)
     drawn = look.listed(labels)
     failed = {_name_of(e) for e in look.problems}
-    found = look.channels(look.listed(images, series), drawn, images)
+    found = look.cases(look.listed(images, series), drawn, images)
     tests = look.one(_TESTS)
-    later = look.channels(look.listed(tests, series), (), tests)
+    later = look.cases(look.listed(tests, series), (), tests)
     look.rest(labels)
   except (ScanError, OSError) as error:
     if isinstance(error, OSError):

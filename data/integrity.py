@@ -14,6 +14,7 @@ import re
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from data import hounsfield, names, planes, preprocess, split
 from data.task import Case, Modality, Scan, Task
@@ -22,6 +23,8 @@ from data.volume_io import ScanError
 # Scans of a modality whose median pixel or slice distance differs by more from
 # this one's are another kind of scan, or their header is wrong.
 FAR = 3.0
+# Columns of the table are not wider.
+_WIDEST = 40
 # What `--init` calls a class that has no name.
 _NAMELESS = re.compile(r'class -?\d+')
 
@@ -237,13 +240,22 @@ def text(facts: Sequence[dict[str, Any]], task: Task) -> str:
 
 
 def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
-  """Rows as lines, each column as wide as its widest cell."""
+  """Rows as lines of columns; the first and the last begin at the left.
+
+  A very long name pushes its own row to the right, and no other.
+  """
   rows = list(rows)
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    '  '.join(
-      cell.ljust(n) if k == 0 or k == len(row) - 1 else cell.rjust(n)
-      for k, (cell, n) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    for row in rows
+  last = len(rows[0]) - 1
+  widths = [
+    min(max(map(cell_len, column)), _WIDEST)
+    for column in zip(*rows, strict=True)
   ]
+  lines = []
+  for row in rows:
+    cells = []
+    for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+      space = ' ' * (width - cell_len(cell))
+      left = place in (0, last)
+      cells.append(cell + space if left else space + cell)
+    lines.append('  '.join(cells).rstrip())
+  return lines

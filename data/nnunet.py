@@ -8,10 +8,13 @@ regions that overlap are refused, and so is `ignore`: what was not annotated is
 never trained as an organ.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import re
 from typing import Any
 import unicodedata
+
+from data.scan_error import ScanError
+from data.scan_source import Source
 
 # What voxels that nobody annotated are called.
 IGNORE = 'ignore'
@@ -23,6 +26,8 @@ _KEYS = (
   'numTraining',
   'training',
 )
+# The number of an image's channel.
+_CHANNEL = re.compile(r'(.+)_(\d{4})')
 # The grey values that abdominal CT is shown with, HU.
 CT_WINDOW = [-125.0, 275.0]
 PERCENTILE = 99.5
@@ -165,3 +170,46 @@ def task(found: Mapping[str, Any]) -> dict[str, Any]:
   if isinstance(found.get('name'), str):
     out['name'] = found['name']
   return out
+
+
+def channels(
+  scans: Mapping[str, Source], labels: Collection[str] = ()
+) -> tuple[dict[str, Source], list[ScanError]]:
+  """Images as nnU-Net names them, CASE_0000, by case.
+
+  Names are of that form only where some end in _0000, and where no label map
+  has one of these names: patient_1001 is a name.
+
+  Args:
+    scans: name -> image.
+    labels: the names of the label maps, where they are known.
+
+  Returns:
+    Case -> image, and what is wrong: other channels, and names without one.
+  """
+  split = {name: _CHANNEL.fullmatch(name) for name in scans}
+  first = [n for n, found in split.items() if found and found[2] == '0000']
+  if not first or set(labels) & set(scans):
+    return dict(scans), []
+  out, problems = {}, []
+  for name, source in scans.items():
+    found = split[name]
+    if found is None:
+      problems.append(
+        ScanError(
+          source.path,
+          f'no channel number, and {scans[first[0]].path.name} has one',
+          "end all names in _0000 (nnU-Net's way), or none",
+        )
+      )
+    elif found[2] != '0000':
+      problems.append(
+        ScanError(
+          source.path,
+          f'channel {found[2]} of scan {found[1]!r}: a modality is one channel',
+          'give each channel a modality folder of its own',
+        )
+      )
+    else:
+      out[found[1]] = source._replace(name=found[1])
+  return out, problems

@@ -195,6 +195,10 @@ BAD_NIFTI = {
     'image', 'nii', _forms(np.diag([2.0, 2, 0, 1]), AFFINE), 'sform .*singular',
     'set sform_code to 0: the qform',
   ),
+  'far away': (
+    'image', 'nii', _patched(292, 'f', -3e9), 'sform is 3e[+]09 mm away',
+    'repair sform',
+  ),
   'qform that is no rotation': (
     'image', 'nii', _forms(None, AFFINE, quaternion=(0, 0, 1.01)),
     'no rotation', 'repair the qform',

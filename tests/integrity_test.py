@@ -2,6 +2,7 @@ import zlib
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from data import integrity
 from data.scan_error import ScanError
@@ -84,6 +85,15 @@ def test_sound_scans_are_described():
   assert lines[-1] == '    a remark'
   # Columns end or begin below one another.
   assert len({line.index(' axial') for line in lines[1:5]}) == 1
+
+
+def test_long_and_wide_names_leave_the_other_rows_in_line():
+  names = ['ct_a', 'ct_' + 80 * 'x', 'ct_患者', 'ct_Bär']
+  facts, _ = _check([_case(name) for name in names])
+  lines = integrity.text(facts, _task()).splitlines()[1:]
+  widths = [cell_len(line[: line.index(' axial')]) for line in lines]
+  assert widths[0] == widths[2] == widths[3] < widths[1]
+  assert all(name in line for name, line in zip(names, lines, strict=True))
 
 
 def test_every_bad_scan_is_told():

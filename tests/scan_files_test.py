@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import SimpleITK
 
-from data import phantom_archive, scan_files, volume_io
+from data import phantom_archive, scan_files, scan_walk, volume_io
 from data.scan_error import ScanError, table
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -300,6 +300,21 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(
     scan_files.find(tmp_path / 'shut')
 
 
+@pytest.mark.parametrize(
+  'text',
+  [
+    'version https://git-lfs.example/spec/v1\noid sha256:ab\nsize 9\n',
+    '/annex/objects/MD5E-s9--ab.nii.gz\n',
+  ],
+)
+@pytest.mark.parametrize('read', [scan_files.read, scan_files.affine])
+def test_what_stands_for_a_scan_says_how_to_fetch_it(text, read, tmp_path):
+  (tmp_path / 'a.nii.gz').write_text(text)
+  (source,) = scan_files.find(tmp_path).scans.values()
+  with pytest.raises(ScanError, match='fetch it: git lfs pull'):
+    read(source)
+
+
 def test_nobody_waits_at_a_pipe(tmp_path):
   os.mkfifo(tmp_path / 'a.nii')
   listing = scan_files.find(tmp_path)
@@ -346,6 +361,6 @@ def test_no_place_and_too_many_folders_are_refused(tmp_path, monkeypatch):
     scan_files.find(tmp_path / 'none')
   for name in 'abc':
     (tmp_path / name).mkdir()
-  monkeypatch.setattr(scan_files, '_MOST_FOLDERS', 2)
+  monkeypatch.setattr(scan_walk, '_MOST_FOLDERS', 2)
   with pytest.raises(ScanError, match='more than 2 folders'):
     scan_files.find(tmp_path)
