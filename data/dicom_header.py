@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import threading
 from typing import NamedTuple
 import warnings
 
@@ -95,6 +96,10 @@ _MAGIC = b'DICM'
 _DEFLATED = uids.DeflatedExplicitVRLittleEndian
 _VRS = {vr.value.encode() for vr in VR if len(vr.value) == 2}
 
+_LOCK = threading.Lock()
+_INSIDE: list[int] = []
+_FILTERS = contextlib.ExitStack()
+
 
 class Pixels(NamedTuple):
   """Where a file's pixels lie.
@@ -156,8 +161,24 @@ def unsaid() -> Iterator[None]:
   """Without the library's remarks: what matters is found by the checks.
 
   Archives that were made anonymous have unusual ids, and hospitals' character
-  sets are often misspelt: any word will do.
+  sets are often misspelt: any word will do. Filters are of the whole process:
+  threads that are inside at a time share one.
   """
+  with _LOCK:
+    _INSIDE.append(1)
+    if len(_INSIDE) == 1:
+      _FILTERS.enter_context(_ignoring())
+  try:
+    yield
+  finally:
+    with _LOCK:
+      _INSIDE.pop()
+      if not _INSIDE:
+        _FILTERS.close()
+
+
+@contextlib.contextmanager
+def _ignoring() -> Iterator[None]:
   logger = logging.getLogger('pydicom')
   before = logger.level
   logger.setLevel(logging.CRITICAL + 1)

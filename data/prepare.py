@@ -29,6 +29,7 @@ from data import (
   atomic,
   builder,
   checking,
+  destination,
   folder,
   planes,
   progress,
@@ -128,13 +129,22 @@ def look(
   return folder.Findings(cases, problems, left_out)
 
 
-def find_cases(
-  modalities: Sequence[Modality],
-  roots: dict[str, str],
-  include_unlabeled: bool = False,
-) -> list[Case]:
-  """The cases that `look` finds."""
-  return look(modalities, roots, include_unlabeled).cases
+def _check_cache(
+  place: pathlib.Path, cases: Sequence[Case], roots: dict[str, str]
+) -> None:
+  """Refuses to prepare into the folders of the scans.
+
+  Raises:
+    ValueError: the cache is one of them, or lies in one.
+  """
+  place = destination.real(place)
+  homes = {destination.real(f).parent for case in cases for f in case.files}
+  tops = {destination.real(root) for root in roots.values() if root}
+  if place in tops or homes & {place, *place.parents}:
+    raise ValueError(
+      f'{place} holds the scans: choose another folder for prepared data'
+      ' (--config.data.cache=DIR, --cache DIR)'
+    )
 
 
 def prepare(
@@ -170,14 +180,17 @@ def prepare(
     OSError: the cache took no more; nothing of the data stays there.
   """
   try:
-    cases = find_cases(modalities, roots, include_unlabeled)
+    found = look(modalities, roots, include_unlabeled)
   except ScanError as error:
     raise BadScans([error]) from error
+  cases = found.cases
+  _check_cache(cache_folder(cache), cases, roots)
   settings = {
     'slice_size': slice_size,
     'roi': roi,
     'modalities': [m._asdict() for m in modalities],
     'skip_bad': skip_bad,
+    'left': [vars(e) for e in (*found.problems, *found.left_out)],
   }
   folder = cache_folder(cache) / f'{task.name}-{_key(task, cases, settings)}'
   if (folder / META).exists():
@@ -199,18 +212,20 @@ def prepare(
       )
       sources = {m.name: writer.records(m.name) for m in modalities}
       _write_or_collect(writer, temporary, slice_size, sources, skip_bad)
-    if writer.errors and not skip_bad:
-      raise BadScans(writer.errors)
+    bad = found.problems + writer.errors
+    if bad and not skip_bad:
+      raise BadScans(bad)
     _check_left(sources, writer)
     meta = {
       'cases': [dataclasses.asdict(case) for case in writer.meta],
       'fingerprint': writer.fingerprint(),
       'planes': {m.name: m.plane for m in modalities},
-      'notes': writer.notes,
-      'skipped': [
-        {'file': e.file, 'reason': e.reason, 'remedy': e.remedy}
-        for e in writer.errors
+      'notes': writer.notes
+      + [
+        {'file': e.file, 'note': f'left out, {e.reason}'}
+        for e in found.left_out
       ],
+      'skipped': [vars(e) for e in bad],
     }
     (temporary / META).write_text(json.dumps(meta) + '\n')
   prepared = Prepared(folder)

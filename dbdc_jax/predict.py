@@ -29,7 +29,7 @@ import sys
 
 from absl import logging
 
-from data import atomic, folder, names, prepare, scan_files
+from data import atomic, names, nnunet, prepare, scan_files
 from data.scan_error import ScanError, table
 from dbdc_jax import compilation_cache, deployed, memory, segmentation
 from dbdc_jax.prediction import batch, provenance, results
@@ -162,7 +162,9 @@ def _find(flags: argparse.Namespace, output: pathlib.Path):
   """
   place = pathlib.Path(flags.input)
   found = scan_files.find(place, series=flags.series, without=(output,))
-  found = folder.without_channels(found)
+  if place.is_dir():
+    cases, problems = nnunet.channels(found.scans)
+    found = found._replace(scans=cases, problems=found.problems + problems)
   files = [file for scan in found.scans.values() for file in scan.files()]
   provenance.check_output(output, place, files)
   if not found.scans and not found.problems:

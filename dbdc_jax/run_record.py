@@ -1,6 +1,6 @@
 """What a workdir says about its run: config, versions, commit, data, owner."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from configs import common
-from data import atomic, task_file
+from data import atomic, destination, task_file
 from data.task import Task
 from dbdc_jax import __version__
 
@@ -47,6 +47,11 @@ _HARMLESS = (
   'data.split',
 )
 
+
+# What a run writes into its folder.
+_WRITTEN = ('config.json', 'run.json', 'task.json', 'split.json', 'fit.json')
+_WRITTEN += ('results.json', 'results.csv', 'metrics.jsonl', 'progress.png')
+_WRITTEN += ('overlays', 'checkpoints', 'tensorboard')
 
 # The run's task, in the form of a dataset.json.
 TASK = task_file.RUNS_TASK
@@ -113,6 +118,28 @@ def owned(workdir: pathlib.Path) -> Iterator[None]:
     file.flush()
     yield
     file.truncate(0)
+
+
+def check_place(workdir: pathlib.Path, roots: Iterable[str]) -> None:
+  """Checks that a run would write over nothing but what a run has written.
+
+  Args:
+    workdir: the run's folder.
+    roots: of the scans.
+
+  Raises:
+    ValueError: naming what lies there.
+  """
+  if (workdir / '.lock').exists() or started(workdir):
+    return
+  found = [name for name in _WRITTEN if os.path.lexists(workdir / name)]
+  if destination.real(workdir) in map(destination.real, roots):
+    found = ['the scans']
+  if found:
+    raise ValueError(
+      f'{workdir} holds {", ".join(found)} and is no run: choose another'
+      ' --workdir'
+    )
 
 
 def started(workdir: pathlib.Path) -> bool:

@@ -265,6 +265,8 @@ def train_and_evaluate(
   )
   if config.deterministic:
     parallel.check_deterministic()
+  roots = [root for m in task.modalities if (root := config.data[m.source])]
+  parallel.from_lead(lambda: run_record.check_place(folder, roots))
   notes = parallel.from_lead(
     lambda: run_record.check_resumable(folder, config, names, task.classes)
   )

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 import os
@@ -8,12 +9,13 @@ import fake_run
 from grids import ORIENTATIONS, affine_of
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import scipy.spatial
 
-from data import phantom_archive, scan_files, volume_io
+from data import itk_io, phantom_archive, scan_files, volume_io
 from dbdc_jax import deployed, predict
-from dbdc_jax.prediction import batch
+from dbdc_jax.prediction import batch, provenance, results
 
 SPACING = (1.1, 1.4, 2.6)
 TURN = scipy.spatial.transform.Rotation.from_rotvec([0.2, -0.1, 0.15])
@@ -26,14 +28,9 @@ def _corners(affine, shape):
 
 
 def _segment(path, output, **options):
-  outcome = batch.run(
-    fake_run.segmenter(),
-    scan_files.find(path).scans,
-    output,
-    modality='ct',
-    quiet=True,
-    **options,
-  )
+  job = results.Job(fake_run.segmenter(), output, modality='ct', **options)
+  scans = scan_files.find(path, without=(output,)).scans
+  outcome = batch.run(job, scans, quiet=True)
   assert not outcome.errors
   return outcome
 
@@ -182,11 +179,9 @@ def test_bad_scans_are_reported_and_the_rest_is_done(folder, command, capsys):
   written = sorted(
     str(p.relative_to(output)) for p in output.rglob('*') if p.is_file()
   )
-  assert written == sorted(
-    f'{kind.format(name)}'
-    for name in ('a', 'd')
-    for kind in ('{}.nii.gz', '{}_entropy.nii.gz', 'overlays/{}.png')
-  )
+  kinds = ('{}.nii.gz', '{}_entropy.nii.gz', 'overlays/{}.png')
+  wanted = [kind.format(name) for name in ('a', 'd') for kind in kinds]
+  assert written == sorted([*wanted, 'predictions.json'])
   entropy = nib.load(output / 'a_entropy.nii.gz')
   values = np.asanyarray(entropy.dataobj)
   assert values.dtype == np.float32 and 0 <= values.min() < values.max() <= 1
@@ -203,6 +198,11 @@ def test_what_is_done_is_skipped_unless_it_shall_be_overwritten(
   marked = output / 'a.nii.gz'
   marked.write_bytes(b'mine')
   assert command(folder, '--modality', 'ct')[0] == 0
+  assert 'a: its result was changed' in capsys.readouterr().out
+  assert marked.read_bytes() == b'mine'
+  # Other options would have to replace what was corrected by hand.
+  assert command(folder, '--modality', 'ct', '--keep-largest')[0] == 1
+  assert 'was not made by this command' in capsys.readouterr().err
   assert marked.read_bytes() == b'mine'
   assert command(folder, '--modality', 'ct', '--overwrite')[0] == 0
   assert marked.read_bytes() != b'mine'
@@ -240,8 +240,9 @@ def test_no_name_leaves_the_output_folder(name, tmp_path, monkeypatch):
 def test_two_scans_of_one_name_are_refused(folder, command, capsys):
   _nifti(folder / 'a.nii', fake_run.blocks((9, 9, 9)), np.eye(4))
   code, output = command(folder, '--modality', 'ct')
-  assert code == 1 and not list(output.rglob('*.nii.gz'))
-  assert 'has the same name as' in capsys.readouterr().err
+  assert code == 1 and not (output / 'a.nii.gz').exists()
+  said = capsys.readouterr().err
+  assert 'has the same name as' in said and 'a.nii.gz' in said
 
 
 @pytest.mark.parametrize(
@@ -254,6 +255,173 @@ def test_an_input_without_scans_is_explained(
   (tmp_path / 'empty').mkdir()
   assert command(tmp_path / place, '--modality', 'ct')[0] == 1
   assert said in capsys.readouterr().err
+
+
+def _bytes(folder):
+  return {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+
+@pytest.mark.parametrize('flags', [(), ('--overwrite',)])
+def test_scans_are_never_written_over(folder, tmp_path, command, capsys, flags):
+  """By whatever name their folder is given."""
+  (tmp_path / 'link').symlink_to(folder)
+  before = _bytes(folder)
+  for place, output in (
+    (folder, folder),
+    (tmp_path / 'link', folder),
+    (folder, tmp_path / 'link'),
+    (folder, folder / '..' / 'in'),
+    (folder / 'a.nii.gz', folder),
+  ):
+    code, _ = command(
+      place, '--modality', 'ct', *flags, '--output', str(output)
+    )
+    assert code == 1
+    assert 'over the scan itself' in capsys.readouterr().err
+    assert _bytes(folder) == before
+
+
+@pytest.mark.parametrize('link', [os.link, os.symlink])
+def test_a_link_to_a_scan_is_no_result(folder, tmp_path, command, capsys, link):
+  output = tmp_path / 'out'
+  output.mkdir()
+  link(folder / 'a.nii.gz', output / 'a.nii.gz')
+  before = _bytes(folder)
+  code, _ = command(folder, '--modality', 'ct', '--overwrite')
+  assert code == 1 and 'by a link' in capsys.readouterr().err
+  assert _bytes(folder) == before and len(list(output.iterdir())) == 1
+
+
+def test_results_inside_of_the_input_are_never_read(folder, command, capsys):
+  for name in ('b.nii.gz', 'c.nii'):
+    (folder / name).unlink()
+  flags = ('--modality', 'ct', '--output', str(folder / 'out'))
+  assert command(folder, *flags)[0] == 0
+  assert '2 scans segmented' in capsys.readouterr().out
+  assert command(folder, *flags)[0] == 0
+  assert '0 scans segmented' in capsys.readouterr().out
+  # Nor by a run that writes elsewhere.
+  assert command(folder, '--modality', 'ct')[0] == 0
+  said = capsys.readouterr().out
+  assert '2 scans segmented' in said and 'left out:' in said
+
+
+def test_what_was_made_otherwise_is_made_again(folder, command, capsys):
+  for name in ('b.nii.gz', 'c.nii'):
+    (folder / name).unlink()
+  said = lambda: capsys.readouterr().out.splitlines()[-1]
+  command(folder, '--modality', 'ct')
+  said()
+  for flags, count in (
+    (('--modality', 'ct'), 0),
+    (('--modality', 'mr'), 2),
+    (('--modality', 'mr', '--keep-largest'), 2),
+    (('--modality', 'mr', '--keep-largest', '--overlay'), 2),
+    (('--modality', 'mr', '--keep-largest'), 0),
+    (('--modality', 'mr', '--keep-largest', '--volumes'), 2),
+    (('--modality', 'mr', '--keep-largest', '--volumes'), 0),
+  ):
+    assert command(folder, *flags)[0] == 0
+    assert said().startswith(f'{count} scans segmented')
+  # Another scan of the same name.
+  _nifti(folder / 'a.nii.gz', fake_run.blocks((16, 14, 12))[::-1], np.eye(4))
+  assert command(folder, *flags)[0] == 0
+  assert said().startswith('1 scans segmented')
+
+
+def test_each_result_says_what_it_was_made_from(folder, command, tmp_path):
+  _, output = command(folder, '--modality', 'ct', '--overlay')
+  found = provenance.read(output)
+  assert sorted(found) == ['a', 'd']
+  assert found['a'].scan == provenance.digest([folder / 'a.nii.gz'])
+  assert found['a'].made_with['modality'] == 'ct'
+  assert set(found['a'].files) == {'a.nii.gz', 'overlays/a.png'}
+  for name, sha in found['a'].files.items():
+    assert provenance.digest([output / name]) == sha
+  assert str(tmp_path) not in (output / provenance.FILE).read_text()
+
+
+def test_an_empty_result_is_told(folder, command, capsys):
+  _nifti(
+    folder / 'dark.nii.gz',
+    (np.arange(800) % 9).astype(np.int16).reshape(8, 10, 10),
+    np.eye(4),
+  )
+  command(folder, '--modality', 'ct')
+  assert 'dark: nothing was found' in capsys.readouterr().out
+
+
+def test_names_of_nnunet_are_written_as_cases(
+  folder, command, tmp_path, capsys
+):
+  place = tmp_path / 'imagesTs'
+  place.mkdir()
+  for name in ('a', 'd'):
+    (folder / f'{name}.nii.gz').rename(place / f'{name}_0000.nii.gz')
+  _, output = command(place, '--modality', 'ct')
+  assert sorted(p.name for p in output.glob('*.gz')) == ['a.nii.gz', 'd.nii.gz']
+  (place / 'd_0000.nii.gz').rename(place / 'a_0001.nii.gz')
+  assert command(place, '--modality', 'ct')[0] == 1
+  assert 'channel 0001' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('ending', ['.nii', '.mha', '.mhd', '.nrrd', '.hdr'])
+def test_results_may_have_the_scans_own_format(ending, tmp_path):
+  """Voxels and places come back as from NIfTI."""
+  affine = affine_of('LPS', SPACING, (5, -3, 2), TURN.as_matrix())
+  like = volume_io.Volume(np.zeros(1), affine)
+  voxels = fake_run.blocks((16, 14, 12))
+  (tmp_path / 'in').mkdir()
+  for name, data in itk_io.encode(voxels, like, 'scan', ending):
+    (tmp_path / 'in' / name).write_bytes(data)
+  found = {}
+  for format in ('nifti', 'input'):
+    output = tmp_path / format
+    output.mkdir()
+    _segment(tmp_path / 'in', output, format=format)
+    (source,) = scan_files.find(output).scans.values()
+    found[format] = scan_files.read(source, label=True)
+  assert source.path.name == f'scan{ending}'
+  np.testing.assert_array_equal(found['input'].voxels, found['nifti'].voxels)
+  assert set(np.unique(found['input'].voxels)) == {0, 7, 420}
+  np.testing.assert_allclose(
+    found['input'].affine, found['nifti'].affine, atol=1e-4
+  )
+
+
+def test_a_segmentation_object_needs_a_dicom_series(folder, command, capsys):
+  code, output = command(folder, '--modality', 'ct', '--format', 'dicom-seg')
+  assert code == 1 and not list(output.glob('*.dcm'))
+  assert '--format nifti' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('form', ['dicom-seg', 'input'])
+def test_a_series_comes_back_as_a_segmentation_object(form, tmp_path):
+  place = tmp_path / 'in' / 'series'
+  voxels = fake_run.blocks((16, 14, 12))
+  phantom_archive.write_dicom(
+    place,
+    voxels.astype(np.uint16),
+    affine_of('LIP', SPACING, (-80, 60, 5), TURN.as_matrix()),
+    list(range(1, 13)),
+    patient=1,
+    series=1,
+    protocol='T2',
+  )
+  output = tmp_path / 'out'
+  output.mkdir()
+  _segment(tmp_path / 'in', output, format=form, volumes=True)
+  found = pydicom.dcmread(output / 'series.dcm')
+  assert found.Modality == 'SEG' and found.PatientID == '1'
+  labels = [item.SegmentLabel for item in found.SegmentSequence]
+  assert labels == list(fake_run.CLASSES[1:])
+  (row,) = csv.DictReader(
+    (output / 'volumes.csv').read_text('utf-8-sig').splitlines()
+  )
+  counts = [np.isclose(voxels, v).sum() for v in (50, 100)]
+  for name, count in zip(fake_run.CLASSES[1:], counts, strict=True):
+    wanted = count * np.prod(SPACING) / 1000
+    assert float(row[f'{name} (mL)']) == pytest.approx(wanted, rel=0.25)
 
 
 def test_an_unknown_modality_and_sided_mirroring_are_told(
@@ -274,7 +442,7 @@ def test_auto_without_the_runs_own_measurements_says_what_to_do(
 
 def test_a_trained_run_segments_scans_as_its_test_did(trained, cache, tmp_path):
   """Whole scans of the phantom, by the API that the command uses."""
-  workdir, results, _ = trained
+  workdir, tested, _ = trained
   segmenter = predict.load(workdir)
   assert [m.name for m in segmenter.runs[0].modalities] == ['ct', 'mr']
   split = json.loads((workdir / 'split.json').read_text())
@@ -286,7 +454,7 @@ def test_a_trained_run_segments_scans_as_its_test_did(trained, cache, tmp_path):
   assert found.labels.shape == image.voxels.shape
   codes = {0, 205, 420, 500, 550, 600, 820, 850}
   assert set(np.unique(found.labels)) <= codes
-  assert len(results['cases']) > 0
+  assert len(tested['cases']) > 0
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

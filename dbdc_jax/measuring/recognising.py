@@ -116,7 +116,7 @@ def _samples(
   change: Callable[[Scan], Scan],
   title: str,
 ) -> list[_Sample]:
-  cases = prepare.find_cases(modalities, roots)
+  cases = prepare.look(modalities, roots).cases
   return [
     _sample(case, change(case.read()), modalities)
     for case in track(cases, title)

@@ -88,8 +88,10 @@ class _Read(NamedTuple):
   volume: Volume | None
 
 
-def _read(job: Job, source: Source, before: provenance.Result | None) -> _Read:
-  """Reads a scan whose result is not there."""
+def _read(
+  job: Job, source: Source, before: provenance.Result | None, measured: bool
+) -> _Read:
+  """Reads a scan whose result is not there, or has no line of volumes."""
   wanted = job.written(source)
   scan = provenance.digest(source.files())
   state = provenance.state(job.output, before, scan, job.made_with, wanted)
@@ -99,8 +101,11 @@ def _read(job: Job, source: Source, before: provenance.Result | None) -> _Read:
       'is there, and was not made by this command from this scan',
       'give another --output, or --overwrite',
     )
-  needed = job.overwrite or state in ('missing', 'stale')
-  return _Read(scan, state, scan_files.read(source) if needed else None)
+  if state in ('done', 'edited') and measured and not job.overwrite:
+    return _Read(scan, state, None)
+  volume = scan_files.read(source)
+  job.check(source, volume)
+  return _Read(scan, state, volume)
 
 
 def run(
@@ -135,12 +140,19 @@ def run(
     task = bar.add_task('segmenting', total=len(sources))
     advance = functools.partial(bar.advance, task)
     known = provenance.read(job.output)
+    measured = job.measured()
 
     def read(index: int) -> futures.Future | None:
       if index >= len(sources):
         return None
       source = sources[index]
-      return reader.submit(_read, job, source, known.get(source.name))
+      return reader.submit(
+        _read,
+        job,
+        source,
+        known.get(source.name),
+        measured is None or source.name in measured,
+      )
 
     def finish(writing: tuple[Source, futures.Future] | None) -> None:
       """Waits for what is written; a format's refusal is the scan's error."""

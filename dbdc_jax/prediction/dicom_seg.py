@@ -12,16 +12,15 @@ where nothing was found at all, the first class has those of all slices, empty.
 """
 
 from collections.abc import Iterator, Sequence
-import contextlib
 import io
 import logging
-import warnings
 
 import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
 
+from data import dicom_header
 from data.scan_error import ScanError
 from data.volume_io import Volume
 from dbdc_jax.prediction import anatomy_codes, dicom_source
@@ -64,7 +63,7 @@ def encode(
   """
   if classes.shape != volume.voxels.shape:
     raise ValueError(f'{classes.shape} classes, {volume.voxels.shape} voxels')
-  with _quiet():
+  with dicom_header.unsaid():
     source = dicom_source.read(volume)
     shape = (source.count, *classes.shape[1::-1])
     planes = np.zeros(shape, np.uint8)
@@ -90,16 +89,8 @@ def check(volume: Volume) -> None:
   Raises:
     ScanError: see `encode`.
   """
-  with _quiet():
+  with dicom_header.unsaid():
     dicom_source.read(volume)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Without the libraries' remarks on ids that are repeated as they stand."""
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    yield
 
 
 def _check_size(planes: np.ndarray, volume: Volume) -> None:

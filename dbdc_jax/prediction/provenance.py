@@ -14,10 +14,10 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from data import atomic
+from data import atomic, scan_walk
 from data.scan_error import ScanError
 
-FILE = 'predictions.json'
+FILE = scan_walk.RESULTS
 _FORMAT = 'dbdc_jax predictions'
 # Raised with every change that an older reader would misunderstand.
 _VERSION = 1

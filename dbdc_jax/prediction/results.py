@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from data import atomic, file_kinds, itk_io, names, preprocess
+from data.scan_error import ScanError
 from data.scan_files import Source
 from data.task import Modality
 from data.volume_io import Volume
 from dbdc_jax import pictures, run_record
-from dbdc_jax.prediction import dicom_seg, provenance, volumes
+from dbdc_jax.prediction import provenance, volumes
 from dbdc_jax.segmentation import Segmentation, Segmenter
 
 FORMATS = ('nifti', 'input', 'dicom-seg')
@@ -69,6 +70,33 @@ class Job:
       out['overlay'] = 'overlays/' + names.on_disk(source.name, '.png')
     return out
 
+  def measured(self) -> set[str] | None:
+    """The scans that volumes.csv has a line of; None if none is asked for.
+
+    Raises:
+      ScanError: the file there is another table.
+    """
+    if not self.volumes:
+      return None
+    return {row[volumes.SCAN] for row in volumes.read(self.output / VOLUMES)}
+
+  def check(self, source: Source, volume: Volume) -> None:
+    """Refuses, before it is segmented, a scan that the format cannot hold.
+
+    Raises:
+      ScanError: it is no DICOM series, or lacks what an object must say.
+    """
+    if self.files(source)['label'].endswith(_SEG):
+      from dbdc_jax.prediction import dicom_seg  # Loading it takes seconds.
+
+      if not volume.files:
+        raise ScanError(
+          source.path,
+          'no DICOM series, which a DICOM SEG object must refer to',
+          'give a DICOM series, or --format nifti',
+        )
+      dicom_seg.check(volume)
+
   def written(self, source: Source) -> list[str]:
     """Every file that is written for a scan, both of a pair; a label last."""
     out = []
@@ -93,6 +121,8 @@ def _label_files(
 ) -> list[tuple[str, bytes]]:
   if not file.endswith(_SEG):
     return _encoded(found.labels, volume, file)
+  from dbdc_jax.prediction import dicom_seg  # Loading it takes seconds.
+
   run = job.segmenter.runs[0]
   data = dicom_seg.encode(
     found.classes,
