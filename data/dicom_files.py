@@ -30,6 +30,7 @@ _NO_SCAN = {
   uids.RTDoseStorage: 'a radiotherapy dose',
   uids.RTImageStorage: 'a radiotherapy image',
 }
+_CONTENTS = 'a DICOMDIR, a table of contents'
 _COLOURS = ('RGB', 'YBR')
 _ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
 
@@ -65,7 +66,7 @@ def _no_scan(header: Header) -> str:
   """Why a sound DICOM file is no image of a scan; '' if it may be one."""
   kind = object_class(header.found)
   if kind == uids.MediaStorageDirectoryStorage:
-    return 'a DICOMDIR, a table of contents'
+    return _CONTENTS
   if kind in _NO_SCAN:
     return f'{_NO_SCAN[kind]}, no scan'
   if header.pixels is None:
@@ -85,15 +86,7 @@ def _lost_slice(path: pathlib.Path, patterns: set[str]) -> bool:
   A download's error page, or a file that the disk lost, would otherwise leave
   a volume that ends early.
   """
-  if path.suffix.lower() in _ENDINGS or _pattern(path) in patterns:
-    return True
-  try:
-    with path.open('rb') as file:
-      head = file.read(256)
-  except OSError:
-    return False
-  # The start of the empty 128 bytes that a file begins with.
-  return len(head) > 0 and not head.strip(b'\0')
+  return path.suffix.lower() in _ENDINGS or _pattern(path) in patterns
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -114,11 +107,18 @@ def read_headers(
   Args:
     folder: its files are looked at, not those of folders inside.
     files: only these of them.
+
+  Raises:
+    ScanError: the folder cannot be read.
   """
+  if files is None:
+    try:
+      files = files_in(pathlib.Path(folder))
+    except OSError as error:
+      reason = f'cannot be read ({error.strerror})'
+      raise ScanError(folder, reason, 'check name and permissions') from error
   with unsaid():
-    return _read_headers(
-      files_in(pathlib.Path(folder)) if files is None else sorted(files)
-    )
+    return _read_headers(sorted(files))
 
 
 def _read_headers(paths: Sequence[pathlib.Path]):
@@ -132,6 +132,8 @@ def _read_headers(paths: Sequence[pathlib.Path]):
       continue
     if header is None:
       strangers[path] = ScanError(path, 'no DICOM file', 'nothing to do')
+    elif header.damage and path.name.upper() == 'DICOMDIR':
+      left_out.append((ScanError(path, _CONTENTS, 'nothing to do'), header))
     elif header.damage is None and (reason := _no_scan(header)):
       error = ScanError(path, reason, 'nothing to do')
       (left_out if header.pixels else pixelless).append((error, header))
@@ -187,6 +189,14 @@ def _coloured(header: Header) -> bool:
   return kind.startswith(_COLOURS) and header.text('SamplesPerPixel') != '1'
 
 
+def _without_place(header: Header) -> bool:
+  """Whether it is a picture that was taken of a screen."""
+  return 'Secondary Capture' in object_class(header.found).name and not (
+    header.text('ImagePositionPatient')
+    or header.items('PerFrameFunctionalGroupsSequence')
+  )
+
+
 def _scans_only(groups, left_out):
   """The groups without what only goes with a scan, if there is a scan."""
   pictures = {
@@ -196,13 +206,21 @@ def _scans_only(groups, left_out):
   }
   localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
   scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
+  scans = [h for h in scans if not _without_place(h)]
   if all(localizer(h) for h in scans):
     return groups
+  screen_shots = {
+    uid
+    for uid, members in groups.items()
+    if all(_without_place(header) for header in members)
+  }
   kept = {}
   for uid, members in groups.items():
     for header in members:
       if uid in pictures:
         reason = 'a colour picture, no slice of a scan'
+      elif uid in screen_shots:
+        reason = 'a picture without a place (Secondary Capture), no slice'
       elif localizer(header):
         reason = 'a localizer, no slice of a scan'
       else:
