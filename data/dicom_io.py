@@ -246,7 +246,8 @@ def _tags(first: Frame) -> dict[str, str | float]:
   """What a series says of itself, numbers as such."""
   out = {}
   for name in TOLD:
-    said = first.said(name) or first.said(_ENHANCED.get(name, name))
+    said = first.header.text(name) or first.said(name)
+    said = said or first.said(_ENHANCED.get(name, name))
     if not said:
       continue
     try:

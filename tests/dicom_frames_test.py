@@ -1,7 +1,7 @@
 import dicom_series
+import highdicom
 import numpy as np
 import pydicom
-from pydicom.uid import LegacyConvertedEnhancedMRImageStorage
 import pytest
 
 from data.dicom_io import read_affine, read_dicom
@@ -49,21 +49,51 @@ def test_what_a_frame_says_stands_above_what_all_share(tmp_path):
   np.testing.assert_array_equal(sides, [5, 4, 3])
 
 
-def test_a_legacy_converted_file_is_read(tmp_path):
-  """It may keep what a classic file says in sequences of its own."""
-  found = dicom_series.enhanced(modality='MR', order=_ORDER)
-  kind = LegacyConvertedEnhancedMRImageStorage
-  found.SOPClassUID = found.file_meta.MediaStorageSOPClassUID = kind
-  (shared,) = found.SharedFunctionalGroupsSequence
-  shared.UnassignedSharedConvertedAttributesSequence = [
-    dicom_series.of(EchoTime=4.6)
-  ]
-  del shared.PixelValueTransformationSequence
-  dicom_series.write(tmp_path, [found])
-  volume = read_dicom(tmp_path)
-  expected = dicom_series.values().transpose(2, 1, 0)
-  np.testing.assert_array_equal(volume.voxels, expected)
-  assert volume.tags['EchoTime'] == 4.6
+@pytest.mark.parametrize('modality', ['CT', 'MR'])
+def test_a_legacy_converted_file_is_its_classic_series(modality, tmp_path):
+  """As another library converts it."""
+  every = dicom_series.slices(
+    modality=modality,
+    FrameOfReferenceUID=f'{dicom_series.ROOT}3',
+    PositionReferenceIndicator='',
+    StudyID='1',
+    StudyDate='20200101',
+    StudyTime='101010',
+    AccessionNumber='',
+    ReferringPhysicianName='',
+    PatientBirthDate='',
+    PatientSex='O',
+    Manufacturer='A',
+    ManufacturerModelName='B',
+    DeviceSerialNumber='1',
+    SoftwareVersions='1',
+    ImageType=['ORIGINAL', 'PRIMARY', 'AXIAL' if modality == 'CT' else 'M'],
+    AcquisitionNumber=1,
+    SliceThickness=3,
+    EchoTime=4.6,
+    RescaleSlope='2',
+    RescaleIntercept='-3',
+  )
+  convert = {
+    'CT': highdicom.legacy.LegacyConvertedEnhancedCTImage,
+    'MR': highdicom.legacy.LegacyConvertedEnhancedMRImage,
+  }[modality]
+  found = convert(
+    [every[k] for k in _ORDER],
+    series_instance_uid=f'{dicom_series.ROOT}77',
+    series_number=9,
+    sop_instance_uid=f'{dicom_series.ROOT}78',
+    instance_number=1,
+  )
+  dicom_series.write(tmp_path / 'classic', every)
+  dicom_series.write(tmp_path / 'legacy', [found])
+  classic, legacy = (
+    read_dicom(tmp_path / name) for name in ('classic', 'legacy')
+  )
+  np.testing.assert_array_equal(legacy.voxels, classic.voxels)
+  np.testing.assert_array_equal(legacy.affine, classic.affine)
+  assert legacy.tags['EchoTime'] == 4.6
+  assert legacy.tags['SeriesNumber'] == '9'
 
 
 def test_parts_of_an_enhanced_series_go_together(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 import scipy.spatial
+import SimpleITK
 
 from data import phantom_archive, scan_files
 from data.dicom_io import read_affine, read_dicom
@@ -97,6 +98,26 @@ def test_any_damage_gives_a_sound_volume_or_a_row(
   finally:
     path.unlink()
     path.write_bytes(sound)
+
+
+def test_another_reader_puts_every_voxel_in_the_same_place(tmp_path):
+  """Values and places, of an oblique series."""
+  turn = scipy.spatial.transform.Rotation.from_rotvec([0.4, -0.3, 0.5])
+  turn = turn.as_matrix()
+  affine = affine_of(('P', 'S', 'L'), (0.7, 0.9, 4), (-80, 60, 5), turn)
+  voxels = np.arange(5 * 4 * 6).reshape(5, 4, 6)
+  files = _write(tmp_path / 'a', voxels, affine)
+  found = read_dicom(tmp_path / 'a')
+  other = SimpleITK.ReadImage([str(file) for file in found.files])
+  np.testing.assert_array_equal(
+    SimpleITK.GetArrayFromImage(other).T, found.voxels
+  )
+  for index in ((0, 0, 0), (4, 0, 0), (0, 3, 0), (0, 0, 5), (4, 3, 5)):
+    x, y, z = other.TransformIndexToPhysicalPoint(index)
+    np.testing.assert_allclose(
+      (found.affine @ [*index, 1])[:3], [-x, -y, z], atol=1e-3
+    )
+  assert set(found.files) == set(files)
 
 
 def test_values_are_scaled_slice_by_slice(tmp_path):
