@@ -30,6 +30,7 @@ _NO_SCAN = {
   uids.RTDoseStorage: 'a radiotherapy dose',
   uids.RTImageStorage: 'a radiotherapy image',
 }
+_NO_DICOM = 'no DICOM file'
 _CONTENTS = 'a DICOMDIR, a table of contents'
 _COLOURS = ('RGB', 'YBR')
 _ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
@@ -73,6 +74,16 @@ def _no_scan(header: Header) -> str:
     name = kind.name.removesuffix(' Storage') or 'unknown'
     return f'a DICOM object without pixels ({name})'
   return ''
+
+
+def _of_no_kind(header: Header) -> bool:
+  """Whether its kind of object does not exist, though not a vendor's own.
+
+  What is so, and lies among slices, is one of them, cut and scrambled.
+  """
+  kind = object_class(header.found)
+  standard = not kind.is_valid or kind.startswith('1.2.840.10008.')
+  return standard and not kind.name.endswith(' Storage')
 
 
 def _pattern(path: pathlib.Path) -> str:
@@ -122,34 +133,30 @@ def read_headers(
 
 
 def _read_headers(paths: Sequence[pathlib.Path]):
-  headers, pixelless, strangers, left_out = [], [], {}, []
+  headers, pixelless, strangers, left_out = [], [], [], []
   for path in paths:
     try:
       header = read_header(path)
     except OSError as error:
       reason = f'cannot be read ({error.strerror})'
-      strangers[path] = ScanError(path, reason, 'check name and permissions')
+      strangers.append(ScanError(path, reason, 'check name and permissions'))
       continue
     if header is None:
-      strangers[path] = ScanError(path, 'no DICOM file', 'nothing to do')
+      strangers.append(ScanError(path, _NO_DICOM, 'nothing to do'))
     elif header.damage and path.name.upper() == 'DICOMDIR':
-      left_out.append((ScanError(path, _CONTENTS, 'nothing to do'), header))
+      left_out.append(ScanError(path, _CONTENTS, 'nothing to do'))
     elif header.damage is None and (reason := _no_scan(header)):
       error = ScanError(path, reason, 'nothing to do')
-      (left_out if header.pixels else pixelless).append((error, header))
+      if header.pixels:
+        left_out.append(error)
+      else:
+        pixelless.append((error, header))
     else:
       headers.append(header)
-  left_out = [error for error, _ in left_out]
   patterns = {_pattern(header.path) for header in headers}
   series = {header.text('SeriesInstanceUID') for header in headers}
   for error, header in pixelless:
-    # Of a kind that there is not, and among slices: one of them, cut and
-    # scrambled. Vendors have kinds of their own.
-    kind = object_class(header.found)
-    strange = not kind.name.endswith(' Storage') and (
-      not kind.is_valid or kind.startswith('1.2.840.10008.')
-    )
-    if strange and (
+    if _of_no_kind(header) and (
       header.text('SeriesInstanceUID') in series
       or _pattern(header.path) in patterns
     ):
@@ -157,16 +164,25 @@ def _read_headers(paths: Sequence[pathlib.Path]):
       headers.append(header._replace(damage=error))
     else:
       left_out.append(error)
-  for path, error in strangers.items():
-    if _lost_slice(path, patterns):
-      if error.reason == 'no DICOM file':
-        empty = '' if path.stat().st_size else ': it is empty'
-        error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
-      headers.append(damaged(error))
-    else:
+  for error in strangers:
+    path = pathlib.Path(error.file)
+    if not _lost_slice(path, patterns):
       left_out.append(error)
+      continue
+    if error.reason == _NO_DICOM:
+      empty = '' if path.stat().st_size else ': it is empty'
+      error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
+    headers.append(damaged(error))
+  found = _grouped(headers, left_out)
+  return found, sorted(left_out, key=lambda error: error.file)
+
+
+def _grouped(
+  headers: list[Header], left_out: list[ScanError]
+) -> list[tuple[Series, list[Header]]]:
+  """The headers of every series; a damaged one of no series goes with all."""
   groups: dict[str, list[Header]] = {}
-  lost = []  # Nobody knows of which series.
+  lost = []
   sound = {h.text('SeriesInstanceUID') for h in headers if not h.damage}
   for header in headers:
     uid = header.text('SeriesInstanceUID')
@@ -181,7 +197,7 @@ def _read_headers(paths: Sequence[pathlib.Path]):
   for uid, members in groups.items():
     members = sorted([*members, *lost], key=lambda header: header.path)
     out.append((_series(uid, members), members))
-  return out, sorted(left_out, key=lambda error: error.file)
+  return out
 
 
 def _coloured(header: Header) -> bool:

@@ -202,3 +202,121 @@ def test_a_transfer_syntax_that_nobody_names_is_guessed(tmp_path):
     assert 'TransferSyntaxUID' not in pydicom.dcmread(file).file_meta
   expected = dicom_series.values().transpose(2, 1, 0)
   np.testing.assert_array_equal(read_dicom(tmp_path).voxels, expected)
+
+
+def _read(folder, every):
+  dicom_series.write(folder, every)
+  return read_dicom(folder)
+
+
+def _rim(value):
+  """Which voxels are padded, and the series' volume with that value there."""
+  volume = dicom_series.values().astype(np.int64)
+  padded = np.zeros(volume.shape, bool)
+  padded[:, 0] = padded[:, -1] = True
+  volume[padded] = value
+  return padded, volume
+
+
+# How a padding of some HU is stored and said: value, sign, intercept, element.
+PADDING = {
+  'signed': (-2000, 1, 0, -2000),
+  'far below': (-32768, 1, 0, -32768),
+  'said without a sign': (-2000, 1, 0, 63536),
+  'without a sign': (63536, 0, -1024, 63536),
+  'said with a sign': (63536, 0, -1024, -2000),
+  'far above': (4000, 1, 0, 4000),
+}
+
+
+@pytest.mark.parametrize('implicit', [False, True])
+@pytest.mark.parametrize('name', PADDING)
+def test_padding_counts_as_the_lowest_value(name, implicit, tmp_path):
+  stored, sign, intercept, said = PADDING[name]
+  padded, volume = _rim(0)
+  every = dicom_series.slices()
+  for found, where, pixels in zip(every, padded, volume, strict=True):
+    values = np.where(where, stored, pixels - intercept)
+    found.PixelData = values.astype('<i2' if sign else '<u2').tobytes()
+    found.PixelRepresentation, found.RescaleIntercept = sign, intercept
+    found.add_new('PixelPaddingValue', 'SS' if said < 0 else 'US', said)
+    if implicit:
+      syntax = pydicom.uid.ImplicitVRLittleEndian
+      found.file_meta.TransferSyntaxUID = syntax
+  found = _read(tmp_path, every)
+  lowest = dicom_series.values()[~padded].min()
+  expected = np.where(padded, lowest, volume)
+  np.testing.assert_array_equal(found.voxels, expected.transpose(2, 1, 0))
+  (note,) = found.notes
+  assert note.startswith('33 % of its voxels are padding (')
+  assert note.endswith(f'they count as {lowest}')
+
+
+def test_a_range_of_padding_counts_as_the_lowest_value(tmp_path):
+  padded, volume = _rim(-3000)
+  volume[:, 0] = -2500
+  every = dicom_series.slices(volume.astype(np.int16))
+  for found in every:
+    found.PixelPaddingValue, found.PixelPaddingRangeLimit = -3024, -2000
+  found = _read(tmp_path, every)
+  lowest = dicom_series.values()[~padded].min()
+  assert found.voxels.min() == lowest
+  np.testing.assert_array_equal(
+    found.voxels, np.where(padded, lowest, volume).transpose(2, 1, 0)
+  )
+
+
+def test_padding_beyond_the_stored_bits_is_found(tmp_path):
+  """12 bits without a sign, padded with -2000."""
+  padded, volume = _rim(0)
+  every = dicom_series.slices()
+  for found, where, pixels in zip(every, padded, volume, strict=True):
+    values = np.where(where, 63536, pixels + 1024)
+    found.PixelData = values.astype('<u2').tobytes()
+    found.PixelRepresentation, found.RescaleIntercept = 0, -1024
+    found.BitsStored, found.HighBit = 12, 11
+    found.PixelPaddingValue = 63536
+  found = _read(tmp_path, every)
+  lowest = dicom_series.values()[~padded].min()
+  expected = np.where(padded, lowest, volume)
+  np.testing.assert_array_equal(found.voxels, expected.transpose(2, 1, 0))
+
+
+# A padding value that is no padding: the modality, what fills a third of the
+# voxels, the padding that is said.
+HARMLESS = {
+  'air of a scanner': ('CT', -1000, -1000),
+  'the lowest HU': ('CT', -1024, -1024),
+  'nothing in MR': ('MR', 0, 0),
+  'a value that does not occur': ('CT', -1000, -2000),
+  'one ordinary value of many': ('CT', -1000, 40),
+  'more bits than there are': ('CT', -1000, 10**6),
+}
+
+
+@pytest.mark.parametrize('name', HARMLESS)
+def test_padding_that_is_ordinary_does_no_harm(name, tmp_path):
+  modality, fill, said = HARMLESS[name]
+  _, volume = _rim(fill)
+  if modality == 'MR':
+    volume[volume != 0] = np.abs(volume[volume != 0]) + 200
+  volume = np.repeat(np.repeat(volume, 4, 1), 4, 2)
+  if said == 40:
+    # Noise: no value is more frequent than the next one.
+    rng = np.random.default_rng(0)
+    volume = np.round(rng.normal(40, 20, volume.shape))
+  every = dicom_series.slices(volume.astype(np.int16), modality)
+  for found in every:
+    found.add_new('PixelPaddingValue', 'SS' if said < 2**16 else 'UL', said)
+  found = _read(tmp_path, every)
+  np.testing.assert_array_equal(found.voxels, volume.transpose(2, 1, 0))
+  assert not found.notes
+
+
+def test_the_background_of_a_label_map_is_no_padding(tmp_path):
+  """Of a CT, though 0 is said to be padding."""
+  volume = np.arange(5 * 6 * 7).reshape(5, 6, 7) % 5 * (np.arange(7) > 3)
+  every = dicom_series.slices(volume.astype(np.int16), PixelPaddingValue=0)
+  np.testing.assert_array_equal(
+    _read(tmp_path, every).voxels, volume.transpose(2, 1, 0)
+  )
