@@ -124,7 +124,7 @@ def _picture_size(data: bytes) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _c_remarks() -> Iterator[list[str]]:
+def c_remarks() -> Iterator[list[str]]:
   """Keeps from the terminal what decoders written in C say there.
 
   Yields:
@@ -202,7 +202,7 @@ def decode(header: Header) -> np.ndarray:
     _check_pictures(header, data, options.get('extended_offsets'))
   decoder = get_decoder(syntax)
   if decoder.is_encapsulated:
-    with _c_remarks() as said:
+    with c_remarks() as said:
       values, _ = decoder.as_array(data, raw=True, **options)
     # It is only a remark to them that a part of a picture is not there.
     if broken := [line for line in said if 'orrupt' in line or 'Prem' in line]:

@@ -30,6 +30,8 @@ _NO_SCAN = {
   uids.RTDoseStorage: 'a radiotherapy dose',
   uids.RTImageStorage: 'a radiotherapy image',
 }
+_NO_DICOM = 'no DICOM file'
+_CONTENTS = 'a DICOMDIR, a table of contents'
 _COLOURS = ('RGB', 'YBR')
 _ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
 
@@ -65,13 +67,23 @@ def _no_scan(header: Header) -> str:
   """Why a sound DICOM file is no image of a scan; '' if it may be one."""
   kind = object_class(header.found)
   if kind == uids.MediaStorageDirectoryStorage:
-    return 'a DICOMDIR, a table of contents'
+    return _CONTENTS
   if kind in _NO_SCAN:
     return f'{_NO_SCAN[kind]}, no scan'
   if header.pixels is None:
     name = kind.name.removesuffix(' Storage') or 'unknown'
     return f'a DICOM object without pixels ({name})'
   return ''
+
+
+def _of_no_kind(header: Header) -> bool:
+  """Whether its kind of object does not exist, though not a vendor's own.
+
+  What is so, and lies among slices, is one of them, cut and scrambled.
+  """
+  kind = object_class(header.found)
+  standard = not kind.is_valid or kind.startswith('1.2.840.10008.')
+  return standard and not kind.name.endswith(' Storage')
 
 
 def _pattern(path: pathlib.Path) -> str:
@@ -85,15 +97,7 @@ def _lost_slice(path: pathlib.Path, patterns: set[str]) -> bool:
   A download's error page, or a file that the disk lost, would otherwise leave
   a volume that ends early.
   """
-  if path.suffix.lower() in _ENDINGS or _pattern(path) in patterns:
-    return True
-  try:
-    with path.open('rb') as file:
-      head = file.read(256)
-  except OSError:
-    return False
-  # The start of the empty 128 bytes that a file begins with.
-  return len(head) > 0 and not head.strip(b'\0')
+  return path.suffix.lower() in _ENDINGS or _pattern(path) in patterns
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -114,40 +118,45 @@ def read_headers(
   Args:
     folder: its files are looked at, not those of folders inside.
     files: only these of them.
+
+  Raises:
+    ScanError: the folder cannot be read.
   """
+  if files is None:
+    try:
+      files = files_in(pathlib.Path(folder))
+    except OSError as error:
+      reason = f'cannot be read ({error.strerror})'
+      raise ScanError(folder, reason, 'check name and permissions') from error
   with unsaid():
-    return _read_headers(
-      files_in(pathlib.Path(folder)) if files is None else sorted(files)
-    )
+    return _read_headers(sorted(files))
 
 
 def _read_headers(paths: Sequence[pathlib.Path]):
-  headers, pixelless, strangers, left_out = [], [], {}, []
+  headers, pixelless, strangers, left_out = [], [], [], []
   for path in paths:
     try:
       header = read_header(path)
     except OSError as error:
       reason = f'cannot be read ({error.strerror})'
-      strangers[path] = ScanError(path, reason, 'check name and permissions')
+      strangers.append(ScanError(path, reason, 'check name and permissions'))
       continue
     if header is None:
-      strangers[path] = ScanError(path, 'no DICOM file', 'nothing to do')
+      strangers.append(ScanError(path, _NO_DICOM, 'nothing to do'))
+    elif header.damage and path.name.upper() == 'DICOMDIR':
+      left_out.append(ScanError(path, _CONTENTS, 'nothing to do'))
     elif header.damage is None and (reason := _no_scan(header)):
       error = ScanError(path, reason, 'nothing to do')
-      (left_out if header.pixels else pixelless).append((error, header))
+      if header.pixels:
+        left_out.append(error)
+      else:
+        pixelless.append((error, header))
     else:
       headers.append(header)
-  left_out = [error for error, _ in left_out]
   patterns = {_pattern(header.path) for header in headers}
   series = {header.text('SeriesInstanceUID') for header in headers}
   for error, header in pixelless:
-    # Of a kind that there is not, and among slices: one of them, cut and
-    # scrambled. Vendors have kinds of their own.
-    kind = object_class(header.found)
-    strange = not kind.name.endswith(' Storage') and (
-      not kind.is_valid or kind.startswith('1.2.840.10008.')
-    )
-    if strange and (
+    if _of_no_kind(header) and (
       header.text('SeriesInstanceUID') in series
       or _pattern(header.path) in patterns
     ):
@@ -155,16 +164,25 @@ def _read_headers(paths: Sequence[pathlib.Path]):
       headers.append(header._replace(damage=error))
     else:
       left_out.append(error)
-  for path, error in strangers.items():
-    if _lost_slice(path, patterns):
-      if error.reason == 'no DICOM file':
-        empty = '' if path.stat().st_size else ': it is empty'
-        error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
-      headers.append(damaged(error))
-    else:
+  for error in strangers:
+    path = pathlib.Path(error.file)
+    if not _lost_slice(path, patterns):
       left_out.append(error)
+      continue
+    if error.reason == _NO_DICOM:
+      empty = '' if path.stat().st_size else ': it is empty'
+      error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
+    headers.append(damaged(error))
+  found = _grouped(headers, left_out)
+  return found, sorted(left_out, key=lambda error: error.file)
+
+
+def _grouped(
+  headers: list[Header], left_out: list[ScanError]
+) -> list[tuple[Series, list[Header]]]:
+  """The headers of every series; a damaged one of no series goes with all."""
   groups: dict[str, list[Header]] = {}
-  lost = []  # Nobody knows of which series.
+  lost = []
   sound = {h.text('SeriesInstanceUID') for h in headers if not h.damage}
   for header in headers:
     uid = header.text('SeriesInstanceUID')
@@ -179,12 +197,20 @@ def _read_headers(paths: Sequence[pathlib.Path]):
   for uid, members in groups.items():
     members = sorted([*members, *lost], key=lambda header: header.path)
     out.append((_series(uid, members), members))
-  return out, sorted(left_out, key=lambda error: error.file)
+  return out
 
 
 def _coloured(header: Header) -> bool:
   kind = header.text('PhotometricInterpretation')
   return kind.startswith(_COLOURS) and header.text('SamplesPerPixel') != '1'
+
+
+def _without_place(header: Header) -> bool:
+  """Whether it is a picture that was taken of a screen."""
+  return 'Secondary Capture' in object_class(header.found).name and not (
+    header.text('ImagePositionPatient')
+    or header.items('PerFrameFunctionalGroupsSequence')
+  )
 
 
 def _scans_only(groups, left_out):
@@ -196,13 +222,21 @@ def _scans_only(groups, left_out):
   }
   localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
   scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
+  scans = [h for h in scans if not _without_place(h)]
   if all(localizer(h) for h in scans):
     return groups
+  screen_shots = {
+    uid
+    for uid, members in groups.items()
+    if all(_without_place(header) for header in members)
+  }
   kept = {}
   for uid, members in groups.items():
     for header in members:
       if uid in pictures:
         reason = 'a colour picture, no slice of a scan'
+      elif uid in screen_shots:
+        reason = 'a picture without a place (Secondary Capture), no slice'
       elif localizer(header):
         reason = 'a localizer, no slice of a scan'
       else:
@@ -272,6 +306,13 @@ def choose(
         break
   if len(matching) == 1:
     return matching[0][1]
+  if len(matching) > 2 and all(s.images == 1 for s, _ in matching):
+    raise ScanError(
+      folder,
+      f'{len(matching)} series of one image each: every slice has a'
+      ' SeriesInstanceUID of its own',
+      'export them as one series',
+    )
   names = '; '.join(str(series) for series, _ in (matching or found)[:8])
   if not matching:
     raise ScanError(

@@ -90,7 +90,7 @@ SIEMENS_B, GE_B = BaseTag(0x0019100C), BaseTag(0x00431039)
 _TAGS = [BaseTag(tag_for_keyword(name)) for name in (*TOLD, *_NEEDED)]
 _TAGS += [SIEMENS_B, GE_B]
 # PixelData, and those of floating-point pixels.
-_PIXELS = (0x7FE00010, 0x7FE00009, 0x7FE00008)
+_PIXELS = frozenset((0x7FE00010, 0x7FE00009, 0x7FE00008))
 LOST_PIXELS = 'truncated: it ends before its pixels'
 _MAGIC = b'DICM'
 _DEFLATED = uids.DeflatedExplicitVRLittleEndian
@@ -126,6 +126,7 @@ class Header(NamedTuple):
     pixels: where they are; None if there are none.
     size: of the file, in bytes.
     damage: why the file cannot be used, None if it can.
+    texts: what `text` has returned, by keyword.
   """
 
   path: pathlib.Path
@@ -133,10 +134,13 @@ class Header(NamedTuple):
   pixels: Pixels | None
   size: int
   damage: ScanError | None
+  texts: dict[str, str]
 
   def text(self, keyword: str) -> str:
     """An element's value as people read it; '' if there is none."""
-    return text(self.found, keyword)
+    if keyword not in self.texts:
+      self.texts[keyword] = text(self.found, keyword)
+    return self.texts[keyword]
 
   def items(self, keyword: str) -> Sequence[pydicom.Dataset]:
     """The items of a sequence; () if there is none."""
@@ -228,7 +232,7 @@ def _begins_like_dicom(head: bytes) -> bool:
 
 def damaged(error: ScanError) -> Header:
   """What stands for a file of which nothing could be read."""
-  return Header(pathlib.Path(error.file), pydicom.Dataset(), None, 0, error)
+  return Header(pathlib.Path(error.file), pydicom.Dataset(), None, 0, error, {})
 
 
 def read_header(path: pathlib.Path) -> Header | None:
@@ -284,7 +288,7 @@ def _parse(path, file, size: int, preamble: bool) -> Header:
       ' of its pixels are there',
       AGAIN,
     )
-  return Header(path, found, place, size, damage)
+  return Header(path, found, place, size, damage, {})
 
 
 def object_class(found: pydicom.Dataset) -> uids.UID:

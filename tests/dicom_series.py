@@ -35,7 +35,7 @@ def header(pixels, modality='CT', kind=None):
   found.SOPClassUID = kind
   found.StudyInstanceUID, found.SeriesInstanceUID = f'{ROOT}9', f'{ROOT}1'
   found.Modality, found.SeriesDescription, found.SeriesNumber = modality, 'A', 4
-  found.PatientName, found.PatientID = 'Phantom', 'P'
+  found.PatientName, found.PatientID = 'Phantom^', 'P'
   found.Rows, found.Columns = pixels.shape[-2:]
   found.SamplesPerPixel, found.PhotometricInterpretation = 1, 'MONOCHROME2'
   found.BitsAllocated, found.BitsStored, found.HighBit = 16, 16, 15
