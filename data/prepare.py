@@ -4,11 +4,14 @@ r"""Prepares scans once: checked, resampled, cached as ArrayRecord.
       --modalities ct,t2
       prepares; prints what it found, and every scan that cannot be used
   python -m data.prepare --init DIR
-      writes a first DIR/dataset.json from the scans below DIR
+      writes a first DIR/dataset.json from the scans below DIR; nnU-Net's own
+      stays, and is read as it is
   python -m data.prepare --check DIR [--config configs/abdomen.py] [--json]
-      only reads every scan, and says what it is or what is wrong with it
+      only reads every scan, and says what it is or what is wrong with it; a
+      DIR without a dataset.json is checked as --init would write it
 
-Exit codes: 0 all scans are sound, 1 some are not, 2 a wrong command line.
+Exit codes: 0 all scans are sound, 1 training would refuse or misunderstand
+some, 2 a wrong command line.
 """
 
 import argparse

@@ -115,6 +115,8 @@ def test_names_that_only_end_in_numbers_are_no_channels(tmp_path):
   held = _held(tmp_path / 'b', 'p_0000', 'p_0001', kind='imagesTr')
   assert list(held.labels) == list(held.images) == ['p_0000', 'p_0001']
   assert not held.problems
+  held = _held(tmp_path / 'b', 'q_0000', 'q_0002', kind='imagesTs')
+  assert list(held.tests) == ['q_0000', 'q_0002'] and not held.problems
 
 
 def test_channel_numbers_for_some_are_explained(tmp_path):
