@@ -12,7 +12,15 @@ from typing import NamedTuple
 
 from pydicom import uid as uids
 
-from data.dicom_header import Header, damaged, object_class, read_header, unsaid
+from data.dicom_header import (
+  AGAIN,
+  LOST_PIXELS,
+  Header,
+  damaged,
+  object_class,
+  read_header,
+  unsaid,
+)
 from data.scan_error import ScanError
 
 # What has pixels and is no scan.
@@ -22,6 +30,8 @@ _NO_SCAN = {
   uids.RTDoseStorage: 'a radiotherapy dose',
   uids.RTImageStorage: 'a radiotherapy image',
 }
+_CONTENTS = 'a DICOMDIR, a table of contents'
+_COLOURS = ('RGB', 'YBR')
 _ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
 
 
@@ -56,7 +66,7 @@ def _no_scan(header: Header) -> str:
   """Why a sound DICOM file is no image of a scan; '' if it may be one."""
   kind = object_class(header.found)
   if kind == uids.MediaStorageDirectoryStorage:
-    return 'a DICOMDIR, a table of contents'
+    return _CONTENTS
   if kind in _NO_SCAN:
     return f'{_NO_SCAN[kind]}, no scan'
   if header.pixels is None:
@@ -76,12 +86,7 @@ def _lost_slice(path: pathlib.Path, patterns: set[str]) -> bool:
   A download's error page, or a file that the disk lost, would otherwise leave
   a volume that ends early.
   """
-  if path.suffix.lower() in _ENDINGS or _pattern(path) in patterns:
-    return True
-  with path.open('rb') as file:
-    head = file.read(256)
-  # The start of the empty 128 bytes that a file begins with.
-  return len(head) > 0 and not head.strip(b'\0')
+  return path.suffix.lower() in _ENDINGS or _pattern(path) in patterns
 
 
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -102,38 +107,73 @@ def read_headers(
   Args:
     folder: its files are looked at, not those of folders inside.
     files: only these of them.
+
+  Raises:
+    ScanError: the folder cannot be read.
   """
+  if files is None:
+    try:
+      files = files_in(pathlib.Path(folder))
+    except OSError as error:
+      reason = f'cannot be read ({error.strerror})'
+      raise ScanError(folder, reason, 'check name and permissions') from error
   with unsaid():
-    return _read_headers(
-      files_in(pathlib.Path(folder)) if files is None else sorted(files)
-    )
+    return _read_headers(sorted(files))
 
 
 def _read_headers(paths: Sequence[pathlib.Path]):
-  headers, strangers, left_out = [], [], []
+  headers, pixelless, strangers, left_out = [], [], {}, []
   for path in paths:
-    header = read_header(path)
+    try:
+      header = read_header(path)
+    except OSError as error:
+      reason = f'cannot be read ({error.strerror})'
+      strangers[path] = ScanError(path, reason, 'check name and permissions')
+      continue
     if header is None:
-      strangers.append(path)
+      strangers[path] = ScanError(path, 'no DICOM file', 'nothing to do')
+    elif header.damage and path.name.upper() == 'DICOMDIR':
+      left_out.append((ScanError(path, _CONTENTS, 'nothing to do'), header))
     elif header.damage is None and (reason := _no_scan(header)):
-      left_out.append(ScanError(path, reason, 'nothing to do'))
+      error = ScanError(path, reason, 'nothing to do')
+      (left_out if header.pixels else pixelless).append((error, header))
     else:
       headers.append(header)
+  left_out = [error for error, _ in left_out]
   patterns = {_pattern(header.path) for header in headers}
-  for path in strangers:
-    if _lost_slice(path, patterns):
-      reason = 'not a readable DICOM file'
-      reason += '' if path.stat().st_size else ': it is empty'
-      headers.append(damaged(path, reason))
+  series = {header.text('SeriesInstanceUID') for header in headers}
+  for error, header in pixelless:
+    # Of a kind that there is not, and among slices: one of them, cut and
+    # scrambled. Vendors have kinds of their own.
+    kind = object_class(header.found)
+    strange = not kind.name.endswith(' Storage') and (
+      not kind.is_valid or kind.startswith('1.2.840.10008.')
+    )
+    if strange and (
+      header.text('SeriesInstanceUID') in series
+      or _pattern(header.path) in patterns
+    ):
+      error = ScanError(header.path, LOST_PIXELS, AGAIN)
+      headers.append(header._replace(damage=error))
     else:
-      left_out.append(ScanError(path, 'no DICOM file', 'nothing to do'))
+      left_out.append(error)
+  for path, error in strangers.items():
+    if _lost_slice(path, patterns):
+      if error.reason == 'no DICOM file':
+        empty = '' if path.stat().st_size else ': it is empty'
+        error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
+      headers.append(damaged(error))
+    else:
+      left_out.append(error)
   groups: dict[str, list[Header]] = {}
   lost = []  # Nobody knows of which series.
+  sound = {h.text('SeriesInstanceUID') for h in headers if not h.damage}
   for header in headers:
-    if header.damage and not header.found:
+    uid = header.text('SeriesInstanceUID')
+    if header.damage and uid not in sound:
       lost.append(header)
     else:
-      groups.setdefault(header.text('SeriesInstanceUID'), []).append(header)
+      groups.setdefault(uid, []).append(header)
   groups = _scans_only(groups, left_out)
   if lost and not groups:
     groups[''] = []
@@ -144,22 +184,43 @@ def _read_headers(paths: Sequence[pathlib.Path]):
   return out, sorted(left_out, key=lambda error: error.file)
 
 
+def _coloured(header: Header) -> bool:
+  kind = header.text('PhotometricInterpretation')
+  return kind.startswith(_COLOURS) and header.text('SamplesPerPixel') != '1'
+
+
+def _without_place(header: Header) -> bool:
+  """Whether it is a picture that was taken of a screen."""
+  return 'Secondary Capture' in object_class(header.found).name and not (
+    header.text('ImagePositionPatient')
+    or header.items('PerFrameFunctionalGroupsSequence')
+  )
+
+
 def _scans_only(groups, left_out):
   """The groups without what only goes with a scan, if there is a scan."""
   pictures = {
     uid
     for uid, members in groups.items()
-    if all(h.text('SamplesPerPixel') not in ('', '1') for h in members)
+    if all(_coloured(header) for header in members)
   }
   localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
   scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
+  scans = [h for h in scans if not _without_place(h)]
   if all(localizer(h) for h in scans):
     return groups
+  screen_shots = {
+    uid
+    for uid, members in groups.items()
+    if all(_without_place(header) for header in members)
+  }
   kept = {}
   for uid, members in groups.items():
     for header in members:
       if uid in pictures:
         reason = 'a colour picture, no slice of a scan'
+      elif uid in screen_shots:
+        reason = 'a picture without a place (Secondary Capture), no slice'
       elif localizer(header):
         reason = 'a localizer, no slice of a scan'
       else:

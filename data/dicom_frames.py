@@ -5,6 +5,7 @@ frame stands in its own functional groups, in the shared ones, or in the file.
 """
 
 from collections.abc import Sequence
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +13,9 @@ import pydicom
 from pydicom.datadict import tag_for_keyword
 
 from data import dicom_header
-from data.dicom_header import Header
+from data.dicom_header import EXPORT, HEADERS, Header, frame_count, items
 from data.scan_error import ScanError
 
-EXPORT = 'export the whole series again'
-HEADERS = 'export the series with full headers'
 _MACROS = (
   'PlanePositionSequence',
   'PlaneOrientationSequence',
@@ -90,17 +89,25 @@ class Frame(NamedTuple):
       return ''
 
 
-def numbers(element, name: str, count: int, file) -> np.ndarray | None:
-  """The finite numbers of an element's value, `[count]`; None if it is empty.
+def numbers(
+  places: Sequence[pydicom.Dataset], name: str, count: int, file: pathlib.Path
+) -> np.ndarray | None:
+  """The finite numbers of an element, `[count]`; None if it is empty.
+
+  Args:
+    places: where it may be.
+    name: its keyword.
+    count: how many numbers it must have.
+    file: shown in errors.
 
   Raises:
     ScanError: it holds anything else.
   """
   try:
-    value = element.value if element is not None else None
-    if value is None or value == '':
+    element = element_of(places, name)
+    if element is None:
       return None
-    out = np.array(value, np.float64).ravel()
+    out = np.array(element.value, np.float64).ravel()
   except Exception as error:
     raise ScanError(file, f'unreadable {name} ({error})', HEADERS) from error
   if not len(out):
@@ -128,30 +135,11 @@ def element_of(places: Sequence[pydicom.Dataset], key: str | int):
 
 def _macros(found: pydicom.Dataset, groups: str, index: int) -> list:
   """The functional groups of a frame, or the shared ones, as data sets."""
-  items = found.get(groups) or []
-  if index >= len(items):
+  members = items(found, groups)
+  if index >= len(members):
     return []
-  sequences = (items[index].get(name) for name in _MACROS)
+  sequences = (items(members[index], name) for name in _MACROS)
   return [sequence[0] for sequence in sequences if sequence]
-
-
-def frame_count(header: Header) -> int:
-  """How many frames a file announces.
-
-  Raises:
-    ScanError: no sensible number.
-  """
-  try:
-    count = int(header.text('NumberOfFrames') or 1)
-  except ValueError:
-    count = -1
-  if count < 0:
-    raise ScanError(
-      header.path,
-      f'impossible NumberOfFrames {header.text("NumberOfFrames")}',
-      HEADERS,
-    )
-  return max(count, 1)
 
 
 def frames_of(header: Header) -> list[Frame]:
@@ -162,7 +150,7 @@ def frames_of(header: Header) -> list[Frame]:
   """
   found, count = header.found, frame_count(header)
   shared = _macros(found, 'SharedFunctionalGroupsSequence', 0)
-  described = len(found.get('PerFrameFunctionalGroupsSequence') or ())
+  described = len(header.items('PerFrameFunctionalGroupsSequence'))
   if described and described != count:
     raise ScanError(
       header.path,
@@ -185,7 +173,7 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
   ):
     # What is said of a whole file cannot be where each of its frames lies.
     own = places[:-1] if count > 1 and size == 3 else places
-    needed[name] = numbers(element_of(own, name), name, size, file)
+    needed[name] = numbers(own, name, size, file)
     if needed[name] is None:
       words = f'{name} is missing'
       words += f' for its {count} frames' if count > 1 else ''
@@ -196,11 +184,10 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
       file, f'PixelSpacing {spacing.tolist()} is not positive', HEADERS
     )
   slope, intercept = (
-    numbers(element_of(places, name), name, 1, file)
+    numbers(places, name, 1, file)
     for name in ('RescaleSlope', 'RescaleIntercept')
   )
-  unit = element_of(places, 'RescaleType')
-  return Frame(
+  frame = Frame(
     header,
     index,
     (int(header.found.Rows), int(header.found.Columns)),
@@ -209,6 +196,7 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
     orientation,
     None if slope is None else float(slope[0]),
     None if intercept is None else float(intercept[0]),
-    '' if unit is None else str(unit.value).strip(),
+    '',
     tuple(places),
   )
+  return frame._replace(unit=frame.said('RescaleType'))

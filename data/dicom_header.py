@@ -1,6 +1,6 @@
 """A DICOM file but for its pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import logging
 import os
@@ -16,6 +16,8 @@ from pydicom.valuerep import VR
 
 from data.scan_error import ScanError
 
+EXPORT = 'export the whole series again'
+HEADERS = 'export the series with full headers'
 AGAIN = 'copy the file again from its source'
 # What a series says of itself and its reader hands on: evidence, not proof.
 TOLD = (
@@ -87,7 +89,8 @@ SIEMENS_B, GE_B = BaseTag(0x0019100C), BaseTag(0x00431039)
 _TAGS = [BaseTag(tag_for_keyword(name)) for name in (*TOLD, *_NEEDED)]
 _TAGS += [SIEMENS_B, GE_B]
 # PixelData, and those of floating-point pixels.
-_PIXELS = (0x7FE00010, 0x7FE00009, 0x7FE00008)
+_PIXELS = frozenset((0x7FE00010, 0x7FE00009, 0x7FE00008))
+LOST_PIXELS = 'truncated: it ends before its pixels'
 _MAGIC = b'DICM'
 _DEFLATED = uids.DeflatedExplicitVRLittleEndian
 _VRS = {vr.value.encode() for vr in VR if len(vr.value) == 2}
@@ -118,6 +121,7 @@ class Header(NamedTuple):
     pixels: where they are; None if there are none.
     size: of the file, in bytes.
     damage: why the file cannot be used, None if it can.
+    texts: what `text` has returned, by keyword.
   """
 
   path: pathlib.Path
@@ -125,10 +129,30 @@ class Header(NamedTuple):
   pixels: Pixels | None
   size: int
   damage: ScanError | None
+  texts: dict[str, str]
 
   def text(self, keyword: str) -> str:
     """An element's value as people read it; '' if there is none."""
-    return text(self.found, keyword)
+    if keyword not in self.texts:
+      self.texts[keyword] = text(self.found, keyword)
+    return self.texts[keyword]
+
+  def items(self, keyword: str) -> Sequence[pydicom.Dataset]:
+    """The items of a sequence; () if there is none."""
+    return items(self.found, keyword)
+
+  def whole(self, keyword: str) -> int:
+    """An element's whole number.
+
+    Raises:
+      ScanError: it has none.
+    """
+    said = self.text(keyword)
+    try:
+      return int(said)
+    except ValueError:
+      what = f'impossible {keyword} {said}' if said else f'{keyword} is missing'
+      raise ScanError(self.path, what, HEADERS) from None
 
 
 @contextlib.contextmanager
@@ -162,6 +186,15 @@ def text(found: pydicom.Dataset, keyword: str) -> str:
     return ''
 
 
+def items(found: pydicom.Dataset, keyword: str) -> Sequence[pydicom.Dataset]:
+  """The items of a sequence; () if there is none that can be read."""
+  try:
+    found = found.get(keyword)
+    return found if isinstance(found, pydicom.Sequence) else ()
+  except Exception:
+    return ()
+
+
 def _begins_like_dicom(head: bytes) -> bool:
   """Whether the first element is one that a data set begins with."""
   if len(head) < 8:
@@ -176,26 +209,24 @@ def _begins_like_dicom(head: bytes) -> bool:
   return False
 
 
-def damaged(path: pathlib.Path, reason: str, remedy: str = AGAIN) -> Header:
+def damaged(error: ScanError) -> Header:
   """What stands for a file of which nothing could be read."""
-  error = ScanError(path, reason, remedy)
-  return Header(path, pydicom.Dataset(), None, 0, error)
+  return Header(pathlib.Path(error.file), pydicom.Dataset(), None, 0, error, {})
 
 
 def read_header(path: pathlib.Path) -> Header | None:
-  """Reads a file up to its pixels; None if it is no DICOM file at all."""
-  try:
-    with path.open('rb') as file, unsaid():
-      size = os.fstat(file.fileno()).st_size
-      head = file.read(132)
-      if head[128:] != _MAGIC and not _begins_like_dicom(head):
-        return None
-      file.seek(0)
-      return _parse(path, file, size, head[128:] == _MAGIC)
-  except OSError as error:
-    return damaged(
-      path, f'cannot be read ({error.strerror})', 'check name and permissions'
-    )
+  """Reads a file up to its pixels; None if it is no DICOM file at all.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  with path.open('rb') as file, unsaid():
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(132)
+    if head[128:] != _MAGIC and not _begins_like_dicom(head):
+      return None
+    file.seek(0)
+    return _parse(path, file, size, head[128:] == _MAGIC)
 
 
 def _parse(path, file, size: int, preamble: bool) -> Header:
@@ -215,20 +246,20 @@ def _parse(path, file, size: int, preamble: bool) -> Header:
     if meta.get('TransferSyntaxUID') == _DEFLATED or (
       not preamble and _DEFLATED.encode() in file.read(1 << 16)
     ):
-      return damaged(
-        path, 'a deflated DICOM file', 'export the series uncompressed'
-      )
+      reason = 'a deflated DICOM file'
+      return damaged(ScanError(path, reason, 'export the series uncompressed'))
     file.seek(0)
     found = pydicom.filereader.read_partial(
       file, at_pixels, force=True, specific_tags=_TAGS
     )
     cut = file.tell() > size
   except Exception as error:
-    return damaged(path, f'not readable as DICOM, or truncated ({error})')
+    reason = f'not a readable DICOM file, or truncated ({error})'
+    return damaged(ScanError(path, reason, AGAIN))
   damage = None
   place = pixels[0] if pixels else None
   if place is None and _should_have_pixels(found, cut):
-    damage = ScanError(path, 'truncated: it ends before its pixels', AGAIN)
+    damage = ScanError(path, LOST_PIXELS, AGAIN)
   elif place and place.length and place.offset + place.length > size:
     damage = ScanError(
       path,
@@ -236,22 +267,44 @@ def _parse(path, file, size: int, preamble: bool) -> Header:
       ' of its pixels are there',
       AGAIN,
     )
-  return Header(path, found, place, size, damage)
+  return Header(path, found, place, size, damage, {})
 
 
 def object_class(found: pydicom.Dataset) -> uids.UID:
   """Its SOP class; an empty one if it does not say."""
-  meta = getattr(found, 'file_meta', None) or {}
+  meta = getattr(found, 'file_meta', {})
   return uids.UID(
-    text(found, 'SOPClassUID') or str(meta.get('MediaStorageSOPClassUID', ''))
+    text(found, 'SOPClassUID') or text(meta, 'MediaStorageSOPClassUID')
   )
 
 
 def _should_have_pixels(found: pydicom.Dataset, cut: bool) -> bool:
   """Whether a file without pixels lost them."""
   kind = object_class(found)
-  if not kind:
-    return cut or not found or 'Rows' in found
+  if kind == uids.MediaStorageDirectoryStorage:
+    return False
   if kind.name.endswith('Image Storage') or 'Rows' in found:
     return True
+  # Whatever it is, it begins with these.
+  if 'SOPInstanceUID' not in found or 'SeriesInstanceUID' not in found:
+    return True
   return cut and not kind.name.endswith(' Storage')
+
+
+def frame_count(header: Header) -> int:
+  """How many frames a file announces.
+
+  Raises:
+    ScanError: no sensible number.
+  """
+  try:
+    count = int(header.text('NumberOfFrames') or 1)
+  except ValueError:
+    count = -1
+  if count < 0:
+    raise ScanError(
+      header.path,
+      f'impossible NumberOfFrames {header.text("NumberOfFrames")}',
+      HEADERS,
+    )
+  return max(count, 1)

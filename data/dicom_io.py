@@ -12,9 +12,9 @@ import pathlib
 
 import numpy as np
 
-from data import dicom_files, dicom_pixels
-from data.dicom_frames import EXPORT, Frame, frames_of
-from data.dicom_header import AGAIN, TOLD, Header, unsaid
+from data import dicom_codec, dicom_files, dicom_pixels
+from data.dicom_frames import Frame, frames_of
+from data.dicom_header import AGAIN, EXPORT, HEADERS, TOLD, Header, unsaid
 from data.dicom_stack import Stack, check_alike, listed, stack
 from data.nifti_bytes import MAX_VOXELS
 from data.scan_error import ScanError
@@ -71,6 +71,9 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
   Raises:
     ScanError: some lack what the others have.
   """
+  for frame in frames:
+    if frame.slope == 0:
+      raise ScanError(frame.header.path, 'RescaleSlope is 0', HEADERS)
   for name, value in (
     ('RescaleIntercept', lambda f: f.intercept),
     ('RescaleSlope', lambda f: f.slope),
@@ -96,9 +99,6 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
     lambda f: f.unit,
     folder,
   )
-  for frame in frames:
-    if frame.slope == 0:
-      raise ScanError(frame.header.path, 'RescaleSlope is 0', EXPORT)
   scales = {(f.slope, f.intercept) for f in frames}
   if len(scales) > 1 and _is_ct(frames[0]):
     return (
@@ -125,7 +125,7 @@ def _laid_out(
   for header in headers:
     dicom_pixels.check_meaning(header)
     dicom_pixels.check_layout(header)
-    dicom_pixels.check_decoder(header)
+    dicom_codec.check_decoder(header)
     count += dicom_pixels.voxel_count(header)
   if count > MAX_VOXELS:
     raise ScanError(
@@ -259,11 +259,14 @@ def _tags(first: Frame) -> dict[str, str | float]:
   """What a series says of itself, numbers as such."""
   out = {}
   for name in TOLD:
-    said = first.said(name) or first.said(_ENHANCED.get(name, name))
+    said = first.header.text(name) or first.said(name)
+    said = said or first.said(_ENHANCED.get(name, name))
     if not said:
       continue
     try:
-      out[name] = said if name.endswith(('UID', 'Description')) else float(said)
+      out[name] = (
+        said if name.endswith(('UID', 'Description', 'Number')) else float(said)
+      )
     except ValueError:
       out[name] = said
   return out

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data import dicom_header
-from data.dicom_frames import EXPORT, Frame
+from data.dicom_frames import Frame
+from data.dicom_header import EXPORT
 from data.scan_error import ScanError
 from data.volume_io import check_sides
 
@@ -228,7 +229,12 @@ def _check_places(
   if not uneven.any():
     mean = float(gaps.mean())
     return mean if abs(mean - step) * len(gaps) > _DRIFT else step
-  if 2 * uneven.sum() > len(gaps) or (gaps < (1 - _GAP_TOLERANCE) * step).any():
+  # Where slices are missing, the gaps are multiples of the others.
+  step = float(np.sort(gaps)[(len(gaps) - 1) // 2])
+  times = gaps / step
+  wide = np.round(times) > 1
+  whole = np.abs(times - np.round(times)) <= _GAP_TOLERANCE * np.round(times)
+  if 2 * wide.sum() > len(gaps) or not whole.all():
     raise ScanError(
       folder,
       f'slices lie unevenly, {gaps.min():.2f} to {gaps.max():.2f} mm apart',

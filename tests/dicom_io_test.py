@@ -1,3 +1,7 @@
+import re
+import warnings
+
+import dicom_series
 from grids import ORIENTATIONS, affine_of
 import hypothesis
 from hypothesis import strategies as st
@@ -5,9 +9,10 @@ import numpy as np
 import pydicom
 import pytest
 import scipy.spatial
+import SimpleITK
 
-from data import phantom_archive
-from data.dicom_io import read_dicom
+from data import phantom_archive, scan_files
+from data.dicom_io import read_affine, read_dicom
 from data.volume_io import ScanError
 
 
@@ -95,6 +100,26 @@ def test_any_damage_gives_a_sound_volume_or_a_row(
     path.write_bytes(sound)
 
 
+def test_another_reader_puts_every_voxel_in_the_same_place(tmp_path):
+  """Values and places, of an oblique series."""
+  turn = scipy.spatial.transform.Rotation.from_rotvec([0.4, -0.3, 0.5])
+  turn = turn.as_matrix()
+  affine = affine_of(('P', 'S', 'L'), (0.7, 0.9, 4), (-80, 60, 5), turn)
+  voxels = np.arange(5 * 4 * 6).reshape(5, 4, 6)
+  files = _write(tmp_path / 'a', voxels, affine)
+  found = read_dicom(tmp_path / 'a')
+  other = SimpleITK.ReadImage([str(file) for file in found.files])
+  np.testing.assert_array_equal(
+    SimpleITK.GetArrayFromImage(other).T, found.voxels
+  )
+  for index in ((0, 0, 0), (4, 0, 0), (0, 3, 0), (0, 0, 5), (4, 3, 5)):
+    x, y, z = other.TransformIndexToPhysicalPoint(index)
+    np.testing.assert_allclose(
+      (found.affine @ [*index, 1])[:3], [-x, -y, z], atol=1e-3
+    )
+  assert set(found.files) == set(files)
+
+
 def test_values_are_scaled_slice_by_slice(tmp_path):
   files = _write(tmp_path / 'a', np.ones((4, 3, 2)), np.diag([-2, -2, 3.0, 1]))
   for slope, file in enumerate(files, start=2):
@@ -110,3 +135,275 @@ def test_values_are_scaled_slice_by_slice(tmp_path):
     found.PixelData = bytes([file == files[0], *bytes(23)])
     found.save_as(file)
   assert read_dicom(tmp_path / 'a').voxels.max() == 1
+
+
+def _read(folder, every, series=''):
+  dicom_series.write(folder, every)
+  volume = read_dicom(folder, series)
+  np.testing.assert_array_equal(read_affine(folder, series), volume.affine)
+  return volume
+
+
+def _reason(folder, every):
+  dicom_series.write(folder, every)
+  with pytest.raises(ScanError) as caught:
+    read_dicom(folder)
+  with pytest.raises(ScanError, match=re.escape(caught.value.reason)):
+    read_affine(folder)
+  return caught.value.reason
+
+
+def test_a_series_says_what_it_is(tmp_path):
+  every = dicom_series.slices(
+    modality='MR',
+    SeriesDescription='T2 SPIR',
+    EchoTime='70.5',
+    ImageType=['ORIGINAL', 'PRIMARY', 'M'],
+    ScanningSequence='SE',
+    ContrastBolusAgent='',
+  )
+  tags = _read(tmp_path, every).tags
+  assert tags['Modality'] == 'MR'
+  assert tags['SeriesDescription'] == 'T2 SPIR'
+  assert tags['SeriesNumber'] == '4'
+  assert tags['SeriesInstanceUID'] == f'{dicom_series.ROOT}1'
+  assert tags['EchoTime'] == 70.5
+  assert tags['ImageType'] == r'ORIGINAL\PRIMARY\M'
+  assert tags['ScanningSequence'] == 'SE'
+  assert 'ContrastBolusAgent' not in tags and 'FlipAngle' not in tags
+
+
+def test_an_enhanced_file_says_what_it_is(tmp_path):
+  found = dicom_series.enhanced(
+    modality='MR',
+    MREchoSequence=dicom_series.of(EffectiveEchoTime=4.6),
+    MRTimingAndRelatedParametersSequence=dicom_series.of(
+      RepetitionTime=500, FlipAngle=70
+    ),
+    MRModifierSequence=dicom_series.of(InversionTimes=[150.0]),
+  )
+  tags = _read(tmp_path, [found]).tags
+  names = ('EchoTime', 'RepetitionTime', 'FlipAngle', 'InversionTime')
+  assert [tags[name] for name in names] == [4.6, 500, 70, 150]
+
+
+def test_copies_of_a_file_are_left_out(tmp_path):
+  plain = _read(tmp_path, dicom_series.slices())
+  data = (tmp_path / 'IM0002.dcm').read_bytes()
+  (tmp_path / 'IM0002 (1).dcm').write_bytes(data)
+  again = read_dicom(tmp_path)
+  np.testing.assert_array_equal(again.voxels, plain.voxels)
+  assert again.notes == ('1 file left out, copied twice: IM0002.dcm',)
+  assert len(again.files) == 5
+
+
+def _unsigned(every, **elements):
+  """As scanners store HU: 1024 more, without a sign."""
+  for found in every:
+    pixels = np.frombuffer(found.PixelData, '<i2').astype(int) + 1024
+    found.PixelData = pixels.astype('<u2').tobytes()
+    found.PixelRepresentation, found.RescaleIntercept = 0, '-1024'
+    for keyword, value in elements.items():
+      setattr(found, keyword, value)
+  return every
+
+
+def test_stored_values_are_rescaled(tmp_path):
+  volume = _read(tmp_path, _unsigned(dicom_series.slices()))
+  expected = dicom_series.values().transpose(2, 1, 0)
+  np.testing.assert_array_equal(volume.voxels, expected)
+
+
+@pytest.mark.parametrize('few', [1, 4])
+@pytest.mark.parametrize(
+  'keyword, value', [('RescaleIntercept', '-1024'), ('RescaleType', 'HU')]
+)
+def test_rescaling_that_some_slices_lack_is_refused(
+  keyword, value, few, tmp_path
+):
+  every = _unsigned(dicom_series.slices(), RescaleType='HU')
+  for found in every[2:3] if few == 1 else [*every[:2], *every[3:]]:
+    del found[pydicom.datadict.tag_for_keyword(keyword)]
+  expected = f'{keyword} is missing in IM0002.dcm, the others have {value}'
+  if few == 4:
+    expected = f'{keyword} is only there in IM0002.dcm ({value})'
+  assert _reason(tmp_path, every) == expected
+
+
+def test_other_units_in_some_slices_are_refused(tmp_path):
+  every = _unsigned(dicom_series.slices(), RescaleType='HU')
+  every[2].RescaleType = 'US'
+  reason = _reason(tmp_path, every)
+  assert reason == 'IM0002.dcm differs in RescaleType: US, the others have HU'
+
+
+@pytest.mark.parametrize('value', ['0', 'nan', 'inf', '1e999'])
+def test_a_slope_that_is_none_is_refused(value, tmp_path):
+  every = dicom_series.slices()
+  for found in every:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      found.RescaleSlope = pydicom.valuerep.DSfloat(value)
+  assert 'RescaleSlope' in _reason(tmp_path, every)
+
+
+def test_rescaling_of_every_slice_its_own(tmp_path):
+  every = dicom_series.slices()
+  for k, found in enumerate(every):
+    found.RescaleSlope = str(k + 1)
+  volume = _read(tmp_path, every)
+  expected = dicom_series.values() * np.arange(1.0, 6)[:, None, None]
+  np.testing.assert_array_equal(volume.voxels, expected.transpose(2, 1, 0))
+  assert volume.notes == (
+    '5 rescalings in one CT series: each slice has its own',
+  )
+
+
+def test_a_real_world_mapping_is_not_applied(tmp_path):
+  every = dicom_series.slices(modality='PT')
+  for found in every:
+    found.RealWorldValueMappingSequence = [
+      dicom_series.of(RealWorldValueSlope=3.0, RealWorldValueIntercept=7.0)
+    ]
+  expected = dicom_series.values().transpose(2, 1, 0)
+  np.testing.assert_array_equal(_read(tmp_path, every).voxels, expected)
+
+
+def _rim(value):
+  """Which voxels are padded, and the series' volume with that value there."""
+  volume = dicom_series.values().astype(np.int64)
+  padded = np.zeros(volume.shape, bool)
+  padded[:, 0] = padded[:, -1] = True
+  volume[padded] = value
+  return padded, volume
+
+
+# How a padding of some HU is stored and said: value, sign, intercept, element.
+PADDING = {
+  'signed': (-2000, 1, 0, -2000),
+  'far below': (-32768, 1, 0, -32768),
+  'said without a sign': (-2000, 1, 0, 63536),
+  'without a sign': (63536, 0, -1024, 63536),
+  'said with a sign': (63536, 0, -1024, -2000),
+  'far above': (4000, 1, 0, 4000),
+}
+
+
+@pytest.mark.parametrize('implicit', [False, True])
+@pytest.mark.parametrize('name', PADDING)
+def test_padding_counts_as_the_lowest_value(name, implicit, tmp_path):
+  stored, sign, intercept, said = PADDING[name]
+  padded, volume = _rim(0)
+  every = dicom_series.slices()
+  for found, where, pixels in zip(every, padded, volume, strict=True):
+    values = np.where(where, stored, pixels - intercept)
+    found.PixelData = values.astype('<i2' if sign else '<u2').tobytes()
+    found.PixelRepresentation, found.RescaleIntercept = sign, intercept
+    found.add_new('PixelPaddingValue', 'SS' if said < 0 else 'US', said)
+    if implicit:
+      syntax = pydicom.uid.ImplicitVRLittleEndian
+      found.file_meta.TransferSyntaxUID = syntax
+  found = _read(tmp_path, every)
+  lowest = dicom_series.values()[~padded].min()
+  expected = np.where(padded, lowest, volume)
+  np.testing.assert_array_equal(found.voxels, expected.transpose(2, 1, 0))
+  (note,) = found.notes
+  assert note.startswith('33 % of its voxels are padding (')
+  assert note.endswith(f'they count as {lowest}')
+
+
+def test_a_range_of_padding_counts_as_the_lowest_value(tmp_path):
+  padded, volume = _rim(-3000)
+  volume[:, 0] = -2500
+  every = dicom_series.slices(volume.astype(np.int16))
+  for found in every:
+    found.PixelPaddingValue, found.PixelPaddingRangeLimit = -3024, -2000
+  found = _read(tmp_path, every)
+  lowest = dicom_series.values()[~padded].min()
+  assert found.voxels.min() == lowest
+  np.testing.assert_array_equal(
+    found.voxels, np.where(padded, lowest, volume).transpose(2, 1, 0)
+  )
+
+
+def test_padding_beyond_the_stored_bits_is_found(tmp_path):
+  """12 bits without a sign, padded with -2000."""
+  padded, volume = _rim(0)
+  every = dicom_series.slices()
+  for found, where, pixels in zip(every, padded, volume, strict=True):
+    values = np.where(where, 63536, pixels + 1024)
+    found.PixelData = values.astype('<u2').tobytes()
+    found.PixelRepresentation, found.RescaleIntercept = 0, -1024
+    found.BitsStored, found.HighBit = 12, 11
+    found.PixelPaddingValue = 63536
+  found = _read(tmp_path, every)
+  lowest = dicom_series.values()[~padded].min()
+  expected = np.where(padded, lowest, volume)
+  np.testing.assert_array_equal(found.voxels, expected.transpose(2, 1, 0))
+
+
+# A padding value that is no padding: the modality, what fills a third of the
+# voxels, the padding that is said.
+HARMLESS = {
+  'air of a scanner': ('CT', -1000, -1000),
+  'the lowest HU': ('CT', -1024, -1024),
+  'nothing in MR': ('MR', 0, 0),
+  'a value that does not occur': ('CT', -1000, -2000),
+  'one ordinary value of many': ('CT', -1000, 40),
+  'more bits than there are': ('CT', -1000, 10**6),
+}
+
+
+@pytest.mark.parametrize('name', HARMLESS)
+def test_padding_that_is_ordinary_does_no_harm(name, tmp_path):
+  modality, fill, said = HARMLESS[name]
+  _, volume = _rim(fill)
+  if modality == 'MR':
+    volume[volume != 0] = np.abs(volume[volume != 0]) + 200
+  volume = np.repeat(np.repeat(volume, 4, 1), 4, 2)
+  if said == 40:
+    # Noise: no value is more frequent than the next one.
+    rng = np.random.default_rng(0)
+    volume = np.round(rng.normal(40, 20, volume.shape))
+  every = dicom_series.slices(volume.astype(np.int16), modality)
+  for found in every:
+    found.add_new('PixelPaddingValue', 'SS' if said < 2**16 else 'UL', said)
+  found = _read(tmp_path, every)
+  np.testing.assert_array_equal(found.voxels, volume.transpose(2, 1, 0))
+  assert not found.notes
+
+
+def test_the_background_of_a_label_map_is_no_padding(tmp_path):
+  """Of a CT, though 0 is said to be padding."""
+  volume = np.arange(5 * 6 * 7).reshape(5, 6, 7) % 5 * (np.arange(7) > 3)
+  every = dicom_series.slices(volume.astype(np.int16), PixelPaddingValue=0)
+  np.testing.assert_array_equal(
+    _read(tmp_path, every).voxels, volume.transpose(2, 1, 0)
+  )
+
+
+def test_a_label_map_stays_readable(tmp_path):
+  volume = np.arange(5 * 6 * 7).reshape(5, 6, 7) % 4
+  dicom_series.write(tmp_path, dicom_series.slices(volume.astype(np.int16)))
+  source = scan_files.Source('a', tmp_path)
+  codes = scan_files.read(source, label=True).voxels
+  assert codes.dtype == np.int32
+  np.testing.assert_array_equal(codes, volume.transpose(2, 1, 0))
+
+
+def test_private_and_strange_elements_do_not_matter(tmp_path, capfd):
+  every = dicom_series.slices()
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    for found in every:
+      found.add_new(0x00091010, 'OB', b'\0\1\2\3')
+      found.add_new(0x00190010, 'LO', 'SOMEBODY')
+      found.add_new(0x0019100C, 'UN', b'\xff\xfe')
+      found.StudyInstanceUID = '1.02.nobody'
+      found.PatientBirthDate = 'last year'
+      found.AcquisitionTime = 'noon'
+      found.add_new(0x00280106, 'US', 0)
+    dicom_series.write(tmp_path, every)
+  expected = dicom_series.values().transpose(2, 1, 0)
+  np.testing.assert_array_equal(read_dicom(tmp_path).voxels, expected)
+  assert capfd.readouterr() == ('', '')
