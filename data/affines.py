@@ -5,15 +5,17 @@ import numpy as np
 from data.scan_error import ScanError
 
 SIZES = 'write the true voxel sizes, in mm, into the header'
+# No scanner is so long; farther away, positions are no longer exact.
+_FAR = 1e6
 # Axes are at right angles up to this many degrees.
 _STRAIGHT = 0.1
 
 
 def check_regular(affine: np.ndarray, file: str, what: str, remedy: str):
-  """Checks that voxels fill a space.
+  """Checks that voxels fill a space, in reach.
 
   Raises:
-    ScanError: the affine is not finite, or singular.
+    ScanError: the affine is not finite, singular, or over a kilometre away.
   """
   with np.errstate(all='ignore'):
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -21,6 +23,9 @@ def check_regular(affine: np.ndarray, file: str, what: str, remedy: str):
     sound = 0 < volume < np.inf and volume >= 1e-3 * np.prod(spacing)
   if not np.isfinite(affine).all() or not sound:
     raise ScanError(file, f'{what} is not finite or singular', remedy)
+  away = np.abs(affine[:3, 3]).max()
+  if away > _FAR:
+    raise ScanError(file, f'{what} is {away:.3g} mm away', remedy)
 
 
 def check_sides(affine: np.ndarray, file: str, unit: str = '') -> None:

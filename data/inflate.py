@@ -36,10 +36,15 @@ def peek(raw: bytes, length: int, file: str) -> bytes:
   Raises:
     ScanError: they are damaged.
   """
-  try:
-    return zlib.decompressobj(GZIP).decompress(raw, length)
-  except zlib.error as error:
-    raise _damaged(file, error) from error
+  found, rest = b'', raw
+  while rest[:2] == b'\x1f\x8b' and len(found) < length:
+    decompressor = zlib.decompressobj(GZIP)
+    try:
+      found += decompressor.decompress(rest, length - len(found))
+    except zlib.error as error:
+      raise _damaged(file, error) from error
+    rest = decompressor.unused_data
+  return found
 
 
 def check_ratio(announced: int, compressed: int, file: str) -> None:

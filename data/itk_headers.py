@@ -64,7 +64,6 @@ class Stored(NamedTuple):
   """Where voxels are stored, and how.
 
   Attributes:
-    reader: ITK's name of the format.
     shape: with every axis that the header has, the fastest first.
     dtype: with its byte order.
     data: the file that holds them; the header itself, or one beside it.
@@ -72,9 +71,10 @@ class Stored(NamedTuple):
     compressed: by gzip or zlib.
     size: bytes that they take, where the header says so; else -1.
     notes: what people should know of it.
+    place: `[4, 4]`, voxel index to millimetres to the left, to the back and
+      upwards; None where ITK is to tell (NRRD, of many spaces).
   """
 
-  reader: str
   shape: tuple[int, ...]
   dtype: np.dtype
   data: pathlib.Path
@@ -82,6 +82,7 @@ class Stored(NamedTuple):
   compressed: bool
   size: int
   notes: tuple[str, ...]
+  place: np.ndarray | None = None
 
 
 def _beside(path: pathlib.Path, name: str) -> pathlib.Path:
@@ -195,8 +196,33 @@ def _check_meta(fields, numbers, file: str) -> None:
       ' reader does so',
       'save the scaled values',
     )
-  if not {'ElementSpacing', 'ElementSize'} & fields.keys():
+
+
+def _meta_place(numbers, file: str) -> np.ndarray:
+  """The affine: a row of the matrix is an axis of the volume, a unit long.
+
+  Raises:
+    ScanError: no voxel sizes, or two different answers.
+  """
+  found = []
+  for names, plain in (
+    (('TransformMatrix', 'Rotation', 'Orientation'), np.eye(4)[:3, :3].ravel()),
+    (('Offset', 'Position', 'Origin'), np.zeros(3)),
+  ):
+    said = [numbers[name] for name in names if name in numbers]
+    if any(values != said[0] for values in said):
+      raise ScanError(file, f'{names[0]} is given twice', _DAMAGED)
+    found.append(np.array(said[0] if said else plain))
+  sizes = numbers.get('ElementSpacing', numbers.get('ElementSize'))
+  if sizes is None:
     raise ScanError(file, 'its header has no ElementSpacing', SIZES)
+  dims = int(np.sqrt(found[0].size))
+  place = np.eye(4)
+  axes = found[0].reshape(dims, dims)[:3, :3].T
+  with np.errstate(all='ignore'):  # `check_regular` finds what overflows.
+    place[:3, :3] = axes * sizes[:3]
+  place[:3, 3] = found[1][:3]
+  return place
 
 
 def metaimage(path: pathlib.Path) -> Stored:
@@ -231,7 +257,6 @@ def metaimage(path: pathlib.Path) -> Stored:
   size = int(numbers.get('CompressedDataSize', [-1])[0])
   turned = {'TransformMatrix', 'Rotation', 'Orientation'} & fields.keys()
   return Stored(
-    'MetaImageIO',
     shape,
     np.dtype(('>' if big else '<') + _META_TYPES[kind]),
     data,
@@ -239,6 +264,7 @@ def metaimage(path: pathlib.Path) -> Stored:
     flags['CompressedData'],
     size if size > 0 else -1,
     () if turned else (_ASSUMED,),
+    _meta_place(numbers, file) if len(shape) > 2 else None,
   )
 
 
@@ -325,7 +351,6 @@ def nrrd(path: pathlib.Path) -> Stored:
     data, end = _beside(path, fields['data file']), 0
   space = fields.get('space', '').lower()
   return Stored(
-    'NrrdImageIO',
     shape,
     np.dtype(('>' if endian == 'big' else '<') + code),
     data,

@@ -1,7 +1,8 @@
 """MetaImage and NRRD scans, and pairs of .hdr and .img.
 
-ITK tells where voxels lie: it knows each format's conventions. The voxels are
-those of the file's own bytes, which are verified first.
+ITK writes them, and tells where the voxels of an NRRD file lie. It does not
+read voxels: from a damaged file it returns what happens to be in memory. Those
+read here are the file's own bytes, verified to their end.
 """
 
 import os
@@ -72,27 +73,50 @@ def _pair_header(path: pathlib.Path) -> pathlib.Path:
   return header
 
 
-def _place(stored: Stored, file: str) -> np.ndarray:
-  """The affine, RAS, as ITK understands the header."""
-  itk = _itk()
-  reader = itk.ImageFileReader()
-  reader.SetImageIO(stored.reader)
+def _stored(path: pathlib.Path) -> Stored:
+  """What a text header says; its data file is there, and it has three axes."""
+  stored = itk_headers.read(path)
+  data = stored.data
+  if not data.exists():
+    if data.is_symlink():
+      raise unreadable(data, FileNotFoundError())
+    raise ScanError(
+      path,
+      f'its voxels, {data.name}, are not beside it',
+      f'put {data.name} there',
+    )
+  check_shape(stored.shape, str(path))
+  return stored
+
+
+def _itk_place(stored: Stored, file: str) -> np.ndarray:
+  """The affine as ITK understands the header; its axes, see `_LPS`."""
+  reader = _itk().ImageFileReader()
+  reader.SetImageIO('NrrdImageIO')
   try:
     reader.SetFileName(file)
     reader.ReadImageInformation()
   except Exception as error:  # Of its own kinds; names that are no UTF-8.
     why = (str(error).strip().splitlines() or [''])[-1]
     raise ScanError(file, f'unreadable header ({why})', _ANEW) from error
-  shape = check_shape(stored.shape, file)
-  sides = tuple(reader.GetSize())
+  shape, sides = stored.shape[:3], tuple(reader.GetSize())
   if sides[:3] != shape or np.prod(sides[3:], initial=1) != 1:
     raise ScanError(file, f'{shape} voxels, of which ITK sees {sides}', _ANEW)
   dims = len(sides)
   axes = np.reshape(reader.GetDirection(), (dims, dims))[:3, :3]
-  affine = np.eye(4)
-  affine[:3, :3] = axes * reader.GetSpacing()[:3]
-  affine[:3, 3] = reader.GetOrigin()[:3]
-  affine = _LPS @ affine + 0.0  # No -0.
+  place = np.eye(4)
+  place[:3, :3] = axes * reader.GetSpacing()[:3]
+  place[:3, 3] = reader.GetOrigin()[:3]
+  return place
+
+
+def _place(stored: Stored, file: str) -> np.ndarray:
+  """The affine, checked; to the right, to the front and upwards."""
+  with np.errstate(all='ignore'):  # The checks find what overflows.
+    place = stored.place
+    if place is None:
+      place = _itk_place(stored, file)
+    affine = _LPS @ place + 0.0  # No -0.
   affines.check_regular(
     affine, file, 'the place of its voxels', 'repair the header, or ' + _ANEW
   )
@@ -144,11 +168,10 @@ def read_itk(path: str | os.PathLike, *, label: bool = False) -> Volume:
   file = str(path)
   if path.suffix.lower() in _PAIR:
     return nifti_pairs.read(_pair_header(path), label=label)
-  stored = itk_headers.read(path)
-  shape = check_shape(stored.shape, file)
+  stored = _stored(path)
   affine = _place(stored, file)
   notes = stored.notes + affines.shear_notes(affine)
-  voxels = _voxels(stored).reshape(shape, order='F')
+  voxels = _voxels(stored).reshape(stored.shape[:3], order='F')
   with np.errstate(all='ignore'):  # The checks find what overflows.
     if label:
       codes, more = label_codes(voxels, file)
@@ -170,9 +193,7 @@ def read_affine(path: str | os.PathLike) -> np.ndarray:
   path = pathlib.Path(path)
   if path.suffix.lower() in _PAIR:
     return nifti_pairs.affine(_pair_header(path))
-  stored = itk_headers.read(path)
-  check_shape(stored.shape, str(path))
-  return _place(stored, str(path))
+  return _place(_stored(path), str(path))
 
 
 def _written(voxels, affine, name: str) -> list[tuple[str, bytes]]:

@@ -33,7 +33,8 @@ def label_codes(
   rounded, notes = voxels, ()
   if not np.issubdtype(voxels.dtype, np.integer):
     rounded = np.round(voxels)
-    gap = np.abs(voxels - rounded)
+    with np.errstate(invalid='ignore'):  # Of infinite ones; found below.
+      gap = np.abs(voxels - rounded)
     if not (gap <= 1e-3).all():
       notes = _check_rounding(voxels, gap, step, file)
   # A cast would wrap them, possibly onto a code that exists.

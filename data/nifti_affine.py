@@ -26,7 +26,7 @@ def round_quaternion(header: nib.Nifti1Header) -> None:
   names = ('quatern_b', 'quatern_c', 'quatern_d')
   stored = np.array([header[name] for name in names], np.float64)
   excess = float(stored @ stored) - 1
-  if abs(header.quaternion_threshold) <= excess <= _ROUNDING:
+  if abs(float(header.quaternion_threshold)) <= excess <= _ROUNDING:
     # A little short of 1, so that it stays there when it is stored.
     stored *= (1 - 1e-15) / np.sqrt(1 + excess)
     for name, value in zip(names, stored, strict=True):

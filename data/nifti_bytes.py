@@ -101,11 +101,11 @@ def layout(head: bytes, file: str) -> Layout:
     raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', _DAMAGED)
   try:
     dtype = header.get_data_dtype()
-  except (KeyError, nib.spatialimages.HeaderDataError) as error:
+  except (KeyError, nib.spatialimages.HeaderDataError):
+    dtype = np.dtype('V')
+  if not dtype.itemsize:
     code = int(header['datatype'])
-    raise ScanError(
-      file, f'unknown data type {code} in the header', _DAMAGED
-    ) from error
+    raise ScanError(file, f'unknown data type {code} in the header', _DAMAGED)
   dims = [int(d) for d in header['dim']]
   shape = tuple(dims[1 : dims[0] + 1])
   if not 1 <= dims[0] <= 7 or min(shape) < 1:
@@ -169,12 +169,13 @@ def read_all(path: pathlib.Path, announced: int) -> bytes:
   try:
     size = path.stat().st_size
     with path.open('rb') as opened:
-      start = opened.read(2)
-      if start == b'\x1f\x8b':
+      packed = opened.read(2) == b'\x1f\x8b'
+      opened.seek(0)
+      if packed:
         check_ratio(announced, size, file)
-        return inflate(start + opened.read(), announced, file)
+        return inflate(opened.read(), announced, file)
       check_length(size, announced, file)
-      return start + opened.read(announced - 2)
+      return opened.read(announced)
   except OSError as error:
     raise unreadable(path, error) from error
 

@@ -20,7 +20,7 @@ import numpy as np
 from data import atomic
 from data.affines import check_sides as check_sides
 from data.affines import close_affines
-from data.inflate import AGAIN
+from data.inflate import AGAIN, EXPORT
 from data.label_maps import label_codes
 from data.label_maps import map_codes as map_codes
 from data.nifti_affine import place, round_quaternion
@@ -112,8 +112,9 @@ def _head(found: Layout, data: bytes, file: str):
       file, 'complex voxels', 'export the scan as grey values (magnitude)'
     )
   shape = check_shape(found.shape, file)
-  header = _sound_header(found, data)
-  affine, notes = place(header, found.header, shape, file)
+  with np.errstate(all='ignore'):  # The checks find what overflows.
+    header = _sound_header(found, data)
+    affine, notes = place(header, found.header, shape, file)
   return header, shape, affine, notes
 
 
@@ -210,10 +211,16 @@ def check_image(voxels: np.ndarray, file: str) -> None:
   bad = voxels.size - int(np.isfinite(voxels).sum())
   if bad:
     raise ScanError(
-      file, f'{bad} voxels are NaN or infinite', 'export the scan again'
+      file,
+      f'{bad} voxels are NaN or infinite',
+      f"set them to the background's value, or {EXPORT}",
     )
   if voxels.min() == voxels.max():
-    raise ScanError(file, f'constant: every voxel is {voxels.flat[0]}', AGAIN)
+    raise ScanError(
+      file,
+      f'constant: every voxel is {voxels.flat[0]}',
+      f'{EXPORT}, or {AGAIN}',
+    )
 
 
 def check_pair(
@@ -233,9 +240,10 @@ def check_pair(
       'give the label map that was drawn on this image',
     )
   if not close_affines(image.affine, label.affine, image.voxels.shape):
+    told = '; '.join(('affines differ', *image.notes, *label.notes))
     raise ScanError(
       label_file,
-      'the label lies elsewhere than the image (affines differ)',
+      f'the label lies elsewhere than the image ({told})',
       'resample the label map to the image',
     )
 

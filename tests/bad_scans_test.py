@@ -23,6 +23,7 @@ CT, T2 = ABDOMEN.modalities[:2]
 SHAPE, SIZE = (6, 6, 4), 18
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 _AGAIN = 'copy the file again'
+_ANEW = 'export the scan again'
 _EXPORT = 'export the whole series again'
 _HEADERS = 'export the series with full headers'
 
@@ -52,12 +53,28 @@ def _patched(offset, code, *values):
   return bytes(data)
 
 
-def _forms(sform, qform):
+def _forms(sform, qform, quaternion=None):
   """A file with the two affines; None leaves one out."""
   image = nib.Nifti1Image(_image(), AFFINE)
   image.set_sform(sform, int(sform is not None))
   image.set_qform(qform, int(qform is not None))
+  data = bytearray(image.to_bytes())
+  if quaternion:
+    struct.pack_into('<3f', data, 256, *quaternion)
+  return bytes(data)
+
+
+def _units(affine, unit):
+  image = nib.Nifti1Image(_image(), affine)
+  image.header.set_xyzt_units(unit)
   return image.to_bytes()
+
+
+def _scaled(values, dtype):
+  """What nibabel makes of floating point values under an integer header."""
+  header = nib.Nifti1Header()
+  header.set_data_dtype(dtype)
+  return nib.Nifti1Image(values, AFFINE, header).to_bytes()
 
 
 def _with(value, dtype=np.float32, make=_image):
@@ -96,17 +113,17 @@ _MOVED = AFFINE + np.eye(4)[:, 3:] * [0, 0, 0, 1] + np.eye(4, k=3) * 9
 BAD_NIFTI = {
   'zero bytes': ('image', 'nii', b'', 'is empty', _AGAIN),
   'zero bytes gz': ('image', 'nii.gz', b'', 'is empty', _AGAIN),
-  'text': ('image', 'nii', b'Dear all, ' * 40, 'not a NIfTI', 'give .nii'),
+  'text': ('image', 'nii', b'Dear all, ' * 40, 'not a NIfTI', 'as NIfTI'),
   'text gz': (
     'image', 'nii.gz', gzip.compress(b'Dear all, ' * 40), 'not a NIfTI',
-    'give .nii',
+    'as NIfTI',
   ),
   'short': ('image', 'nii', _nifti()[:4], 'no NIfTI header', _AGAIN),
   'short second version': (
     'image', 'nii', _nifti(kind=nib.Nifti2Image)[:400], 'no NIfTI header',
     _AGAIN,
   ),
-  'not gzip': ('image', 'nii.gz', _nifti(), 'not gzip', _AGAIN),
+  'not gzip': ('image', 'nii.gz', _nifti(), 'not gzip', 'take .gz off'),
   'truncated': ('image', 'nii', _nifti()[:-8], 'truncated', _AGAIN),
   'truncated gz': ('image', 'nii.gz', _GZ[:-30], 'truncated', _AGAIN),
   'truncated label': (
@@ -123,11 +140,11 @@ BAD_NIFTI = {
   ),
   'bytes behind': ('image', 'nii.gz', _GZ + b'more', 'behind', _AGAIN),
   '30000^3 voxels': (
-    'image', 'nii', _HUGE, '30000 x 30000 x 30000 voxels', _AGAIN
+    'image', 'nii', _HUGE, '30000 x 30000 x 30000 voxels', _ANEW
   ),
   '30000^3 voxels gz': (
     'image', 'nii.gz', gzip.compress(_HUGE), '30000 x 30000 x 30000 voxels',
-    _AGAIN,
+    _ANEW,
   ),
   '1000^3 voxels': (
     'image', 'nii', _LARGE, 'announces 2000000352 bytes', _AGAIN
@@ -136,14 +153,14 @@ BAD_NIFTI = {
     'image', 'nii.gz', gzip.compress(_LARGE), 'cannot come out of', _AGAIN
   ),
   'gzip bomb': (
-    'image', 'nii.gz', _bomb(_nifti(), 4), 'more than the .* bytes', _AGAIN
+    'image', 'nii.gz', _bomb(_nifti(), 4), 'more than the .* bytes', _ANEW
   ),
-  'no dimension': ('image', 'nii', _patched(42, 'h', 0), 'dimensions', _AGAIN),
+  'no dimension': ('image', 'nii', _patched(42, 'h', 0), 'dimensions', _ANEW),
   'unknown type': (
-    'image', 'nii', _patched(70, 'h', 77), 'unknown data type 77', _AGAIN
+    'image', 'nii', _patched(70, 'h', 77), 'unknown data type 77', _ANEW
   ),
-  'far voxels': ('image', 'nii', _patched(108, 'f', 9e9), 'offset', _AGAIN),
-  'magic': ('image', 'nii', _patched(344, '4s', b'no'), 'header', _AGAIN),
+  'far voxels': ('image', 'nii', _patched(108, 'f', 9e9), 'offset', _ANEW),
+  'magic': ('image', 'nii', _patched(344, '4s', b'no'), 'magic', _ANEW),
   'NaN': ('image', 'nii', _with(np.nan), '1 voxels are NaN', 'export the scan'),
   'Inf': (
     'image', 'nii', _with(np.inf), '1 voxels are NaN or infinite',
@@ -174,33 +191,81 @@ BAD_NIFTI = {
     'image', 'nii', _patched(280, 'f', np.nan), 'not finite',
     'repair sform and qform',
   ),
+  'singular sform beside a qform': (
+    'image', 'nii', _forms(np.diag([2.0, 2, 0, 1]), AFFINE), 'sform .*singular',
+    'set sform_code to 0: the qform',
+  ),
+  'far away': (
+    'image', 'nii', _patched(292, 'f', -3e9), 'sform is 3e[+]09 mm away',
+    'repair sform',
+  ),
+  'qform that is no rotation': (
+    'image', 'nii', _forms(None, AFFINE, quaternion=(0, 0, 1.01)),
+    'no rotation', 'repair the qform',
+  ),
+  'NaN qform': (
+    'image', 'nii', _forms(None, AFFINE, quaternion=(0, np.nan, 0)),
+    'qform', 'repair',
+  ),
   'sform unlike qform': (
-    'image', 'nii', _forms(AFFINE, _MIRRORED), 'disagree', 'which one is right'
+    'image', 'nii', _forms(AFFINE, _MIRRORED), 'disagree.* RAS and RPS',
+    r'which one is right.*set_qform\(image.affine\).*set_sform',
+  ),
+  'axes in another order': (
+    'image', 'nii', _forms(AFFINE, AFFINE[:, [1, 2, 0, 3]]),
+    'disagree.* RAS and ASR', 'which one is right',
+  ),
+  'header of a pair': (
+    'image', 'nii', _patched(344, '4s', b'ni1'), 'pair', 'name it .hdr'
+  ),
+  'a whole volume behind the last': (
+    'image', 'nii', _nifti() + bytes(1 << 21), 'more than the', _ANEW
   ),
   'unknown sform': (
-    'image', 'nii', _patched(254, 'h', 99), 'sform_code 99', _AGAIN
+    'image', 'nii', _patched(254, 'h', 99), 'sform_code 99', 'set sform_code'
   ),
   'lengths in metres': (
     'image', 'nii', _nifti(affine=np.diag([0.002, 0.002, 0.003, 1])),
     'voxels of 0.002 x 0.002 x 0.003 mm', 'in mm',
   ),
+  'lengths that are said to be in metres': (
+    'image', 'nii', _units(np.diag([0.002, 0.002, 0.003, 1]), 'meter'),
+    'voxels of 0.002 x 0.002 x 0.003 mm', r'in mm.*\(it says metres\)',
+  ),
+  'lengths in micrometres': (
+    'image', 'nii', _units(np.diag([700.0, 700, 900, 1]), 'micron'),
+    'voxels of 700 x', r'in mm.*\(it says micrometres\)',
+  ),
   'zero pixdim': (
     'image', 'nii', _patched(80, 'f', 0), 'not all positive', 'true voxel sizes'
   ),
-  'NaN slope': (
-    'image', 'nii', _patched(112, 'f', np.nan), 'scaling', 'scl_slope to 1'
+  'NaN intercept': (
+    'image', 'nii', _patched(112, '2f', 2, np.nan), 'scaling 2.0, nan',
+    'scl_slope to 1',
   ),
   'float labels': (
     'label', 'nii', _nifti(_label(dtype=np.float32) + 0.3), 'not whole numbers',
     'nearest neighbour',
   ),
   'NaN label': (
-    'label', 'nii', _with(np.nan, make=_label), '1 label voxels are not whole',
+    'label', 'nii', _with(np.nan, make=_label), '1 voxels are NaN',
+    'set them to 0',
+  ),
+  'labels saved with a coarse scaling': (
+    'label', 'nii', _scaled(_label() * 100.0, np.uint8),
+    r'intensity scaling \(scl_slope 3.53\)', 'save it as integers',
+  ),
+  'fractional labels saved with a fine scaling': (
+    'label', 'nii', _scaled(_label() + 0.3, np.uint8),
+    r'intensity scaling \(scl_slope 0.035', 'save it as integers',
+  ),
+  'fractional labels saved with a very fine scaling': (
+    'label', 'nii', _scaled(_label() + 0.3, np.int16), 'not whole numbers',
     'nearest neighbour',
   ),
   'unknown codes': (
     'label', 'nii', _with(77, np.int16, _label), r'77 \(1 voxels\)',
-    r'expected \[0, 1, .*correct',
+    r'expected \[0, 1, .*correct.*"background"',
   ),
   'negative code': (
     'label', 'nii', _with(-1, np.int16, _label), r'-1 \(1 voxels\)', 'expected'
@@ -301,7 +366,7 @@ def test_missing_files_have_their_rows(archives):
   paths = _second_ct(archives, 'nii')
   paths['image'].unlink()
   paths['image'].symlink_to('nowhere')
-  _check_only_row(archives, CT, paths['image'], 'No such file', 'check name')
+  _check_only_row(archives, CT, paths['image'], 'link to nowhere', 'fetch')
 
 
 def _series(root):
