@@ -290,6 +290,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     ' (default: the task of DIR/dataset.json)',
   )
   add('--json', action='store_true', help='with --check: as JSON')
+  add(
+    '--series',
+    default='',
+    help='with --init, and --check without a dataset.json: which one of DICOM'
+    ' folders that hold several, by description or number',
+  )
   add('--modalities', default='', help='e.g. ct,t2 (all)')
   add('--cache', default='', help='default: the user cache')
   add('--skip-bad', action='store_true', help='go on without bad scans')
@@ -317,7 +323,7 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
     task = task_file.find(config.task)
     roots = {m.source: config.data[m.source] for m in task.modalities}
   else:
-    task = _task_of(pathlib.Path(flags.check), flags.json)
+    task = _task_of(pathlib.Path(flags.check), flags)
     roots = {m.source: flags.check for m in task.modalities}
   needed = {m.source for m in task.select(flags.modalities)}
   missing = needed - {source for source, root in roots.items() if root}
@@ -326,12 +332,12 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   return task, roots
 
 
-def _task_of(root: pathlib.Path, quiet: bool) -> Task:
+def _task_of(root: pathlib.Path, flags: argparse.Namespace) -> Task:
   """The task of a folder; without a dataset.json, what --init would write."""
   path = root / folder.TASK_FILE
   if path.exists() or path.is_symlink():
     return task_file.find(str(path))
-  found = checking.guess(root, quiet)
+  found = checking.guess(root, flags.series, flags.json)
   print(f'no {path} yet: checked as --init would write it', file=sys.stderr)
   for note in found.notes:
     print(note, file=sys.stderr)
@@ -356,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       stream.reconfigure(errors='backslashreplace')
   try:
     if flags.init:
-      return checking.init(pathlib.Path(flags.init))
+      return checking.init(pathlib.Path(flags.init), flags.series)
     if flags.check:
       return _check(flags)
     task, roots = _settings(flags)
