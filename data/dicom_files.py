@@ -290,6 +290,13 @@ def choose(
         break
   if len(matching) == 1:
     return matching[0][1]
+  if len(matching) > 2 and all(s.images == 1 for s, _ in matching):
+    raise ScanError(
+      folder,
+      f'{len(matching)} series of one image each: every slice has a'
+      ' SeriesInstanceUID of its own',
+      'export them as one series',
+    )
   names = '; '.join(str(series) for series, _ in (matching or found)[:8])
   if not matching:
     raise ScanError(

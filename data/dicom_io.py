@@ -22,9 +22,6 @@ from data.volume_io import Volume, check_image
 
 # What air measures on a CT scanner, and what none measures (HU).
 _AIR = (-1100.0, -900.0)
-# A value that is really padding is more frequent than both of its neighbours
-# together, by this factor.
-_STANDS_OUT = 1
 # What an enhanced file calls some of what a classic one says.
 _ENHANCED = {
   'EchoTime': 'EffectiveEchoTime',
@@ -227,25 +224,26 @@ def _unpad(
   """Gives padded voxels the lowest value of the others, in place.
 
   A padding value that is also what air measures, or what nothing gives in MR,
-  says nothing, and so does one that is as frequent as its neighbours: these
-  voxels show the patient.
+  says nothing, and so does one that is no more frequent than its neighbours:
+  these voxels show the patient.
   """
-  count = int(padded.sum())
+  count, others = int(padded.sum()), ~padded
   if count == padded.size:
     return ()
-  rest = voxels[~padded]
-  values, lowest = voxels[padded], float(rest.min())
-  low, high = float(values.min()), float(values.max())
-  if _is_ct(first):
-    natural = low >= _AIR[0] and (high <= _AIR[1] or high <= lowest)
-  else:
-    natural = low == high == 0
-  step = abs(1.0 if first.slope is None else first.slope)
-  beside = max(
-    int((np.abs(rest - value) <= 1.01 * step).sum()) for value in (low, high)
+  low, high = (
+    float(f(voxels, where=padded, initial=start))
+    for f, start in ((np.min, np.inf), (np.max, -np.inf))
   )
-  ordinary = lowest < low and high < rest.max() and count < _STANDS_OUT * beside
-  if natural or ordinary:
+  lowest = float(np.min(voxels, where=others, initial=np.inf))
+  if _is_ct(first):
+    usual = low >= _AIR[0] and (high <= _AIR[1] or high <= lowest)
+  else:
+    usual = low == high == 0
+  if usual or (
+    lowest < low
+    and high < np.max(voxels, where=others, initial=-np.inf)
+    and count <= _beside(voxels, others, (low, high), first)
+  ):
     return ()
   voxels[padded] = lowest
   share = 100 * count / padded.size
@@ -253,6 +251,13 @@ def _unpad(
     f'{share:.2g} % of its voxels are padding ({low:g}): they count as'
     f' {lowest:g}',
   )
+
+
+def _beside(voxels, others, values, first: Frame) -> int:
+  """How many voxels have the stored values next to these."""
+  step = 1.01 * abs(1.0 if first.slope is None else first.slope)
+  near = lambda v: (voxels >= v - step) & (voxels <= v + step) & others
+  return max(int(near(value).sum()) for value in values)
 
 
 def _tags(first: Frame) -> dict[str, str | float]:

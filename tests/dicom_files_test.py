@@ -245,6 +245,16 @@ def test_several_series_are_listed(tmp_path):
     assert remedy in caught.value.remedy
 
 
+def test_slices_that_are_series_of_their_own_are_told(tmp_path):
+  """As some scanners write them."""
+  every = dicom_series.slices()
+  for k, found in enumerate(every):
+    found.SeriesInstanceUID = f'{dicom_series.ROOT}1.{k}'
+  dicom_series.write(tmp_path, every)
+  with pytest.raises(ScanError, match='5 series of one image each'):
+    read_dicom(tmp_path)
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path):
   with pytest.raises(ScanError, match=r'cannot be read \(No such file'):
     read_dicom(tmp_path / 'a')
