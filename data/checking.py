@@ -54,26 +54,31 @@ def _as_json(facts, bad, others) -> None:
   print(json.dumps(found, indent=2))
 
 
-def guess(root: pathlib.Path, quiet: bool = False) -> First:
+def guess(root: pathlib.Path, series: str = '', quiet: bool = False) -> First:
   """A first dataset.json from the scans below a folder, see `first_task`.
 
   Args:
     root: holds a subfolder per modality.
+    series: which one of DICOM folders that hold several.
     quiet: no progress bar.
 
   Raises:
     ScanError: there is nothing to read.
     BadFirst: nothing can be guessed.
   """
-  held = first_task.listing(root)
+  held = first_task.listing(root, series)
   with progress.bar(quiet) as bar:
     total = sum(len(here.images) for here in held.values())
     job = bar.add_task('reading scans', total=total)
-    return first_task.guess(root, held, lambda: bar.advance(job))
+    return first_task.guess(root, held, lambda: bar.advance(job), series)
 
 
-def init(root: pathlib.Path) -> int:
+def init(root: pathlib.Path, series: str = '') -> int:
   """Writes a first dataset.json, and says what to look at.
+
+  Args:
+    root: holds a subfolder per modality.
+    series: which one of DICOM folders that hold several.
 
   Returns:
     The exit code: 1 if there are scans that cannot be used.
@@ -93,7 +98,7 @@ def init(root: pathlib.Path) -> int:
     )
     return 0
   try:
-    found = guess(root)
+    found = guess(root, series)
   except BadFirst as error:
     left_out(error.left_out)
     _tell(error.errors, f'no {path} is written')

@@ -129,13 +129,17 @@ def _label_names(place: pathlib.Path) -> dict[int, str]:
   return {code: name for name, listed in codes.items() for code in listed}
 
 
-def listing(root: pathlib.Path) -> dict[str, Held]:
+def listing(root: pathlib.Path, series: str = '') -> dict[str, Held]:
   """Modality folder -> what it holds; nothing of the scans is read.
+
+  Args:
+    root: holds a subfolder per modality.
+    series: which one of DICOM folders that hold several.
 
   Raises:
     ScanError: there is no modality folder.
   """
-  return {p.name: folder.modality(p) for p in modality_folders(root)}
+  return {p.name: folder.modality(p, series) for p in modality_folders(root)}
 
 
 def _labels(name, seen, known, alone):
@@ -191,6 +195,7 @@ def guess(
   root: pathlib.Path,
   held: dict[str, Held],
   advance: Callable[[], None],
+  series: str = '',
 ) -> First:
   """The content of a first `dataset.json`, from what a folder holds.
 
@@ -201,6 +206,7 @@ def guess(
     root: holds a subfolder per modality.
     held: as `listing` gives it.
     advance: called after each scan.
+    series: as for `listing`.
 
   Raises:
     BadFirst: nothing can be guessed, with all reasons.
@@ -228,6 +234,8 @@ def guess(
     ct, why = _why(name, seen)
     notes.append(why)
     modalities[name] = {'labels': labels, 'intensity': nnunet.intensity(ct)}
+    if series and any(source.series for source in here.images.values()):
+      modalities[name]['series'] = series
     if name != place.name:
       modalities[name] |= {'title': place.name, 'folder': place.name}
     sides += seen.sides

@@ -224,16 +224,19 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     images, labels = look.one(_IMAGES), look.one(_LABELS)
     drawn = look.listed(labels)
     failed = {_name_of(e) for e in look.problems}
-    found = look.cases(look.listed(images, series), drawn, images)
+    listed = look.listed(images, series)
+    found = look.cases(listed, drawn, images)
     tests = look.one(_TESTS)
-    later = look.cases(look.listed(tests, series), (), tests)
+    later = look.listed(tests, series)
+    if not listed or found.keys() != listed.keys():  # They are named alike.
+      later = look.cases(later, (), tests)
     look.rest(labels)
   except (ScanError, OSError) as error:
     if isinstance(error, OSError):
       text = f'cannot be looked into: {error.strerror}'
       error = ScanError(error.filename or place, text, 'make it readable')
     return Held({}, {}, {}, [*look.problems, error], look.left_out)
-  bad = {_name_of(error) for error in look.problems}
+  bad = {_name_of(e).removesuffix('_0000') for e in look.problems}
   alone = [
     drawn.pop(name) for name in sorted(drawn.keys() - found.keys() - bad)
   ]
@@ -249,9 +252,10 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
       later.pop(name).path, f'is in {images.name}/ too', 'move one of them away'
     )
   if not found and not look.problems:
+    there = few([p.name for p in folders_in(place)]) if images is None else ''
     look.problem(
       place,
-      'no scans found',
+      'no scans found' + (f' (found: {there})' if there else ''),
       f'expected {place}/images/ with .nii or .nii.gz files, or a folder with'
       ' a DICOM series for each case',
     )

@@ -4,11 +4,14 @@ r"""Prepares scans once: checked, resampled, cached as ArrayRecord.
       --modalities ct,t2
       prepares; prints what it found, and every scan that cannot be used
   python -m data.prepare --init DIR
-      writes a first DIR/dataset.json from the scans below DIR
+      writes a first DIR/dataset.json from the scans below DIR; nnU-Net's own
+      stays, and is read as it is
   python -m data.prepare --check DIR [--config configs/abdomen.py] [--json]
-      only reads every scan, and says what it is or what is wrong with it
+      only reads every scan, and says what it is or what is wrong with it; a
+      DIR without a dataset.json is checked as --init would write it
 
-Exit codes: 0 all scans are sound, 1 some are not, 2 a wrong command line.
+Exit codes: 0 all scans are sound, 1 training would refuse or misunderstand
+some, 2 a wrong command line.
 """
 
 import argparse
@@ -302,6 +305,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     ' (default: the task of DIR/dataset.json)',
   )
   add('--json', action='store_true', help='with --check: as JSON')
+  add(
+    '--series',
+    default='',
+    help='with --init, and --check without a dataset.json: which one of DICOM'
+    ' folders that hold several, by description or number',
+  )
   add('--modalities', default='', help='e.g. ct,t2 (all)')
   add('--cache', default='', help='default: the user cache')
   add('--skip-bad', action='store_true', help='go on without bad scans')
@@ -329,7 +338,7 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
     task = task_file.find(config.task)
     roots = {m.source: config.data[m.source] for m in task.modalities}
   else:
-    task = _task_of(pathlib.Path(flags.check), flags.json)
+    task = _task_of(pathlib.Path(flags.check), flags)
     roots = {m.source: flags.check for m in task.modalities}
   needed = {m.source for m in task.select(flags.modalities)}
   missing = needed - {source for source, root in roots.items() if root}
@@ -338,12 +347,12 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   return task, roots
 
 
-def _task_of(root: pathlib.Path, quiet: bool) -> Task:
+def _task_of(root: pathlib.Path, flags: argparse.Namespace) -> Task:
   """The task of a folder; without a dataset.json, what --init would write."""
   path = root / folder.TASK_FILE
   if path.exists() or path.is_symlink():
     return task_file.find(str(path))
-  found = checking.guess(root, quiet)
+  found = checking.guess(root, flags.series, flags.json)
   print(f'no {path} yet: checked as --init would write it', file=sys.stderr)
   for note in found.notes:
     print(note, file=sys.stderr)
@@ -368,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       stream.reconfigure(errors='backslashreplace')
   try:
     if flags.init:
-      return checking.init(pathlib.Path(flags.init))
+      return checking.init(pathlib.Path(flags.init), flags.series)
     if flags.check:
       return _check(flags)
     task, roots = _settings(flags)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data import builder
+from data import builder, names
 
 # Everything about the scans but their voxels; written last.
 META = 'prepared.json'
@@ -138,8 +138,14 @@ def summary(prepared: Prepared) -> str:
       f'    intensities {spread}',
       f'    voxels {voxels}',
     ]
-  lines += [f'  note {n["file"]}: {n["note"]}' for n in prepared.notes[:_NOTES]]
+  lines += [
+    names.printable(f'  note {n["file"]}: {n["note"]}')
+    for n in prepared.notes[:_NOTES]
+  ]
   if len(prepared.notes) > _NOTES:
     lines.append(f'  ... and {len(prepared.notes) - _NOTES} more notes')
-  lines += [f'  skipped {b["file"]}: {b["reason"]}' for b in prepared.skipped]
+  lines += [
+    names.printable(f'  skipped {b["file"]}: {b["reason"]}')
+    for b in prepared.skipped
+  ]
   return '\n'.join(lines)

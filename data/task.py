@@ -140,7 +140,7 @@ class Case:
   """One scan that an archive holds; nothing is read until `read()`.
 
   Attributes:
-    name: unique within a task; letters, digits, '_' and '-' only.
+    name: unique within a task, as `names.case_name` writes it.
     patient: equal for all scans of one person, unique across archives.
     modality: name of the modality.
     files: every file that the scan and its label are read from, sorted.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from data import task_file
+from data import names, task_file
 from data.prepared import Prepared
 from data.split import Split
 
@@ -121,6 +121,7 @@ def text(
   ]
   lines += [f'off: {line}' for line in off]
   lines += [
-    f'skipped: {bad["file"]}: {bad["reason"]}' for bad in prepared.skipped
+    names.printable(f'skipped: {bad["file"]}: {bad["reason"]}')
+    for bad in prepared.skipped
   ]
   return '\n'.join(lines)

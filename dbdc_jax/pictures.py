@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 from typing import Any
+import warnings
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,6 +26,9 @@ COLOURS = (
   '#ffffff',
 )
 
+# Letters of a title or a class name that a figure has room for.
+_LONGEST = 60
+
 # Loss terms that are drawn; no method has more than five of them.
 _MAIN_TERMS = (
   'sup_ce',
@@ -42,8 +46,17 @@ _MAIN_TERMS = (
 def _png(figure: Figure) -> bytes:
   FigureCanvasAgg(figure)
   png = io.BytesIO()
-  figure.savefig(png, format='png', dpi=120)
+  with warnings.catch_warnings():
+    # A letter that the font lacks becomes a box.
+    warnings.filterwarnings('ignore', 'Glyph .* missing', UserWarning)
+    figure.savefig(png, format='png', dpi=120)
   return png.getvalue()
+
+
+def _plain(name: str) -> str:
+  """A name as a label of a figure, where $ would begin a formula."""
+  shown = name if len(name) <= _LONGEST else name[: _LONGEST - 3] + '...'
+  return shown.replace('$', r'\$')
 
 
 def _save(png: bytes, path: str | os.PathLike) -> None:
@@ -182,7 +195,7 @@ def overlay_png(
   shape = image.shape[0] * aspect / image.shape[1]
   width = 3.4 * len(panels)
   figure = Figure(figsize=(width, 3.4 * shape + 1.0), layout='constrained')
-  figure.suptitle(title, fontsize=11)
+  figure.suptitle(_plain(title), fontsize=11)
   for axes, (name, label) in zip(
     np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True
   ):
@@ -192,7 +205,11 @@ def overlay_png(
     axes.set_title(name, fontsize=10)
     axes.set_axis_off()
   handles = [
-    Patch(facecolor=COLOURS[i % len(COLOURS)], edgecolor='black', label=name)
+    Patch(
+      facecolor=COLOURS[i % len(COLOURS)],
+      edgecolor='black',
+      label=_plain(name),
+    )
     for i, name in enumerate(classes[1:])
   ]
   figure.legend(

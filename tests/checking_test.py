@@ -135,6 +135,13 @@ def test_dicom_folders_with_several_series_are_told_apart(tmp_path, command):
     image = nib.Nifti1Image(label, affine)
     (tmp_path / 't2' / 'labels').mkdir(exist_ok=True)
     nib.save(image, tmp_path / 't2' / 'labels' / f'p{patient}.nii')
+  code, _, err = command('--init', tmp_path)
+  assert code == 1 and '--series' in err
+  code, out, _ = command('--check', tmp_path, '--series', 'T2 SPIR')
+  assert code == 0 and '4 of 4 scans are sound' in out
+  code, out, _ = command('--init', tmp_path, '--series', 'T2 SPIR')
+  assert code == 0 and '"series": "T2 SPIR"' in out
+  assert command('--check', tmp_path)[0] == 0
   fields = {'labels': {'liver': 1}}
   for series, code in (('', 1), ('T2 SPIR', 0)):
     task = {'modalities': {'t2': fields | {'series': series}}}

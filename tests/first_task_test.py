@@ -69,6 +69,14 @@ def test_one_odd_scan_does_not_decide_and_is_named(tmp_path):
   )
 
 
+def test_one_ct_among_mr_does_not_make_it_ct(tmp_path):
+  for name, ct in (('a', True), ('b', False), ('c', False)):
+    _scan(tmp_path / 'mr', name, ct=ct)
+  found = _guess(tmp_path)
+  assert 'window' not in found.content['modalities']['mr']['intensity']
+  assert '1 of 3 scans look otherwise (a: ' in found.notes[0]
+
+
 def test_what_was_not_annotated_is_no_class(tmp_path):
   for name, codes in (('a', (1, 255)), ('b', (255, 2)), ('c', (1, -1))):
     _scan(tmp_path / 'ct', name, codes)

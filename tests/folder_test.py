@@ -115,6 +115,8 @@ def test_names_that_only_end_in_numbers_are_no_channels(tmp_path):
   held = _held(tmp_path / 'b', 'p_0000', 'p_0001', kind='imagesTr')
   assert list(held.labels) == list(held.images) == ['p_0000', 'p_0001']
   assert not held.problems
+  held = _held(tmp_path / 'b', 'q_0000', 'q_0002', kind='imagesTs')
+  assert list(held.tests) == ['q_0000', 'q_0002'] and not held.problems
 
 
 def test_channel_numbers_for_some_are_explained(tmp_path):
@@ -161,18 +163,18 @@ def test_the_problems_of_all_modalities_are_told_at_once(tmp_path):
 
 def test_composed_and_decomposed_names_are_one_case_and_one_patient(tmp_path):
   nfd = unicodedata.normalize('NFD', 'Bär')
-  _held(tmp_path / 'ct', nfd, 'Bör', 'B?r', 'Bar 1')
+  _held(tmp_path / 'ct', nfd, 'Bör', 'B?r', 'Bar 1', '50%')
   _held(tmp_path / 'ct', 'Bär', kind='labels')
   _held(tmp_path / 't2', 'Bär')
-  task = {**own_scans.TASK, 'patients': {f'ct/{nfd}': nfd, 'ct/Bör': 'B'}}
+  task = {**own_scans.TASK, 'patients': {f'ct/{nfd}': nfd, 'ct/50%': 'B'}}
   (tmp_path / 'dataset.json').write_text(json.dumps(task))
   found = folder.look(str(tmp_path), _task(tmp_path).modalities)
   assert not found.problems
   ct = {case.name: case for case in found.cases if case.modality == 'ct'}
-  assert set(ct) == {'ct_Bär', 'ct_Bör', 'ct_B?r', 'ct_Bar 1'}
+  assert set(ct) == {'ct_Bär', 'ct_Bör', 'ct_B?r', 'ct_Bar 1', 'ct_50%25'}
   assert ct['ct_Bär'].labeled and not ct['ct_Bör'].labeled
   assert found.cases[-1].patient == ct['ct_Bär'].patient == 'Bär'
-  assert ct['ct_Bör'].patient == 'B'
+  assert ct['ct_50%25'].patient == 'B'
 
 
 def test_two_files_of_one_name_are_refused_and_neither_is_used(tmp_path):

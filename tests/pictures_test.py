@@ -1,5 +1,6 @@
 import numpy as np
 from PIL import Image
+import pytest
 
 from dbdc_jax import pictures
 
@@ -43,6 +44,16 @@ def test_overlay_without_reference_is_narrower(tmp_path):
     Image.open(tmp_path / 'b.png') as b,
   ):
     assert a.width > b.width
+
+
+@pytest.mark.parametrize(
+  'name', ['a$\\frac{$', '$x$ and $y$', '患者 1', 'x' * 250, '\\alpha_1^2']
+)
+def test_any_name_can_be_a_title_and_a_class(name, tmp_path):
+  path = tmp_path / 'a.png'
+  classes = ('background', name, 'spleen')
+  pictures.overlay(path, np.zeros((20, 30)), None, _label(), classes, name)
+  assert _has(path, pictures.COLOURS[0])
 
 
 def test_progress_survives_missing_values(tmp_path):

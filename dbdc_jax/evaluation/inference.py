@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from data import preprocess, task_file
+from data import names, preprocess, task_file
 from data.prepared import Prepared, PreparedCase
 from dbdc_jax import parallel, pictures
 from dbdc_jax.evaluation import metrics, scoring, sliding_window, voting
@@ -183,7 +183,7 @@ def overlay_writer(
       prepared.image(case, index), case.geometry
     )
     pictures.overlay(
-      folder / f'{case.name}_slice{index:03d}.png',
+      folder / names.on_disk(case.name, f'_slice{index:03d}.png'),
       image,
       reference[index],
       prediction[index],
