@@ -23,6 +23,7 @@ Exit codes: 0 done, 1 something could not be segmented, 2 a wrong command line.
 
 import argparse
 from collections.abc import Sequence
+import io
 import os
 import pathlib
 import sys
@@ -179,7 +180,7 @@ def _find(flags: argparse.Namespace, output: pathlib.Path):
 
 def _tell(left_out: Sequence[ScanError]) -> None:
   for one in left_out:
-    print(f'left out: {one.file} ({one.reason})')
+    print(names.printable(f'left out: {one.file} ({one.reason})'))
 
 
 def _check_names(output: pathlib.Path, found: scan_files.Listing) -> None:
@@ -228,7 +229,7 @@ def _segment(flags: argparse.Namespace) -> int:
   )
   outcome = batch.run(job, found.scans)
   for name, note in outcome.notes:
-    print(f'{name}: {note}')
+    print(names.printable(f'{name}: {note}'))
   print(
     f'{len(outcome.done)} scans segmented into {output.absolute()},'
     f' {len(outcome.skipped)} were there already'
@@ -246,6 +247,10 @@ def _segment(flags: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code."""
   flags = _flags(argv)
+  for stream in (sys.stdout, sys.stderr):
+    # Names are of any language; a terminal need not have its letters.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
   logging.set_verbosity(logging.FATAL)
   memory.keep()
   compilation_cache.use(prepare.cache_folder(flags.cache))
