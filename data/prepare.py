@@ -16,10 +16,8 @@ some, 2 a wrong command line.
 
 import argparse
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import hashlib
-import importlib
 import io
 import json
 import os
@@ -33,8 +31,8 @@ from data import (
   builder,
   checking,
   destination,
+  find_cases,
   folder,
-  planes,
   progress,
   record_writer,
   task_file,
@@ -89,49 +87,6 @@ def _key(task: Task, cases: Sequence[Case], settings: dict[str, Any]) -> str:
   return digest.hexdigest()[:16]
 
 
-def look(
-  modalities: Sequence[Modality],
-  roots: dict[str, str],
-  include_unlabeled: bool = False,
-) -> folder.Findings:
-  """All cases of the modalities, by modality and then as the reader sorts.
-
-  Args:
-    modalities: in bank order.
-    roots: archive -> folder.
-    include_unlabeled: also the archives' own test scans.
-
-  Returns:
-    The cases; of own folders also what cannot be used, and what is no scan.
-
-  Raises:
-    ScanError: an archive is not where it should be, or a scan is there twice.
-  """
-  found, problems, left_out = [], [], []
-  for source in dict.fromkeys(m.source for m in modalities):
-    mine = [m for m in modalities if m.source == source]
-    if source == 'folder':
-      held = folder.look(roots[source], mine, include_unlabeled)
-      found += held.cases
-      problems += held.problems
-      left_out += held.left_out
-    else:
-      reader = importlib.import_module(f'data.{source}')
-      found += reader.cases(roots[source], mine, include_unlabeled)
-  seen: dict[tuple[str, str], Case] = {}
-  for case in found:
-    other = seen.setdefault((case.modality, case.name), case)
-    if other is not case:
-      raise ScanError(
-        case.files[0],
-        f'the same scan as {other.files[0]}',
-        'remove one of them',
-      )
-  order = {m.name: k for k, m in enumerate(modalities)}
-  cases = sorted(found, key=lambda case: order[case.modality])
-  return folder.Findings(cases, problems, left_out)
-
-
 def _check_cache(
   place: pathlib.Path, cases: Sequence[Case], roots: dict[str, str]
 ) -> None:
@@ -183,7 +138,7 @@ def prepare(
     OSError: the cache took no more; nothing of the data stays there.
   """
   try:
-    found = look(modalities, roots, include_unlabeled)
+    found = find_cases.look(modalities, roots, include_unlabeled)
   except ScanError as error:
     raise BadScans([error]) from error
   cases = found.cases
@@ -202,7 +157,7 @@ def prepare(
       print(summary(prepared))
     return prepared
   with atomic.filling(folder, (folder / META).exists) as temporary:
-    modalities = decide_planes(modalities, cases)
+    modalities = find_cases.decide_planes(modalities, cases)
     with progress.bar(quiet) as bar:
       job = bar.add_task('preparing scans', total=len(cases))
       writer = record_writer.RecordWriter(
@@ -235,28 +190,6 @@ def prepare(
   if not quiet:
     print(summary(prepared))
   return prepared
-
-
-def decide_planes(
-  modalities: Sequence[Modality], cases: Sequence[Case]
-) -> list[Modality]:
-  """Decides how each modality's scans are cut, by the headers of all of them.
-
-  Args:
-    modalities: some of whose planes may be 'acquired'.
-    cases: their scans; bad ones have no say.
-  """
-  decided = []
-  for modality in modalities:
-    affines = []
-    for case in cases:
-      asked = modality.plane == planes.ACQUIRED and case.affine is not None
-      if asked and case.modality == modality.name:
-        with contextlib.suppress(ScanError):
-          affines.append(case.affine())
-    plane = planes.decide(modality.plane, affines)
-    decided.append(modality._replace(plane=plane))
-  return decided
 
 
 def _write_or_collect(writer, temporary, slice_size, sources, skip_bad):
@@ -364,7 +297,7 @@ def _check(flags) -> int:
   task, roots = _settings(flags)
   chosen = task.select(flags.modalities)
   task = task._replace(modalities=chosen)
-  found = look(chosen, roots)
+  found = find_cases.look(chosen, roots)
   return checking.check(task, found, where=flags.check, as_json=flags.json)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import track
 from scipy import ndimage, stats
 
-from data import phantom, prepare, signs
+from data import find_cases, phantom, prepare, signs
 from data.task import Case, Modality, Scan, Task
 from dbdc_jax.prediction import recognition
 
@@ -116,7 +116,7 @@ def _samples(
   change: Callable[[Scan], Scan],
   title: str,
 ) -> list[_Sample]:
-  cases = prepare.look(modalities, roots).cases
+  cases = find_cases.look(modalities, roots).cases
   return [
     _sample(case, change(case.read()), modalities)
     for case in track(cases, title)
