@@ -11,7 +11,8 @@ fraction of the scale.
 * Odd voxels: the darkest ones, `SHARE` of all at most, that lie over `APART` of
   the range below the rest.
 
-Any other scan keeps its minimum, so that nothing changes for it.
+Padding counts as the darkest value: outside of the field of view is air. A scan
+without any keeps its minimum, so that nothing changes for it.
 """
 
 import numpy as np
@@ -52,7 +53,7 @@ def limits(image: np.ndarray, upper_percentile: float) -> tuple[float, float]:
 
   Args:
     image: scanner values.
-    upper_percentile: in percent, of the voxels that are no padding.
+    upper_percentile: in percent, of all voxels, padding counting as dark.
   """
   values = image.ravel()
   sample = values[:: max(1, values.size // _SAMPLE)]
@@ -65,11 +66,13 @@ def limits(image: np.ndarray, upper_percentile: float) -> tuple[float, float]:
     floor = floor if low is None else low
     ceiling = ceiling if high is None else -high
     sample = sample[(sample > floor) & (sample < ceiling)]
+  own = values
   if np.isfinite([floor, ceiling]).any():
-    values = values[(values > floor) & (values < ceiling)]
+    own = values[(values > floor) & (values < ceiling)]
+    values = np.where(values < ceiling, values, floor)
   top = float(np.percentile(values, upper_percentile))
-  least, bottom = float(values.min()), _quantile(sample, SHARE)
+  least, bottom = float(own.min()), _quantile(sample, SHARE)
   fence = bottom - APART * (top - bottom)
   if least < fence:
-    least = float(values[values >= fence].min())
+    least = float(own[own >= fence].min())
   return least, top
