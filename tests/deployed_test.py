@@ -42,6 +42,16 @@ def test_the_workdir_alone_is_enough(copy):
   assert deployed.load(copy).task == HEART
 
 
+def test_a_run_is_the_same_wherever_it_lies(copy, trained, ct_alone):
+  run = deployed.load(trained[0])
+  assert deployed.load(copy).identity == run.identity
+  assert deployed.load(ct_alone).identity != run.identity
+  task = json.loads((copy / 'task.json').read_text())
+  task['modalities']['ct']['intensity'] = {'upper_percentile': 99.0}
+  (copy / 'task.json').write_text(json.dumps(task))
+  assert deployed.load(copy).identity != run.identity
+
+
 @pytest.mark.parametrize('name', ['run.json', 'config.json', 'task.json'])
 def test_a_damaged_record_is_named(copy, name):
   (copy / name).write_text('{')

@@ -106,6 +106,8 @@ def _alone(folder, names, images, tmp_path):
 
 def test_an_export_is_loaded_as_its_run_is(mr_added, whole):
   run, model = deployed.load(mr_added), deployed.load(whole)
+  # Results of either are results of both.
+  assert model.identity == run.identity
   assert tiny.same(_learnt(model), _learnt(run))
   assert model.modalities == run.modalities and model.task == run.task
   assert model.mm_per_pixel == run.mm_per_pixel
