@@ -64,19 +64,12 @@ class Deployed:
     """
     sha = hashlib.sha256()
     task = task_file.to_dict(self.task)
+    config = self.config
     said = [
-      {
-        key: task['modalities'][m.name]
-        for m in self.modalities
-        for key in [m.name]
-      },
+      {m.name: task['modalities'][m.name] for m in self.modalities},
       task['classes'],
       self.mm_per_pixel,
-      [
-        self.config.augment.patch_size,
-        self.config.data.slice_size,
-        self.config.data.roi,
-      ],
+      [config.augment.patch_size, config.data.slice_size, config.data.roi],
     ]
     sha.update(json.dumps(said, sort_keys=True).encode())
     for name in sorted(self.networks):
