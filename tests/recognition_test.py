@@ -131,7 +131,7 @@ def test_a_scan_that_may_be_two_is_declined(kept):
   known = dict.fromkeys(('one', 'other'), _known(kept, 't2'))
   scan = _signs(_volume('t2', 6), ABDOMEN.select('t2')[0])
   found = recognition.decide(known, dict.fromkeys(known, scan))
-  assert found.modality is None and 0.4 < found.confidence <= 0.5
+  assert found.modality is None and 0.2 < found.confidence <= 0.25
   assert 'it may be one or other' in str(found)
 
 

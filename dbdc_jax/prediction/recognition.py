@@ -25,10 +25,11 @@ from dbdc_jax.segmentation import Segmenter
 FILE = 'fit.json'
 # A scan is declined that is further off than all but this share of the
 # modality's own, or whose confidence is lower.
-_LEAST_CHANCE = 0.015
+_LEAST_CHANCE = 0.01
 _LEAST_CONFIDENCE = 0.8
-# How usual a scan of no modality of the run is taken to be for its best one.
-_FOREIGN = 0.003
+# What else it may be: a scan of no modality of the run is taken to be so usual,
+# and what other modalities' few scans say counts so many times.
+_FOREIGN, _OTHERS = 0.003, 3
 # What a contradiction leaves of a chance: less than the least one.
 _CONTRADICTED = 0.01
 
@@ -145,8 +146,9 @@ def decide(known: dict[str, Known], found: dict[str, dict[str, Any]]) -> Fit:
       doubts[name] = doubt
       weights[name] *= _CONTRADICTED
   best = max(weights, key=weights.__getitem__)
-  confidence = weights[best] / (sum(weights.values()) + _FOREIGN)
-  fits = weights[best] >= _LEAST_CHANCE and confidence >= _LEAST_CONFIDENCE
+  top = weights[best]
+  confidence = top / (top + _OTHERS * (sum(weights.values()) - top) + _FOREIGN)
+  fits = top >= _LEAST_CHANCE and confidence >= _LEAST_CONFIDENCE
   return Fit(best if fits else None, confidence, chances, doubts)
 
 
