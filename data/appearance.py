@@ -101,7 +101,7 @@ def _body(units: np.ndarray, inside: np.ndarray) -> np.ndarray:
   roots = np.sqrt(ndimage.gaussian_filter(units, (0, 0.7, 0.7)))
   bright = np.percentile(roots[inside], _REST)
   found = np.minimum(roots[inside], bright)
-  parting = _threshold(found)
+  parting = max(_threshold(found), float(found.min()))
   least = (parting + float(np.median(found[found <= parting]))) / 2
   body = np.zeros(units.shape, bool)
   for out, image in zip(body, roots, strict=True):

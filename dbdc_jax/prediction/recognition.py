@@ -6,7 +6,7 @@ left out in turn, say how far an unknown scan of the modality may look from the
 known ones (`likeness.py`). A scan is taken for the modality for which its look
 is most usual. It is declined where it would be an unusual one, where two
 modalities fit it nearly as well, and where its scale or its DICOM tags
-contradict: these never speak for a modality, only against it.
+contradict: these may rule a modality out, but never make a scan fit one.
 """
 
 from collections.abc import Iterable
