@@ -185,16 +185,20 @@ def load(folder: pathlib.Path, modality: Modality) -> Known:
   if not path.exists():
     path = folder / modality.name / FILE
   try:
-    scans = json.loads(path.read_text())[modality.name]['scans']
-    if {len(scan['look']) for scan in scans} != {len(appearance.FEATURES)}:
-      raise ValueError('other numbers than this version takes')
-    return know(modality, scans)
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'{path}: not readable, or of an earlier version ({error}):'
-      ' --modality auto needs it; run the training command again with'
-      ' --config.eval_only=true, or name the modality'
-    ) from error
+    scans = json.loads(path.read_text())[modality.name].get('scans', [])
+    lengths = {len(scan.get('look', ())) for scan in scans}
+  except (OSError, ValueError, KeyError) as error:
+    raise _unusable(path, f'not readable ({error})') from error
+  if lengths != {len(appearance.FEATURES)}:
+    raise _unusable(path, 'of an earlier version')
+  return know(modality, scans)
+
+
+def _unusable(path: pathlib.Path, reason: str) -> ValueError:
+  return ValueError(
+    f'{path}: {reason}: --modality auto needs it; run the training command'
+    ' again with --config.eval_only=true, or name the modality'
+  )
 
 
 def calibrate(cases: Iterable[PreparedCase]) -> dict[str, Any]:
