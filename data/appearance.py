@@ -26,6 +26,8 @@ _SLICES = 24
 _ENDS = 0.05
 # Fewer pixels are no body; those beyond this percentile may be bright organs.
 _LEAST, _REST = 200, 85
+# Pixels that a slice is thought to go on for.
+_BEHIND = 4
 # Where no window says what is bright, these percentiles do: of the slices, and
 # then of the body, so that the air around it makes no difference.
 _BRIGHTEST, _BRIGHT = 99.95, 98
@@ -105,12 +107,15 @@ def _body(units: np.ndarray, inside: np.ndarray) -> np.ndarray:
   least = (parting + float(np.median(found[found <= parting]))) / 2
   body = np.zeros(units.shape, bool)
   for out, image in zip(body, roots, strict=True):
-    solid = ndimage.binary_fill_holes(ndimage.binary_closing(image > least))
+    # What reaches the image's end goes on behind it.
+    bright = np.pad(image > least, _BEHIND, 'edge')
+    solid = ndimage.binary_fill_holes(ndimage.binary_closing(bright))
     parts, count = ndimage.label(ndimage.binary_opening(solid, iterations=2))
     if count:
       sizes = np.bincount(parts.ravel())
       sizes[0] = 0
-      out[:] = parts == sizes.argmax()
+      largest = parts == sizes.argmax()
+      out[:] = largest[_BEHIND:-_BEHIND, _BEHIND:-_BEHIND]
   body &= inside
   return body if body.sum() >= _LEAST else inside
 
