@@ -164,10 +164,9 @@ def recognize(segmenter: Segmenter, volume: Volume) -> Fit:
   """
   run = segmenter.runs[0]
   known = {m.name: load(run.folder, m) for m in run.modalities}
-  found = {
-    m.name: signs.take(volume.voxels, volume.affine, volume.tags, m)
-    for m in run.modalities
-  }
+  found = signs.of_each(
+    volume.voxels, volume.affine, volume.tags, run.modalities
+  )
   return decide(known, found)
 
 
