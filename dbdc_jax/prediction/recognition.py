@@ -64,7 +64,7 @@ class Fit(NamedTuple):
     elif len(fitting) > 1:
       why = f'it may be {fitting[0]} or {fitting[1]}'
     elif fitting:
-      why = f'{best} fits, but others nearly as well'
+      why = f'{best} fits, but not surely'
     else:
       percent = 100 * self.chances[best]
       share = f'{percent:.1f} %' if percent >= 0.05 else 'less than 0.1 %'
