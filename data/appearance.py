@@ -24,8 +24,10 @@ from data.task import Intensity
 _MM, _PIXELS = 4.0, 8
 _SLICES = 24
 _ENDS = 0.05
-# Fewer pixels are no body.
-_LEAST = 200
+# Fewer pixels are no body; those beyond this percentile may be bright organs.
+_LEAST, _REST = 200, 85
+# Pixels that a slice is thought to go on for.
+_BEHIND = 4
 # Where no window says what is bright, these percentiles do: of the slices, and
 # then of the body, so that the air around it makes no difference.
 _BRIGHTEST, _BRIGHT = 99.95, 98
@@ -55,22 +57,24 @@ class Feature(NamedTuple):
 
 FEATURES = (
   # Grey values inside of the body, in [0, 1]; the same without what is smooth.
-  *(Feature(f'grey {q} %', 0.05) for q in _GREYS),
-  *(Feature(f'even grey {q} %', 0.08) for q in _EVEN_GREYS),
+  *(Feature(f'grey {q} %', 0.055) for q in _GREYS[:-1]),
+  Feature(f'grey {_GREYS[-1]} %', 0.065),
+  *(Feature(f'even grey {q} %', 0.09) for q in _EVEN_GREYS[:-1]),
+  Feature(f'even grey {_EVEN_GREYS[-1]} %', 0.105),
   # Logarithm of the share of the contrast that is finer than a pixel, or two.
-  Feature('fine', 0.1),
-  Feature('middle', 0.07),
+  Feature('fine', 0.11),
+  Feature('middle', 0.08),
   # Mean rank of the grey values in shells below the skin.
-  *(Feature(f'shell from {mm} mm', 0.06) for mm in _SHELLS[:-1]),
+  *(Feature(f'shell from {mm} mm', 0.08) for mm in _SHELLS[:-1]),
   # Of the darkest (0) to the brightest (5) sixth: how much brighter what
   # surrounds it is, how different, and how deep it lies.
-  *(Feature(f'rise {level}', 0.01) for level in (0, 1, 4, 5)),
-  *(Feature(f'edge {level}', 0.012) for level in (0, 2, 5)),
-  *(Feature(f'depth {level}', 0.12) for level in (0, 5)),
-  Feature('skew', 0.25),
+  *(Feature(f'rise {level}', 0.011) for level in (0, 1, 4, 5)),
+  *(Feature(f'edge {level}', 0.013) for level in (0, 2, 5)),
+  *(Feature(f'depth {level}', 0.18) for level in (0, 5)),
+  Feature('skew', 0.28),
   # Shares of the body that are as dark as nothing is, and as bright as can be.
-  Feature('floor', 0.02),
-  Feature('ceiling', 0.02),
+  Feature('floor', 0.03),
+  Feature('ceiling', 0.022),
 )
 
 
@@ -90,16 +94,28 @@ def _threshold(values: np.ndarray) -> float:
 
 
 def _body(units: np.ndarray, inside: np.ndarray) -> np.ndarray:
-  """The largest bright part of each slice without its holes: `[S, h, w]`."""
-  least = 0.5 * _threshold(units[inside])
+  """The largest part of each slice that is not air: `[S, h, w]`.
+
+  Roots of grey values are parted, and the brightest taken as less bright: few
+  bright organs do not outweigh the rest. Halfway from there to the dark part's
+  median, fat is not air either.
+  """
+  roots = np.sqrt(ndimage.gaussian_filter(units, (0, 0.7, 0.7)))
+  bright = np.percentile(roots[inside], _REST)
+  found = np.minimum(roots[inside], bright)
+  parting = max(_threshold(found), float(found.min()))
+  least = (parting + float(np.median(found[found <= parting]))) / 2
   body = np.zeros(units.shape, bool)
-  for out, image in zip(body, units, strict=True):
-    bright = ndimage.gaussian_filter(image, 1) > least
-    parts, count = ndimage.label(ndimage.binary_opening(bright))
+  for out, image in zip(body, roots, strict=True):
+    # What reaches the image's end goes on behind it.
+    bright = np.pad(image > least, _BEHIND, 'edge')
+    solid = ndimage.binary_fill_holes(ndimage.binary_closing(bright))
+    parts, count = ndimage.label(ndimage.binary_opening(solid, iterations=2))
     if count:
       sizes = np.bincount(parts.ravel())
       sizes[0] = 0
-      out[:] = ndimage.binary_fill_holes(parts == sizes.argmax())
+      largest = parts == sizes.argmax()
+      out[:] = largest[_BEHIND:-_BEHIND, _BEHIND:-_BEHIND]
   body &= inside
   return body if body.sum() >= _LEAST else inside
 

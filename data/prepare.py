@@ -43,7 +43,7 @@ from data.task import Case, Modality, Task
 
 # Part of the cache's key: raise it when prepared data would change, or when a
 # scan would be refused that was not.
-VERSION = 4
+VERSION = 5
 
 
 class BadScans(Exception):  # noqa: N818  Reads better where it is caught.

@@ -4,7 +4,7 @@ Kept of every prepared scan (`PreparedCase.signs`), and taken of a scan that is
 to be recognised, in the same way: from the whole scan, as it lies on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import re
 from typing import Any
 
@@ -84,3 +84,20 @@ def take(
     'hounsfield': hounsfield.evidence(voxels, {})[0],
     **said(tags),
   }
+
+
+def of_each(
+  voxels: np.ndarray,
+  affine: np.ndarray,
+  tags: Mapping[str, str | float],
+  modalities: Sequence[Modality],
+) -> dict[str, dict[str, Any]]:
+  """Modality -> the signs of a scan that is treated as its own; see `take`."""
+  taken: dict[Any, dict[str, Any]] = {}
+  out = {}
+  for modality in modalities:
+    treatment = modality.plane, modality.intensity
+    if treatment not in taken:
+      taken[treatment] = take(voxels, affine, tags, modality)
+    out[modality.name] = taken[treatment]
+  return out

@@ -71,3 +71,16 @@ def test_tags_change_nothing_of_what_is_seen(ct):
   found = signs.take(*ct, {'Modality': 'MR', 'ProtocolName': 't2'}, T2)
   assert found == plain | {'scanner': 'MR', 'words': ['t2']}
   assert found['hounsfield'] is True
+
+
+def test_each_modality_gets_its_own_treatment(ct, monkeypatch):
+  """And those that are treated alike share what is taken once."""
+  taken, take = [], signs.take
+  monkeypatch.setattr(
+    signs, 'take', lambda *scan: taken.append(scan[-1].name) or take(*scan)
+  )
+  found = signs.of_each(*ct, {}, ABDOMEN.modalities)
+  assert taken == ['ct', 't2']
+  assert found['t1in'] is found['t2']
+  for modality in (CT, T2):
+    assert found[modality.name] == take(*ct, {}, modality)

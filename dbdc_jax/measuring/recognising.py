@@ -98,15 +98,7 @@ CHANGES: dict[str, Callable[[Scan], Scan]] = {
 
 
 def _sample(case: Case, scan: Scan, modalities: Sequence[Modality]) -> _Sample:
-  by_treatment: dict[Any, dict[str, Any]] = {}
-  found = {}
-  for modality in modalities:
-    treatment = modality.plane, modality.intensity
-    if treatment not in by_treatment:
-      by_treatment[treatment] = signs.take(
-        scan.image, scan.affine, scan.tags, modality
-      )
-    found[modality.name] = by_treatment[treatment]
+  found = signs.of_each(scan.image, scan.affine, scan.tags, modalities)
   return _Sample(case.modality, case.patient, found)
 
 

@@ -6,7 +6,7 @@ left out in turn, say how far an unknown scan of the modality may look from the
 known ones (`likeness.py`). A scan is taken for the modality for which its look
 is most usual. It is declined where it would be an unusual one, where two
 modalities fit it nearly as well, and where its scale or its DICOM tags
-contradict: these never speak for a modality, only against it.
+contradict: these may rule a modality out, but never make a scan fit one.
 """
 
 from collections.abc import Iterable
@@ -25,10 +25,11 @@ from dbdc_jax.segmentation import Segmenter
 FILE = 'fit.json'
 # A scan is declined that is further off than all but this share of the
 # modality's own, or whose confidence is lower.
-_LEAST_CHANCE = 0.015
+_LEAST_CHANCE = 0.01
 _LEAST_CONFIDENCE = 0.8
-# How usual a scan of no modality of the run is taken to be for its best one.
-_FOREIGN = 0.003
+# What else it may be: a scan of no modality of the run is taken to be so usual,
+# and what other modalities' few scans say counts so many times.
+_FOREIGN, _OTHERS = 0.003, 3
 # What a contradiction leaves of a chance: less than the least one.
 _CONTRADICTED = 0.01
 
@@ -63,7 +64,7 @@ class Fit(NamedTuple):
     elif len(fitting) > 1:
       why = f'it may be {fitting[0]} or {fitting[1]}'
     elif fitting:
-      why = f'{best} fits, but others nearly as well'
+      why = f'{best} fits, but not surely'
     else:
       percent = 100 * self.chances[best]
       share = f'{percent:.1f} %' if percent >= 0.05 else 'less than 0.1 %'
@@ -145,8 +146,9 @@ def decide(known: dict[str, Known], found: dict[str, dict[str, Any]]) -> Fit:
       doubts[name] = doubt
       weights[name] *= _CONTRADICTED
   best = max(weights, key=weights.__getitem__)
-  confidence = weights[best] / (sum(weights.values()) + _FOREIGN)
-  fits = weights[best] >= _LEAST_CHANCE and confidence >= _LEAST_CONFIDENCE
+  top = weights[best]
+  confidence = top / (top + _OTHERS * (sum(weights.values()) - top) + _FOREIGN)
+  fits = top >= _LEAST_CHANCE and confidence >= _LEAST_CONFIDENCE
   return Fit(best if fits else None, confidence, chances, doubts)
 
 
@@ -162,10 +164,9 @@ def recognize(segmenter: Segmenter, volume: Volume) -> Fit:
   """
   run = segmenter.runs[0]
   known = {m.name: load(run.folder, m) for m in run.modalities}
-  found = {
-    m.name: signs.take(volume.voxels, volume.affine, volume.tags, m)
-    for m in run.modalities
-  }
+  found = signs.of_each(
+    volume.voxels, volume.affine, volume.tags, run.modalities
+  )
   return decide(known, found)
 
 
@@ -183,16 +184,20 @@ def load(folder: pathlib.Path, modality: Modality) -> Known:
   if not path.exists():
     path = folder / modality.name / FILE
   try:
-    scans = json.loads(path.read_text())[modality.name]['scans']
-    if {len(scan['look']) for scan in scans} != {len(appearance.FEATURES)}:
-      raise ValueError('other numbers than this version takes')
-    return know(modality, scans)
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'{path}: not readable, or of an earlier version ({error}):'
-      ' --modality auto needs it; run the training command again with'
-      ' --config.eval_only=true, or name the modality'
-    ) from error
+    scans = json.loads(path.read_text())[modality.name].get('scans', [])
+    lengths = {len(scan.get('look', ())) for scan in scans}
+  except (OSError, ValueError, KeyError) as error:
+    raise _unusable(path, f'not readable ({error})') from error
+  if lengths != {len(appearance.FEATURES)}:
+    raise _unusable(path, 'of an earlier version')
+  return know(modality, scans)
+
+
+def _unusable(path: pathlib.Path, reason: str) -> ValueError:
+  return ValueError(
+    f'{path}: {reason}: --modality auto needs it; run the training command'
+    ' again with --config.eval_only=true, or name the modality'
+  )
 
 
 def calibrate(cases: Iterable[PreparedCase]) -> dict[str, Any]:
