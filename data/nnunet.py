@@ -61,8 +61,7 @@ def not_annotated(codes: Sequence[int]) -> NotUsableError:
   return NotUsableError(
     f'{IGNORE!r} (code{"s" * (len(codes) > 1)} {listed}) means voxels that were'
     ' not annotated: that is not supported, and never trained as an organ',
-    f'draw them, or move these scans away, and remove {IGNORE!r}; or list its'
-    ' code under "background" in a dataset.json of your own',
+    f'draw them, or move these scans away, and remove {IGNORE!r}',
   )
 
 

@@ -214,8 +214,9 @@ def _description(model, networks, dtype: str) -> dict[str, Any]:
       for modality in chosen
     },
     'preprocessing': {
-      'intensity': 'window or minimum to upper percentile of the volume, to'
-      ' [0, 1], clipped',
+      'intensity': 'window, or darkest value (padding counts as dark, single'
+      ' odd voxels do not count) to upper percentile of the volume, to [0, 1],'
+      ' clipped',
       'roi': model.config.data.roi,
       'slice_size': model.config.data.slice_size,
       'patch_size': patch,

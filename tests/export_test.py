@@ -145,7 +145,7 @@ def test_the_description_holds_what_a_user_needs(mr_added, whole):
   assert ct['intensity'] == {'upper_percentile': 98.0}
   assert ct['mm_per_pixel'] == record['data']['ct']['mm_per_pixel']
   assert model['preprocessing']['slice_size'] == 32
-  assert model['preprocessing']['axes'] == 'SPL'
+  assert (ct['plane'], ct['axes']) == ('axial', 'SPL')
   files = {
     str(p.relative_to(whole)) for p in whole.rglob('*') if p.is_file()
   } - {'model.json'}
