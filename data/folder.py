@@ -352,10 +352,3 @@ def cases(
 ) -> Iterator[Case]:
   """The scans under `root` that can be used; see `look`."""
   yield from look(root, modalities, include_unlabeled).cases
-
-
-def problems(
-  root: str, modalities: Sequence[Modality], include_unlabeled: bool = False
-) -> tuple[list[ScanError], list[ScanError]]:
-  """What cannot be used, and what is left out; see `look`."""
-  return look(root, modalities, include_unlabeled)[1:]

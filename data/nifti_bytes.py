@@ -70,11 +70,11 @@ def check_voxels(shape: tuple[int, ...], file: str) -> int:
   return count
 
 
-def layout(head: bytes, file: str) -> Layout:
-  """What the first bytes of a single file (.nii) announce.
+def raw_header(head: bytes, file: str) -> nib.Nifti1Header:
+  """A NIfTI header (or what has its length) as it is on disk, not repaired.
 
   Raises:
-    ScanError: the bytes are no NIfTI header, or one that makes no sense.
+    ScanError: the bytes are none.
   """
   if len(head) < 348:
     raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
@@ -83,13 +83,23 @@ def layout(head: bytes, file: str) -> Layout:
     raise ScanError(
       file,
       'not a NIfTI file',
-      'give scans as NIfTI (.nii, .nii.gz), or DICOM folders',
+      'give scans as NIfTI (.nii, .nii.gz) or DICOM folders, or move it away',
     )
   size = int.from_bytes(head[:4], 'little' if order == '<' else 'big')
   if len(head) < size:
     raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
   kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
-  header = kind(head[:size], endianness=order, check=False)
+  return kind(head[:size], endianness=order, check=False)
+
+
+def layout(head: bytes, file: str) -> Layout:
+  """What the first bytes of a single file (.nii) announce.
+
+  Raises:
+    ScanError: the bytes are no NIfTI header, or one that makes no sense.
+  """
+  header = raw_header(head, file)
+  kind = type(header)
   magic = header['magic'].item()
   if magic == kind.pair_magic:
     raise ScanError(
@@ -113,7 +123,7 @@ def layout(head: bytes, file: str) -> Layout:
   offset = float(header['vox_offset'])
   if not np.isfinite(offset) or offset > _MAX_OFFSET:
     raise ScanError(file, f'impossible voxel offset {offset}', _DAMAGED)
-  start = max(int(offset), _FIRST[size])
+  start = max(int(offset), _FIRST[kind.sizeof_hdr])
   length = start + check_voxels(shape, file) * dtype.itemsize
   return Layout(header, start, dtype, shape, length)
 

@@ -11,8 +11,8 @@ import struct
 import nibabel as nib
 import numpy as np
 
-from data.inflate import AGAIN, EXPORT
-from data.nifti_bytes import byte_order, layout, read_all, read_head
+from data.inflate import EXPORT
+from data.nifti_bytes import layout, raw_header, read_all, read_head
 from data.scan_error import ScanError
 from data.volume_io import Volume, nifti_affine, nifti_volume
 
@@ -67,22 +67,12 @@ def _single_header(path: pathlib.Path) -> tuple[bytes, int, bool]:
     is an Analyze header.
   """
   head, file = read_head(path), str(path)
-  order = byte_order(head)
-  if not order:
-    raise ScanError(
-      file,
-      'no header of a NIfTI or Analyze scan',
-      'move it away, or save the scan as .nii.gz',
-    )
-  size = int.from_bytes(head[:4], 'little' if order == '<' else 'big')
-  if len(head) < size:
-    raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
-  kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
-  header = kind(head[:size], endianness=order, check=False)
+  header = raw_header(head, file)
+  kind, size = type(header), header.sizeof_hdr
   magic = header['magic'].item()
   analyze = size == 348 and magic not in (kind.pair_magic, kind.single_magic)
   if analyze:
-    header = _from_analyze(head, order)
+    header = _from_analyze(head, header.endianness)
   elif magic != kind.pair_magic:
     raise ScanError(
       file,

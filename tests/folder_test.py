@@ -133,7 +133,7 @@ def test_label_maps_without_a_scan_are_listed_by_name(own, tmp_path):
   for path in (own / 'ct' / 'labels').iterdir():
     (tmp_path / 'ct' / 'labels' / f'label_{path.name}').symlink_to(path)
   (tmp_path / 'dataset.json').write_text(json.dumps(own_scans.TASK))
-  (error,), _ = folder.problems(str(tmp_path), _task(tmp_path).modalities[:1])
+  (error,), _ = folder.look(str(tmp_path), _task(tmp_path).modalities[:1])[1:]
   assert '5 label maps without a scan of the same name: l' in error.reason
   for path in (own / 'ct' / 'labels').iterdir():
     assert f'label_{path.name.removesuffix(".nii.gz")}' in error.reason
@@ -196,11 +196,11 @@ def test_a_patient_who_fits_no_scan_is_a_problem(key, tmp_path):
   task = {**own_scans.TASK, 'patients': {'ct/a': 'x', key: 'Smith'}}
   (tmp_path / 'dataset.json').write_text(json.dumps(task))
   modalities = _task(tmp_path).modalities
-  (error,), _ = folder.problems(str(tmp_path), modalities)
+  (error,), _ = folder.look(str(tmp_path), modalities)[1:]
   assert f'{key} (Smith) fits no scan' in error.reason
   # Of a modality that is not asked for, nothing can be said.
   asked = modalities[1:] if key == 'ct/who' else ()
-  assert not asked or folder.problems(str(tmp_path), asked) == ([], [])
+  assert not asked or folder.look(str(tmp_path), asked)[1:] == ([], [])
 
 
 def test_a_subfolder_of_several_scans_is_refused_with_their_names(tmp_path):
@@ -247,9 +247,7 @@ def test_what_lies_beside_the_modalities_is_told(tmp_path):
   (tmp_path / 'done' / 'predictions.json').write_text('{}')
   (tmp_path / 'README.md').write_text('x')
   (tmp_path / 'dataset.json').write_text(json.dumps(own_scans.TASK))
-  problems, left_out = folder.problems(
-    str(tmp_path), _task(tmp_path).modalities
-  )
+  _, problems, left_out = folder.look(str(tmp_path), _task(tmp_path).modalities)
   assert _reasons(problems) == ['a scan where none is read'] * 2
   assert _reasons(left_out) == [
     'a text',

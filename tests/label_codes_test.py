@@ -61,7 +61,7 @@ def test_regions_of_several_codes_are_classes_unless_they_overlap(tmp_path):
     ('1.5=liver', "'1.5' is no label code"),
     ('²=liver', 'is no label code'),
     ('0', 'none but the background'),
-    ('absent.json', 'absent.json cannot be read'),
+    ('absent.json', 'absent.json: not readable JSON'),
   ],
 )
 def test_what_is_wrong_is_said(text, message):
@@ -72,14 +72,14 @@ def test_what_is_wrong_is_said(text, message):
 @pytest.mark.parametrize(
   ('found', 'message'),
   [
-    ('{', 'is not JSON'),
+    ('{', 'not readable JSON'),
     ([1], 'has no "labels"'),
     ({'labels': [1]}, 'has no "labels"'),
     ({'labels': {'liver': 1.5}}, '1.5 is no label code'),
     ({'labels': {'liver': True}}, 'True is no label code'),
     ({'labels': {'background': 0, 'ignore': 2}}, 'none but the background'),
     ('{"labels": {"liver": 1, "liver": 2}}', "'liver' is there twice"),
-    ('[' * 100_000, 'is not JSON'),
+    ('[' * 100_000, 'not readable JSON'),
     ({'modalities': {'ct': {}}}, 'has no "labels" for ct'),
     ({'labels': {'liver': 'kidney'}}, "'liver' is no label code"),
   ],

@@ -1,10 +1,11 @@
 """Which codes of label maps are which class: the forms users have them in."""
 
 from collections.abc import Iterable
-import json
 import pathlib
 import re
 from typing import Any, NamedTuple
+
+from data import task_file
 
 _FORM = (
   "write CODE=NAME,CODE=NAME, e.g. '1=liver,2=kidney', or a JSON file"
@@ -102,29 +103,14 @@ def _pair(part: str) -> tuple[int, str]:
   return _code(code), name.strip() if equals else str(_code(code))
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """A JSON object; of a key that is there twice, one value would be lost."""
-  out = dict(pairs)
-  if len(out) < len(pairs):
-    keys = [key for key, _ in pairs]
-    twice = next(key for key in keys if keys.count(key) > 1)
-    raise ValueError(f'the key {twice!r} is there twice')
-  return out
-
-
 def _from_json(
   path: pathlib.Path, modality: str | None
 ) -> list[tuple[int, str]]:
   """(code, name) of a data set's description."""
   try:
-    # From bytes: any Unicode encoding, with or without its mark.
-    found = json.loads(path.read_bytes(), object_pairs_hook=_once)
-  except OSError as error:
-    raise ValueError(
-      f'classes: {path} cannot be read ({error.strerror}): check the name'
-    ) from error
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'classes: {path} is not JSON ({error})') from error
+    found = task_file.content(path)
+  except ValueError as error:
+    raise ValueError(f'classes: {error}') from error
   found = found if isinstance(found, dict) else {}
   several = found.get('modalities')
   if isinstance(several, dict) and several:
