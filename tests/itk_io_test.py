@@ -551,7 +551,11 @@ def _pair(place):
     (lambda h, i: i.write_bytes(RAW[:-1]), 'truncated', 'copy'),
     (lambda h, i: i.write_bytes(bytes(2 << 20)), 'more than', 'export'),
     (lambda h, i: h.write_bytes(b''), 'empty', 'copy'),
-    (lambda h, i: h.write_bytes(b'#?RADIANCE\n' * 99), 'not a NIfTI file', 'move'),
+    (
+      lambda h, i: h.write_bytes(b'#?RADIANCE\n' * 99),
+      'not a NIfTI file',
+      'move',
+    ),
     (lambda h, i: h.write_bytes(h.read_bytes()[:200]), '200 bytes', 'copy'),
     (
       lambda h, i: h.write_bytes(
