@@ -93,12 +93,12 @@ def _check_cache(
   """Refuses to prepare into the folders of the scans.
 
   Raises:
-    ValueError: the cache is one of them, or lies in one.
+    ValueError: the cache is one of them.
   """
   place = destination.real(place)
   homes = {destination.real(f).parent for case in cases for f in case.files}
-  tops = {destination.real(root) for root in roots.values() if root}
-  if place in tops or homes & {place, *place.parents}:
+  homes |= {destination.real(root) for root in roots.values() if root}
+  if place in homes:
     raise ValueError(
       f'{place} holds the scans: choose another folder for prepared data'
       ' (--config.data.cache=DIR, --cache DIR)'

@@ -197,3 +197,21 @@ def test_command_ends_with_the_table_and_code_1(tmp_path, capsys):
   assert code == 1
   assert 'no BTCV scans found' in capsys.readouterr().err
   assert prepare.main(['--task', 'heart', '--root', 'btcv=x']) == 1
+
+
+@pytest.mark.parametrize('form', ['', 'x/..', 'link'])
+def test_nothing_is_prepared_into_the_folder_of_the_scans(
+  archive, tmp_path, form
+):
+  (tmp_path / 'x').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path)
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(ValueError, match='holds the scans'):
+    prepare.prepare(
+      *(ABDOMEN, [CT], {'btcv': 'x'}),
+      slice_size=16,
+      roi='none',
+      quiet=True,
+      cache=str(tmp_path / form),
+    )
+  assert sorted(tmp_path.iterdir()) == before and not archive[1]

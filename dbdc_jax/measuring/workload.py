@@ -112,7 +112,7 @@ def _task(workload: Workload) -> Iterator[str]:
       *(f'class {c}' for c in range(1, workload.classes)),
     ),
     modalities=tuple(
-      Modality(f'm{k}', f'M{k}', 'none', '', codes, Intensity())
+      Modality(f'm{k}', f'M{k}', 'folder', '', codes, Intensity())
       for k in range(workload.modalities)
     ),
     slice_size=2 * workload.patch,

@@ -1,6 +1,6 @@
 """Many scans, one after another; reading and writing overlap with computing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import functools
@@ -108,6 +108,58 @@ def _read(
   return _Read(scan, state, volume)
 
 
+class _Found(NamedTuple):
+  """A scan that was segmented, ready to be written."""
+
+  source: Source
+  volume: Volume
+  segmentation: Segmentation
+  modality: Modality
+  entry: provenance.Result
+
+
+def _segmented(
+  job: Job,
+  sources: Sequence[Source],
+  outcome: Outcome,
+  say: Callable[[str], None],
+  advance: Callable[[], None],
+) -> Iterator[_Found]:
+  """Segments what is not done; while one is computed, the next is read."""
+  known = provenance.read(job.output)
+  measured = job.measured()
+  with futures.ThreadPoolExecutor(1) as reader:
+
+    def read(index: int) -> futures.Future | None:
+      if index >= len(sources):
+        return None
+      source = sources[index]
+      line = measured is None or source.name in measured
+      return reader.submit(_read, job, source, known.get(source.name), line)
+
+    following = read(0)
+    for index, source in enumerate(sources):
+      reading, following = following, read(index + 1)
+      try:
+        scan, state, volume = reading.result()
+        if volume is not None:
+          found, modality, said = _segment(job, source, volume, say)
+      except ScanError as error:
+        outcome.errors.append(error)
+        advance()
+        continue
+      if volume is None:
+        outcome.skipped.append(source.name)
+        if state == 'edited':
+          outcome.notes.append((source.name, _EDITED))
+        advance()
+        continue
+      outcome.notes += [(source.name, note) for note in said['notes']]
+      said['version'] = run_record.version()
+      entry = provenance.Result(scan, job.made_with, {}, said)
+      yield _Found(source, volume, found, modality, entry)
+
+
 def run(
   job: Job, scans: Mapping[str, Source], *, quiet: bool = False
 ) -> Outcome:
@@ -122,6 +174,7 @@ def run(
 
   Raises:
     OSError: the disk took no more.
+    ScanError: the folder's table of volumes is another table.
     ValueError: a result would replace a scan, or the output folder's own
       record is damaged.
   """
@@ -131,28 +184,10 @@ def run(
     [name for source in sources for name in job.written(source)],
     [file for source in sources for file in source.files()],
   )
-  with (
-    futures.ThreadPoolExecutor(1) as reader,
-    futures.ThreadPoolExecutor(1) as writer,
-    progress.bar(quiet) as bar,
-  ):
+  with futures.ThreadPoolExecutor(1) as writer, progress.bar(quiet) as bar:
     say = (lambda text: None) if quiet else bar.console.print
     task = bar.add_task('segmenting', total=len(sources))
     advance = functools.partial(bar.advance, task)
-    known = provenance.read(job.output)
-    measured = job.measured()
-
-    def read(index: int) -> futures.Future | None:
-      if index >= len(sources):
-        return None
-      source = sources[index]
-      return reader.submit(
-        _read,
-        job,
-        source,
-        known.get(source.name),
-        measured is None or source.name in measured,
-      )
 
     def finish(writing: tuple[Source, futures.Future] | None) -> None:
       """Waits for what is written; a format's refusal is the scan's error."""
@@ -165,32 +200,9 @@ def run(
         outcome.errors.append(error)
       advance()
 
-    following, writing = read(0), None
-    for index, source in enumerate(sources):
-      reading, following = following, read(index + 1)
-      try:
-        scan, state, volume = reading.result()
-        if volume is None:
-          outcome.skipped.append(source.name)
-          if state == 'edited':
-            outcome.notes.append((source.name, _EDITED))
-          advance()
-          continue
-        found, modality, said = _segment(job, source, volume, say)
-      except ScanError as error:
-        outcome.errors.append(error)
-        advance()
-        continue
-      outcome.notes += [(source.name, note) for note in said['notes']]
+    writing = None
+    for found in _segmented(job, sources, outcome, say, advance):
       finish(writing)
-      entry = provenance.Result(
-        scan, job.made_with, {}, said | {'version': run_record.version()}
-      )
-      writing = (
-        source,
-        writer.submit(
-          results.write, job, source, volume, found, modality, entry
-        ),
-      )
+      writing = found.source, writer.submit(results.write, job, *found)
     finish(writing)
   return outcome
