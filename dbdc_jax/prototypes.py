@@ -17,6 +17,9 @@ from dbdc_jax.sinkhorn import sinkhorn
 # Smaller values give NaN or huge gradients at (nearly) zero vectors.
 NORM_EPSILON = 1e-6
 LAYER_NORM_EPSILON = 1e-5
+# Products with prototypes are few: float32 also where TF32 or bfloat16 is the
+# default.
+EXACT = lax.Precision.HIGHEST
 
 
 class Prototypes(NamedTuple):
@@ -57,7 +60,7 @@ def _class_sums(embeddings, labels, keep, num_classes, axis_name):
   weights = chosen.astype(jnp.float32)
   # Selected first: 0 * NaN of a pixel that is left out would spread.
   embeddings = jnp.where(keep[..., None], embeddings, 0.0)
-  sums = jnp.einsum('knc,knd->kcd', weights, embeddings)
+  sums = jnp.einsum('knc,knd->kcd', weights, embeddings, precision=EXACT)
   return losses.total((sums, weights.sum(1)), axis_name)
 
 
@@ -109,7 +112,9 @@ def similarity(embeddings: jax.Array, bank: jax.Array) -> jax.Array:
   Returns:
     `[K, n, J, C]`.
   """
-  return jnp.einsum('knd,jcd->knjc', embeddings, lax.stop_gradient(bank))
+  return jnp.einsum(
+    'knd,jcd->knjc', embeddings, lax.stop_gradient(bank), precision=EXACT
+  )
 
 
 def own(similarities: jax.Array) -> jax.Array:
@@ -139,13 +144,11 @@ def assign(
   Returns:
     `[K, n]` int32 class indices.
   """
-  one = lambda s, m, p: sinkhorn(
-    s, epsilon, iterations, axis_name, mask=m, class_mask=p
-  )
-  # A Python loop: K is small, and each modality is a problem of its own.
-  soft = jnp.stack(
-    [one(scores[k], mask[k], present[k]) for k in range(scores.shape[0])]
-  )
+  soft = jax.vmap(
+    lambda s, m, p: sinkhorn(
+      s, epsilon, iterations, axis_name, mask=m, class_mask=p
+    )
+  )(scores, mask, present)
   return jnp.argmax(soft, -1).astype(jnp.int32)
 
 
@@ -280,6 +283,6 @@ def cross_modality_cosine(bank: jax.Array) -> jax.Array:
   count = bank.shape[0]
   if count == 1:
     return jnp.ones(bank.shape[1])
-  gram = jnp.einsum('jcd,kcd->cjk', bank, bank)
+  gram = jnp.einsum('jcd,kcd->cjk', bank, bank, precision=EXACT)
   off = gram.sum((1, 2)) - jnp.trace(gram, axis1=1, axis2=2)
   return off / (count * (count - 1))

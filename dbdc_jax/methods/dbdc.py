@@ -10,52 +10,24 @@ prototype bank (MLPB, `prototypes.py`). Four passes make a step:
              dropped; decoder, head, projector           (eq 19)
   strong     encoder, decoder, head, projector         image consistency (18)
 
-Running statistics are updated by labelled, weak and strong, in this order.
+Those with a gradient are one batch, so that a convolution has three times the
+images; each pass is still normalised by its own statistics. Running statistics
+are updated by labelled, weak and strong, in this order.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from data import task_file
-from dbdc_jax import augment, losses, prototypes, supervision
+from dbdc_jax import augment, four_passes, losses, prototypes, supervision
 from dbdc_jax.methods import base
 from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.unet import UNet, drop_bottleneck
+from dbdc_jax.models.unet import UNet
 from dbdc_jax.precision import compute_dtype
-
-
-class _Networks(NamedTuple):
-  """The modules and settings that a step needs."""
-
-  unet: UNet
-  projector: Projector
-  config: ml_collections.ConfigDict
-  settings: augment.Augmentation
-  labelable: np.ndarray  # [K, C] bool, see `Task.labelable`
-  axis_name: str | None
-
-  @property
-  def num_modalities(self) -> int:
-    """K."""
-    return self.labelable.shape[0]
-
-  @property
-  def num_classes(self) -> int:
-    """C."""
-    return self.labelable.shape[1]
-
-
-class _View(NamedTuple):
-  """One pass, grouped by modality: logits `[K, b, H, W, C]`, embeddings."""
-
-  logits: jax.Array
-  embeddings: jax.Array | None  # [K, n, D], n = b * H/stride * W/stride
 
 
 def build(
@@ -86,7 +58,7 @@ def build(
   )
   # Prediction takes any mixture of modalities: no grouped layout.
   predictor = unet.clone(grouped=False, axis_name=None)
-  nets = _Networks(
+  nets = four_passes.Networks(
     unet=unet,
     projector=Projector(dim=config.model.embedding_dim, dtype=dtype),
     config=config,
@@ -96,7 +68,7 @@ def build(
   )
 
   def predict(params, memory, images, modality):
-    variables = _variables(params, memory)
+    variables = four_passes.variables(params, memory)
     logits = predictor.apply(variables, images, modality, False)
     return losses.only_labelable(logits, labelable, modality)
 
@@ -112,10 +84,6 @@ def build(
   )
 
 
-def _variables(params, memory):
-  return {'params': params['unet'], 'modulation': memory['modulation']}
-
-
 def _with_taps(net, images, modality):
   """Logits, and what the projector takes."""
   taps = net.decode(net.encode(images, modality, False), modality, False)
@@ -124,7 +92,8 @@ def _with_taps(net, images, modality):
 
 def _trained(nets, predictor, params, memory, image):
   """The U-Net and, if it is on, the projector; see `base.Method`."""
-  variables, ids = _variables(params, memory), jnp.zeros(1, jnp.int32)
+  variables = four_passes.variables(params, memory)
+  ids = jnp.zeros(1, jnp.int32)
   _, taps = predictor.apply(variables, image, ids, method=_with_taps)
   if nets.config.mpcl.enabled:
     nets.projector.apply({'params': params['projector']}, taps)
@@ -159,127 +128,56 @@ def _init(nets, predictor, key):
   return params, memory
 
 
-def _flat(x):
-  """`[K, b, ...]` to `[K * b, ...]`."""
-  return x.reshape(-1, *x.shape[2:])
-
-
-def _apply(nets, params, statistics, method, inputs, images_per_modality):
-  """Runs a part of the U-Net in train mode; returns its new statistics."""
-  ids = jnp.arange(nets.num_modalities, dtype=jnp.int32)
-  modality = jnp.repeat(ids, images_per_modality)
-  variables = {'params': params['unet'], 'modulation': statistics}
-  out, new = nets.unet.apply(
-    variables, inputs, modality, True, method=method, mutable=['modulation']
-  )
-  return out, new['modulation']
-
-
-def _decode(nets, params, statistics, features, count, project):
-  """Decoder, head and (if asked) projector: a `_View` and statistics."""
-  taps, statistics = _apply(nets, params, statistics, 'decode', features, count)
-  logits, statistics = _apply(nets, params, statistics, 'head', taps[-1], count)
-  grouped = lambda x: x.reshape(nets.num_modalities, count, *x.shape[1:])
-  ids = jnp.arange(nets.num_modalities)
-  logits = losses.only_labelable(grouped(logits), nets.labelable, ids)
-  embeddings = None
-  if project and nets.config.mpcl.enabled:
-    embeddings = nets.projector.apply(
-      {'params': params['projector']}, taps, nets.config.mpcl.stride
-    )
-    embeddings = embeddings.reshape(
-      nets.num_modalities, -1, embeddings.shape[-1]
-    )
-  return _View(logits, embeddings), statistics
-
-
 def _strided(nets, labels):
-  """Labels `[K, b, H, W]` at the embeddings' pixels: `[K, n]`."""
+  """Labels `[..., K, b, H, W]` at the embeddings' pixels: `[..., K, n]`."""
   stride = nets.config.mpcl.stride
-  return labels[:, :, ::stride, ::stride].reshape(nets.num_modalities, -1)
+  labels = labels[..., ::stride, ::stride]
+  return labels.reshape(*labels.shape[:-3], -1)
 
 
-def _mpcl(nets, params, bank, view, labels, present, name):
-  """The enabled MPCL terms of a view, each already divided as in eq 12."""
-  if view.embeddings is None:
+def _mpcl(nets, params, bank, views, labels, signals):
+  """The enabled MPCL terms of all passes, each already divided as in eq 12.
+
+  Args:
+    nets: modules and settings.
+    params: parameters.
+    bank: the bank from before this step.
+    views: of P passes.
+    labels: `[P, K, b, H, W]` labels, or pseudo-labels.
+    signals: what the loop passed in.
+
+  Returns:
+    Term to `[P, K]`.
+  """
+  if views.embeddings is None:
     return {}
-  terms = prototypes.mpcl_terms(
-    bank,
-    view.embeddings,
-    _strided(nets, labels),
-    present,
-    **params['prototype_norm'],
-    temperature=nets.config.mpcl.temperature,
-    axis_name=nets.axis_name,
+  passes = len(labels)
+  # The norm's gradient from what must not act yet is selected away, too.
+  acts = jnp.array([True] + [False] * (passes - 1)) | signals.active
+  norm = supervision.gate(
+    {
+      name: jnp.broadcast_to(value, (passes, *value.shape))
+      for name, value in params['prototype_norm'].items()
+    },
+    acts[:, None],
   )
+  terms = jax.vmap(
+    lambda embeddings, labels, norm: prototypes.mpcl_terms(
+      bank,
+      embeddings,
+      labels,
+      signals.present,
+      **norm,
+      temperature=nets.config.mpcl.temperature,
+      axis_name=nets.axis_name,
+    )
+  )(views.embeddings, _strided(nets, labels), norm)
   share = nets.config.mpcl.delta / 4
   return {
-    f'{name}_{term}': share * value
-    for term, value in terms.items()
-    if nets.config.mpcl[term]
+    name: share * value
+    for name, value in terms.items()
+    if nets.config.mpcl[name]
   }
-
-
-def _labeled(nets, params, statistics, bank, batch, key, signals):
-  """L_sup (eq 21): its terms, the view, its labels and new statistics."""
-  count = batch['image'].shape[1]
-  keys = augment.sample_keys(key, _flat(batch['index']))
-  images, labels = augment.labeled_view(
-    _flat(batch['image']), _flat(batch['label']), keys, nets.settings
-  )
-  features, statistics = _apply(
-    nets, params, statistics, 'encode', images, count
-  )
-  view, statistics = _decode(nets, params, statistics, features, count, True)
-  labels = labels.reshape(view.logits.shape[:-1])
-  terms = supervision.labeled_terms(
-    view.logits, labels, signals, nets.axis_name
-  )
-  terms |= _mpcl(nets, params, bank, view, labels, signals.present, 'sup')
-  return terms, view, labels, statistics
-
-
-def _unlabeled(nets, params, statistics, bank, batch, key, signals):
-  """L_ipc and L_fpc (eq 18, 19): terms, strong view, Y, new statistics."""
-  dc, count = nets.config.dc, batch['image'].shape[1]
-  k_view, k_drop = jax.random.split(key)
-  index = _flat(batch['index'])
-  weak_images, strong_images = augment.unlabeled_views(
-    _flat(batch['image']), augment.sample_keys(k_view, index), nets.settings
-  )
-  features, statistics = _apply(
-    nets, params, statistics, 'encode', weak_images, count
-  )
-  # The pseudo-label: hard, without gradient, in train mode like all passes.
-  weak, after_weak = _decode(
-    nets,
-    lax.stop_gradient(params),
-    statistics,
-    lax.stop_gradient(features),
-    count,
-    project=False,
-  )
-  pseudo = supervision.pseudo_labels(weak.logits, signals.present)
-
-  terms, strong = {}, None
-  if dc.fpc:
-    keys = augment.sample_keys(k_drop, index)
-    dropped = drop_bottleneck(features, keys, dc.dropout)
-    view, _ = _decode(nets, params, statistics, dropped, count, True)
-    terms['fpc_ce'] = losses.cross_entropy(view.logits, pseudo, nets.axis_name)
-    terms |= _mpcl(nets, params, bank, view, pseudo, signals.present, 'fpc')
-  if dc.ipc:
-    features, statistics = _apply(
-      nets, params, after_weak, 'encode', strong_images, count
-    )
-    strong, after_weak = _decode(
-      nets, params, statistics, features, count, True
-    )
-    terms['ipc_ce'] = losses.cross_entropy(
-      strong.logits, pseudo, nets.axis_name
-    )
-    terms |= _mpcl(nets, params, bank, strong, pseudo, signals.present, 'ipc')
-  return terms, strong, pseudo, after_weak
 
 
 def _update_bank(nets, bank, labeled, unlabeled, signals):
@@ -288,16 +186,16 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
   Args:
     nets: modules and settings.
     bank: the bank from before this step.
-    labeled: (view, labels).
-    unlabeled: (strong view, pseudo-labels) or None.
+    labeled: embeddings `[K, n, D]` and labels `[K, b, H, W]`.
+    unlabeled: the same of the strong view and its pseudo-labels, or None.
     signals: what the loop passed in.
 
   Returns:
     The new bank, and metrics.
   """
   mpcl = nets.config.mpcl
-  view, labels = labeled
-  embeddings, labels = view.embeddings, _strided(nets, labels)
+  embeddings, labels = labeled
+  labels = _strided(nets, labels)
   started = prototypes.start(
     bank, embeddings, labels, signals.present, nets.axis_name
   )
@@ -305,7 +203,7 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
   if unlabeled is not None:
     strong, pseudo = unlabeled
     pseudo = _strided(nets, pseudo)
-    embeddings = jnp.concatenate([embeddings, strong.embeddings], 1)
+    embeddings = jnp.concatenate([embeddings, strong], 1)
     labels = jnp.concatenate([labels, pseudo.astype(labels.dtype)], 1)
     joins = signals.active & signals.consistent[:, None]
     takes_part = jnp.concatenate(
@@ -314,7 +212,9 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
   embeddings = lax.stop_gradient(embeddings)
   kept = takes_part
   if mpcl.assignment == 'sinkhorn':
-    scores = jnp.einsum('knd,kcd->knc', embeddings, bank.bank)
+    scores = jnp.einsum(
+      'knd,kcd->knc', embeddings, bank.bank, precision=prototypes.EXACT
+    )
     assigned = prototypes.assign(
       scores,
       takes_part,
@@ -343,46 +243,62 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
   return moved._replace(ready=started.ready), metrics
 
 
+def _terms(nets, params, bank, passes, labels, signals):
+  """Every term of the loss, `[K]` each: of `sup` (eq 21), `ipc` and `fpc`."""
+  views, names = passes.views, passes.names
+  on = signals.active & signals.consistent
+  if len(names) > 1:
+    # Selected, never multiplied: a NaN in the warm-up must not reach the sum.
+    acts = jnp.stack([jnp.ones_like(on)] + [on] * (len(names) - 1))
+    views = jax.tree.map(
+      lambda x: supervision.gate(
+        x, acts.reshape(*acts.shape, *[1] * (x.ndim - 2))
+      ),
+      views,
+    )
+  truth = [labels]
+  truth += [passes.pseudo.astype(labels.dtype) for _ in names[1:]]
+  terms = supervision.labeled_terms(
+    views.logits[0], labels, signals, nets.axis_name
+  )
+  for i, name in enumerate(names[1:], 1):
+    terms[f'{name}_ce'] = losses.cross_entropy(
+      views.logits[i], passes.pseudo, nets.axis_name
+    )
+  for term, values in _mpcl(
+    nets, params, bank, views, jnp.stack(truth), signals
+  ).items():
+    terms |= {f'{name}_{term}': values[i] for i, name in enumerate(names)}
+  return {
+    name: value if name.startswith('sup') else jnp.where(on, value, 0.0)
+    for name, value in terms.items()
+  }
+
+
 def _loss(nets, params, memory, batch, key, signals):
   """L_total (eq 22-23) and everything that changes beside the parameters."""
-  k_labeled, k_unlabeled = jax.random.split(key)
+  images, labels, k_drop = four_passes.views(nets, batch, key)
+  passes = four_passes.run(nets, params, memory, images, signals, k_drop)
   bank = memory.get('prototypes')
-  terms, view, labels, statistics = _labeled(
-    nets,
-    params,
-    memory['modulation'],
-    bank,
-    batch['labeled'],
-    k_labeled,
-    signals,
-  )
-  per_modality = sum(terms.values())
-  unlabeled, dc = None, nets.config.dc
-  if 'unlabeled' in batch and (dc.ipc or dc.fpc):
-    more, strong, pseudo, statistics = _unlabeled(
-      nets,
-      supervision.gate(params, signals.active),
-      statistics,
-      bank,
-      batch['unlabeled'],
-      k_unlabeled,
-      signals,
-    )
-    on = signals.active & signals.consistent
-    # Selected, never multiplied: a NaN in the warm-up must not reach the sum.
-    more = {name: jnp.where(on, value, 0.0) for name, value in more.items()}
-    per_modality += signals.ramp * sum(more.values())
-    terms |= more
-    if strong is not None:
-      unlabeled = (strong, pseudo)
+  terms = _terms(nets, params, bank, passes, labels, signals)
+  supervised = sum(v for k, v in terms.items() if k.startswith('sup'))
+  consistent = [v for k, v in terms.items() if not k.startswith('sup')]
+  per_modality = supervised + signals.ramp * sum(consistent)
   metrics = dict(terms)
   metrics['dice_counts'] = losses.dice_counts(
-    view.logits, labels, nets.axis_name
+    passes.views.logits[0], labels, nets.axis_name
   )
+  statistics = memory['modulation']
+  for found in passes.moments:
+    statistics = four_passes.follow(statistics, found)
   memory = {**memory, 'modulation': statistics}
   if bank is not None:
+    embeddings, unlabeled = passes.views.embeddings, None
+    if 'ipc' in passes.names:
+      strong = embeddings[passes.names.index('ipc')]
+      unlabeled = (strong, passes.pseudo)
     memory['prototypes'], more = _update_bank(
-      nets, bank, (view, labels), unlabeled, signals
+      nets, bank, (embeddings[0], labels), unlabeled, signals
     )
     metrics |= more
   return jnp.sum(signals.weights * per_modality), (memory, metrics)

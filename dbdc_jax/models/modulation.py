@@ -19,6 +19,25 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+# Upper limit of alpha (eq 2, 3).
+MOMENTUM = 0.99
+# Every so many rows and columns tell about where the mean is.
+_SOME = 4
+
+
+class Moments(NamedTuple):
+  """What a training pass finds of each group of samples.
+
+  Attributes:
+    mean: `[G, c]` float32.
+    var: `[G, c]` float32.
+    seen: `[G]` samples over all devices.
+  """
+
+  mean: jax.Array
+  var: jax.Array
+  seen: jax.Array
+
 
 def running_momentum(count: jax.Array, momentum: float) -> jax.Array:
   """Alpha = min(momentum, (1 + t) / (10 + t)) after t updates of a row.
@@ -28,8 +47,43 @@ def running_momentum(count: jax.Array, momentum: float) -> jax.Array:
   return jnp.minimum(momentum, (1.0 + count) / (10.0 + count))
 
 
+def follow(
+  running: dict[str, jax.Array], found: Moments, momentum: float = MOMENTUM
+) -> dict[str, jax.Array]:
+  """Moves running values towards what was found (eq 2, 3).
+
+    running <- alpha * running + (1 - alpha) * batch
+
+  Equations 2 and 3 as printed lack the factor (1 - alpha).
+
+  Args:
+    running: `mean` and `var` `[R, c]`, `count` `[R]`.
+    found: of G groups, a multiple of R: rows in order, all R at once; so one
+      row for all modalities is moved by each of them in its turn.
+    momentum: upper limit of alpha.
+
+  Returns:
+    The new values; what was not seen keeps its own.
+  """
+  mean, var, count = running['mean'], running['var'], running['count']
+  rows = count.shape[0]
+  for start in range(0, found.seen.shape[0], rows):
+    now = slice(start, start + rows)
+    there = found.seen[now] > 0
+    alpha = running_momentum(count, momentum)[:, None]
+    move = lambda old, new, a=alpha, t=there: jnp.where(
+      t[:, None], a * old + (1 - a) * new, old
+    )
+    mean, var = move(mean, found.mean[now]), move(var, found.var[now])
+    count = count + there
+  return {'mean': mean, 'var': var, 'count': count}
+
+
 class _Groups(NamedTuple):
-  """How samples belong to modalities; see `ModulationBank`."""
+  """How samples belong to modalities; see `ModulationBank`.
+
+  Several passes in one batch are so many times the modalities.
+  """
 
   num_modalities: int
   epsilon: float
@@ -82,12 +136,17 @@ class _Groups(NamedTuple):
   def statistics(self, x, modality):
     """Mean and variance `[K, c]`, and samples of each modality `[K, 1]`.
 
-    Two-pass: the mean of per-sample variances plus the variance of per-sample
-    means, never E[x^2] - E[x]^2.
+    One pass over x: it is shifted by about its mean, that of some of its
+    pixels, and E[d^2] - E[d]^2 of what is left loses nothing. Then the mean of
+    per-sample variances plus the variance of per-sample means.
     """
-    wide = x.astype(jnp.float32)
-    means = jnp.mean(wide, (1, 2))  # [N, c]
-    variances = jnp.mean(jnp.square(wide - means[:, None, None]), (1, 2))
+    some = x[:, ::_SOME, ::_SOME].astype(jnp.float32)
+    shift = jnp.mean(some, (1, 2))  # [N, c]
+    off = x.astype(jnp.float32) - shift[:, None, None]
+    away = jnp.mean(off, (1, 2))
+    means = shift + away
+    variances = jnp.mean(jnp.square(off), (1, 2)) - jnp.square(away)
+    variances = jnp.maximum(variances, 0.0)
     count = self.count(modality)
     divisor = jnp.maximum(count, 1.0)
     mean = self.total(self.sum(means, modality)) / divisor
@@ -145,14 +204,10 @@ class ModulationBank(nn.Module):
   """Normalises each sample by its modality's statistics (eq 1).
 
   In training the statistics are those of the modality's samples in the batch,
-  over all devices; running values (collection `modulation`) are updated if
-  that collection is mutable:
-
-    running <- alpha * running + (1 - alpha) * batch
-
-  Equations 2 and 3 as printed lack the factor (1 - alpha). A modality that is
-  absent from a batch keeps its values; a NaN in one modality never reaches
-  another.
+  over all devices. They move the running values (collection `modulation`, see
+  `follow`) if that collection is mutable; they are handed out (collection
+  `moments`, a `Moments`) if that one is. A modality that is absent from a
+  batch keeps its values; a NaN in one modality never reaches another.
 
   Attributes:
     num_modalities: K.
@@ -161,6 +216,8 @@ class ModulationBank(nn.Module):
     axis_name: the device axis that statistics are taken over, or None.
     grouped: the batch is sorted by modality with equal counts, so that
       everything per modality is a reshape instead of a selection.
+    passes: the batch is so many grouped ones, one behind the other, each
+      normalised by its own statistics.
     slope: of the leaky ReLU that follows, for negative values; None: none
       follows.
     shared: all modalities have one affine pair and one row of running values,
@@ -170,10 +227,11 @@ class ModulationBank(nn.Module):
   """
 
   num_modalities: int
-  momentum: float = 0.99
+  momentum: float = MOMENTUM
   epsilon: float = 1e-5
   axis_name: str | None = None
   grouped: bool = False
+  passes: int = 1
   slope: float | None = None
   shared: bool = False
 
@@ -207,7 +265,7 @@ class ModulationBank(nn.Module):
     count = self.variable('modulation', 'count', jnp.zeros, shape[:1])
     offset = 0.0 if offset is None else offset
     groups = _Groups(
-      self.num_modalities,
+      self.num_modalities * self.passes,
       self.epsilon,
       self.axis_name,
       self.grouped,
@@ -218,19 +276,18 @@ class ModulationBank(nn.Module):
       shift = bias + (offset - mean.value) * factor
       one_row = groups._replace(num_modalities=rows)
       return one_row.modulate(x, factor, shift, modality)
-    full = (self.num_modalities, x.shape[-1])
-    affine = (jnp.broadcast_to(row, full) for row in (scale, bias))
+    repeats = (groups.num_modalities // rows, 1)
+    affine = (jnp.tile(row, repeats) for row in (scale, bias))
     out, *found = _normalize(groups, x, *affine, modality)
     batch_mean, batch_var, seen = lax.stop_gradient(found)
+    moments = Moments(
+      batch_mean + lax.stop_gradient(offset), batch_var, seen[:, 0]
+    )
+    if self.is_mutable_collection('moments'):
+      self.put_variable('moments', 'found', moments)
     if self.is_mutable_collection('modulation') and not self.is_initializing():
-      batch_mean = batch_mean + lax.stop_gradient(offset)
-      moments = ((mean, batch_mean), (var, batch_var))
-      # All rows at once; or the only row, once for each modality.
-      for start in range(0, self.num_modalities, rows):
-        now = slice(start, start + rows)
-        alpha = running_momentum(count.value, self.momentum)[:, None]
-        for running, batch in moments:
-          moved = alpha * running.value + (1 - alpha) * batch[now]
-          running.value = jnp.where(seen[now] > 0, moved, running.value)
-        count.value = count.value + (seen[now, 0] > 0)
+      running = {'mean': mean.value, 'var': var.value, 'count': count.value}
+      running = follow(running, moments, self.momentum)
+      mean.value, var.value = running['mean'], running['var']
+      count.value = running['count']
     return out

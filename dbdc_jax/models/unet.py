@@ -87,6 +87,7 @@ class ConvNorm(nn.Module):
   num_modalities: int
   axis_name: str | None
   grouped: bool
+  passes: int
   dtype: jnp.dtype
   shared: bool = False
 
@@ -99,6 +100,7 @@ class ConvNorm(nn.Module):
       self.num_modalities,
       axis_name=self.axis_name,
       grouped=self.grouped,
+      passes=self.passes,
       slope=LEAKY_SLOPE,
       shared=self.shared,
       name='modulation',
@@ -115,6 +117,7 @@ class UNet(nn.Module):
     extra_head: DBDC's additional convolution in the head.
     axis_name: the device axis of batch statistics, or None.
     grouped: training batches are sorted by modality with equal counts.
+    passes: a training batch is so many of these (`ModulationBank`).
     dtype: of activations; parameters, statistics and logits are float32.
     modulation: a key of `MODULATIONS`; without effect where K is 1.
   """
@@ -125,6 +128,7 @@ class UNet(nn.Module):
   extra_head: bool = False
   axis_name: str | None = None
   grouped: bool = False
+  passes: int = 1
   dtype: jnp.dtype = jnp.float32
   modulation: str = 'all'
 
@@ -138,6 +142,7 @@ class UNet(nn.Module):
         1 if modulation == 'mixed' else self.num_modalities,
         self.axis_name,
         self.grouped,
+        self.passes,
         self.dtype,
         shared=part not in MODULATIONS[modulation],
       )
