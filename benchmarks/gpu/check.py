@@ -17,7 +17,7 @@ import pathlib
 import sys
 
 # `python benchmarks/gpu/check.py` puts this folder first, not the project.
-sys.path[0] = str(pathlib.Path(__file__).resolve().parents[2])
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 from benchmarks.gpu import orchestrator, plan, worker
 

@@ -1,4 +1,4 @@
-"""Part `env`: the machine, the packages, and what the device reaches at best."""
+"""Part `env`: machine, packages, and what the device reaches at best."""
 
 from importlib import metadata
 import os

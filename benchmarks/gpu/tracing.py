@@ -153,7 +153,6 @@ def measure(context: plan.Context, name: str, found: plan.Found) -> None:
   found['lines'] = _lines(found)
   found.save()
   for path in files:
-    if path.name.endswith('.trace.json.gz'):
-      if path.stat().st_size < _TRACE_BYTES:
-        out = pathlib.Path(context.flags.out)
-        shutil.copyfile(path, out / 'trace.json.gz')
+    small = path.stat().st_size < _TRACE_BYTES
+    if small and path.name.endswith('.trace.json.gz'):
+      shutil.copyfile(path, pathlib.Path(context.flags.out) / 'trace.json.gz')
