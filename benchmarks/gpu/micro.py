@@ -205,7 +205,7 @@ def _compile_seconds(context: plan.Context, how: str) -> Any:
 
 
 def measure_arena(context: plan.Context, name: str, found: plan.Found) -> None:
-  """Compile time with the one malloc arena that `main` asks for, and without."""
+  """Compile time with the one malloc arena of `main`, and without."""
   del name
   found['lines'] = []
   for how in ('plain', 'keep'):

@@ -71,7 +71,7 @@ class Orchestrator:
     command = [sys.executable, workspace.HERE / 'check.py', '--role', role]
     command += ['--out', self._out, '--deadline', self._deadline]
     command += ['--tiny'] * flags.tiny
-    command += ['--parts', ','.join(self._left)]
+    command += ['--parts', ','.join(self._left), '--slow', flags.slow]
     if flags.torch_python:
       command += ['--torch-python', flags.torch_python]
     return workspace.start(command, self._log, **env)
