@@ -146,7 +146,7 @@ def _workload(case: Case, tiny: bool) -> workloads.Workload:
   )
 
 
-def _start(workload: workloads.Workload, cpu: jax.Device) -> tuple[Any, ...]:
+def start_on(workload: workloads.Workload, cpu: jax.Device) -> tuple[Any, ...]:
   """Parameters, memory, batch and signals on the host, made on the CPU."""
   k, classes = workload.modalities, workload.classes
   with jax.default_device(cpu):
@@ -165,7 +165,7 @@ def _start(workload: workloads.Workload, cpu: jax.Device) -> tuple[Any, ...]:
   return jax.device_get(found)
 
 
-def _compiled(workload, precision, start, where, labels):
+def compiled_step(workload, precision, start, where, labels):
   """The step for a device, compiled; safe in several threads."""
   method = workloads.build_method(workload, None)
   arguments = jax.device_put((*start, labels), where)
@@ -174,7 +174,7 @@ def _compiled(workload, precision, start, where, labels):
   return lowered.compile()
 
 
-def _result(compiled, start, where, labels) -> Result:
+def result_of(compiled, start, where, labels) -> Result:
   """Runs a compiled step."""
   found = compiled(*jax.device_put((*start, labels), where))
   (value, (memory, metrics, own)), gradients = jax.device_get(found)
@@ -197,8 +197,8 @@ def run(
     where: the device.
     labels: pseudo-labels that it is given.
   """
-  compiled = _compiled(workload, precision, start, where, labels)
-  return _result(compiled, start, where, labels)
+  compiled = compiled_step(workload, precision, start, where, labels)
+  return result_of(compiled, start, where, labels)
 
 
 def verdict(
@@ -257,7 +257,7 @@ def state(verdicts: list[str]) -> str:
   return 'DIFFERS: ' + ', '.join(verdicts) if bad else 'ok'
 
 
-def _blank(workload: workloads.Workload) -> np.ndarray | None:
+def blank(workload: workloads.Workload) -> np.ndarray | None:
   """Pseudo-labels of the right shape, to compile with."""
   if workload.method != 'dbdc':
     return None
@@ -278,17 +278,17 @@ def compare(context: plan.Context, name: str, found: plan.Found) -> None:
       workload, begin = _workload(case, context.tiny), time.perf_counter()
       if case.method not in starts:
         plain = _workload(case._replace(dtype='float32'), context.tiny)
-        starts[case.method] = _start(plain, cpu)
+        starts[case.method] = start_on(plain, cpu)
         references[case.method] = pool.submit(
           run, plain, 'highest', starts[case.method], cpu
         )
       start = starts[case.method]
       # Compiled while the CPU computes, whose pseudo-labels it then gets.
-      compiled = _compiled(
-        workload, case.precision, start, device, _blank(workload)
+      compiled = compiled_step(
+        workload, case.precision, start, device, blank(workload)
       )
       want = references[case.method].result()
-      got = _result(compiled, start, device, want.own)
+      got = result_of(compiled, start, device, want.own)
       seconds = round(time.perf_counter() - begin, 1)
       found['cases'][key] = {
         'seconds_with_compile': seconds,

@@ -308,15 +308,20 @@ class Trainer:
       torch.cuda.synchronize()
 
 
-def _median(call: Callable[[], Any], wait: Callable[[], None], number: int):
-  """Median seconds of a call that is waited for."""
+def _seconds(call: Callable[[], Any], wait: Callable[[], None], number: int):
+  """Of a call that is waited for, the median; of calls in a row, the mean."""
   seconds = []
   for _ in range(number):
     start = time.perf_counter()
     call()
     wait()
     seconds.append(time.perf_counter() - start)
-  return sorted(seconds)[len(seconds) // 2]
+  start = time.perf_counter()
+  for _ in range(number):
+    call()
+  wait()
+  row = (time.perf_counter() - start) / number
+  return sorted(seconds)[len(seconds) // 2], row
 
 
 def train(trainer: Trainer, steps: int) -> dict[str, Any]:
@@ -328,15 +333,11 @@ def train(trainer: Trainer, steps: int) -> dict[str, Any]:
     call()
   trainer.wait()
   found = {'warm_up_seconds': time.perf_counter() - start}
-  median = _median(call, trainer.wait, steps)
-  start = time.perf_counter()
-  for _ in range(steps):
-    call()
-  trainer.wait()
+  median, row = _seconds(call, trainer.wait, steps)
   sets = 1 if flags.supervised else 2
   found |= {
     'ms': 1e3 * median,
-    'ms_in_a_row': 1e3 * (time.perf_counter() - start) / steps,
+    'ms_in_a_row': 1e3 * row,
     'images_per_s': sets * flags.k * flags.batch / median,
   }
   if flags.compile:
@@ -352,21 +353,11 @@ def predict(trainer: Trainer, sizes: Sequence[int], calls: int):
   net, found = trainer.net.eval(), {}
   if trainer.flags.compile:
     net = torch.compile(net, dynamic=False, mode=trainer.flags.mode)
-  for size in sizes:
-    images = trainer.images(size)
-
-    def call(images=images):
-      with trainer.autocast():
-        return net(images, 0)
-
-    for _ in range(5):
-      call()
-    trainer.wait()
-    start = time.perf_counter()
-    for _ in range(calls):
-      call()
-    trainer.wait()
-    found[str(size)] = size * calls / (time.perf_counter() - start)
+  with trainer.autocast():
+    for size in sizes:
+      call = lambda images=trainer.images(size): net(images, 0)
+      _seconds(call, trainer.wait, 3)
+      found[str(size)] = size / _seconds(call, trainer.wait, calls)[1]
   return {'windows_per_second': found}
 
 
@@ -395,13 +386,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = predict(trainer, batches, flags.steps)
   else:
     found = train(trainer, flags.steps)
-  peak = None
-  if trainer.device.type == 'cuda':
-    peak = torch.cuda.max_memory_allocated() / 2**20
   about = {
     'peer': f'torch {torch.__version__}',
     'params': sum(p.numel() for p in trainer.net.parameters()),
-    'peak_mib': peak,
+    # 0 without CUDA.
+    'peak_mib': torch.cuda.max_memory_allocated() / 2**20 or None,
   }
   print(json.dumps(about | found | vars(flags)))
   return 0
