@@ -355,7 +355,8 @@ def predict(trainer: Trainer, sizes: Sequence[int], calls: int):
     net = torch.compile(net, dynamic=False, mode=trainer.flags.mode)
   with trainer.autocast():
     for size in sizes:
-      call = lambda images=trainer.images(size): net(images, 0)
+      images = trainer.images(size)
+      call = lambda images=images: net(images, 0)
       _seconds(call, trainer.wait, 3)
       found[str(size)] = size / _seconds(call, trainer.wait, calls)[1]
   return {'windows_per_second': found}
@@ -389,7 +390,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   about = {
     'peer': f'torch {torch.__version__}',
     'params': sum(p.numel() for p in trainer.net.parameters()),
-    # 0 without CUDA.
     'peak_mib': torch.cuda.max_memory_allocated() / 2**20 or None,
   }
   print(json.dumps(about | found | vars(flags)))
