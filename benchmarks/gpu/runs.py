@@ -21,6 +21,7 @@ from dbdc_jax.metric_writer import read_rows
 _FIRST = 'deterministic_1'
 # Fields of a row that hold times.
 CLOCKS = ('time', 'images_per_second', 'seconds', 'validation_share')
+_EPOCHS = 2
 # Seconds left for the last words of a part.
 _REST = 10
 
@@ -30,7 +31,7 @@ def _command(workdir: pathlib.Path) -> list[str]:
     workdir,
     *training.tiny_flags(),
     '--config.deterministic=true',
-    '--config.epochs=2',
+    f'--config.epochs={_EPOCHS}',
     '--config.dc.warmup_epochs=1',
     '--config.evaluation.every=1',
   )
@@ -105,13 +106,13 @@ def repeat(context: plan.Context, name: str, found: plan.Found) -> None:
   _judge(found, equal(*workdirs))
 
 
-def _begun(workdir: pathlib.Path) -> bool:
-  """Whether the run's first epoch is over: its checkpoint is being written."""
-  return (workdir / 'metrics.jsonl').exists() and bool(read_rows(workdir))
+def _in_a_save(workdir: pathlib.Path) -> bool:
+  """Whether the last epoch is over: one checkpoint stands, one is written."""
+  return len(read_rows(workdir)) >= _EPOCHS
 
 
 def _kill_in_a_save(context: plan.Context, workdir: pathlib.Path) -> int | None:
-  """Starts the run and kills it after its first epoch; the exit code."""
+  """Starts the run and kills it in its last save; the exit code."""
   end = time.time() + context.left() - _REST
   with subprocess.Popen(
     _command(workdir),
@@ -121,7 +122,9 @@ def _kill_in_a_save(context: plan.Context, workdir: pathlib.Path) -> int | None:
     stderr=subprocess.DEVNULL,
   ) as process:
     # The row is on the disk before its checkpoint is.
-    while not _begun(workdir) and process.poll() is None and time.time() < end:
+    while (
+      not _in_a_save(workdir) and process.poll() is None and time.time() < end
+    ):
       time.sleep(0.005)
     process.kill()
   return process.returncode
