@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that an interrupted installation is taken up again.
 STAMP := $(VENV)/.installed
-SOURCES := configs data dbdc_jax tests
+SOURCES := benchmarks configs data dbdc_jax tests
 # Added to the command of `run` or `test`, e.g. ARGS=--config.epochs=2
 ARGS ?=
 

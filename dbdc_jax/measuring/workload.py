@@ -155,7 +155,7 @@ def modality_counts(name: str, wanted: Sequence[int]) -> list[int]:
   return list(wanted) if method.joint else [1]
 
 
-def _batch(
+def random_batch(
   workload: Workload, method: methods.Method, b: int
 ) -> dict[str, Any]:
   """Random slices or volumes whose labels are blocks of classes."""
@@ -172,7 +172,7 @@ def _batch(
   return batch
 
 
-def _started(memory: Any) -> Any:
+def started(memory: Any) -> Any:
   """The memory with a prototype bank that is ready, as after the start."""
   bank = memory.get('prototypes') if isinstance(memory, dict) else None
   if bank is None:
@@ -184,11 +184,11 @@ def _started(memory: Any) -> Any:
 
 
 @functools.cache
-def _initial(workload: Workload) -> tuple[Any, Any]:
+def initial(workload: Workload) -> tuple[Any, Any]:
   """Parameters and memory on the host; compiled once per workload."""
   init = build_method(workload).init
   params, memory = parallel.run_once(init, jax.random.key(0))
-  return jax.device_get((params, _started(memory)))
+  return jax.device_get((params, started(memory)))
 
 
 def make(
@@ -221,7 +221,7 @@ def make(
   def state():
     # Zeros are an optimizer's start; initialising compiles for long.
     empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    params, memory = _initial(workload)
+    params, memory = initial(workload)
     return parallel.place(empty._replace(params=params, memory=memory))
 
   kinds = 2 if method.unlabeled else 1
@@ -229,7 +229,7 @@ def make(
     function=step.make_step(method, tx),
     shapes=shapes,
     state=state,
-    batch=parallel.shard(_batch(workload, method, size)),
+    batch=parallel.shard(random_batch(workload, method, size)),
     signals=methods.full_signals(jnp.ones((k, c), bool), jnp.ones(k, bool)),
     plan=PLAN,
     images=kinds * k * size * (method.volumes.depth if method.volumes else 1),
