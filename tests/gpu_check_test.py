@@ -118,6 +118,8 @@ def test_what_is_above_the_limit_or_no_number_differs():
   assert correct.verdict(1e-2, 1e-3, True, 3e-3) == 'ABOVE 0.003'
   assert correct.verdict(1e-3, 1e-2, True, 3e-3) == 'ABOVE 0.003'
   assert correct.verdict(1e-3, float('nan'), True, 3e-3) == 'ABOVE 0.003'
+  assert correct.verdict(1e-2, 1e-3, True, 3e-3, 6e-3) == 'ok'
+  assert correct.verdict(1e-2, 1e-2, True, 3e-3, 6e-3) == 'ABOVE 0.003'
   assert correct.verdict(1.0, 1.0, True, None) == 'for information'
   assert correct.verdict(0.0, 0.0, False, None) == 'NOT FINITE'
   assert correct.state(['ok', 'for information']) == 'ok'

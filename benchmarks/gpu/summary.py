@@ -46,7 +46,9 @@ def _correct(cases: Mapping[str, Any]) -> Iterator[str]:
       )
     yield (
       f'correct {name}: loss rel {rate("loss_rel")}, gradients'
-      f' {rate("gradient_rel")}, worst leaf {rate("gradient_worst_rel")},'
+      f' {rate("gradient_rel")} (by rounding'
+      f' {rate("gradient_rel_by_rounding")}), worst leaf'
+      f' {rate("gradient_worst_rel")},'
       f' memory {rate("memory_rel")}{ties} -> {case.get("verdict")}'
     )
 
