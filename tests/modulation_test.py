@@ -130,6 +130,21 @@ def test_large_offset_keeps_the_variance_exact():
   np.testing.assert_allclose(state['modulation']['var'], expected, rtol=1e-2)
 
 
+def test_the_variance_is_exact_whatever_pixels_stand_for_the_mean():
+  """The few that the mean is guessed from are far from all others here."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(0, 1e-3, (K, 16, 16, CHANNELS))
+  x[:, ::4, ::4] += 1e3
+  x = jnp.asarray(x, jnp.float32)
+  variables = _variables()
+  _, state = _train(x, jnp.arange(K), variables)
+  before = np.asarray(variables['modulation']['var'])
+  found = (np.asarray(state['modulation']['var']) - 0.1 * before) / 0.9
+  np.testing.assert_allclose(
+    found, np.asarray(x, np.float64).var((1, 2)), rtol=1e-5
+  )
+
+
 def test_momentum_warms_up_to_its_limit():
   counts = jnp.array([0.0, 8.0, 1e6])
   np.testing.assert_allclose(

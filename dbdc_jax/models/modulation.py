@@ -136,9 +136,10 @@ class _Groups(NamedTuple):
   def statistics(self, x, modality):
     """Mean and variance `[K, c]`, and samples of each modality `[K, 1]`.
 
-    One pass over x: it is shifted by about its mean, that of some of its
-    pixels, and E[d^2] - E[d]^2 of what is left loses nothing. Then the mean of
-    per-sample variances plus the variance of per-sample means.
+    One pass over x: it is shifted by about its mean, that of a 16th of its
+    pixels. This is at most 4 standard deviations off, whatever they are, so
+    that E[d^2] - E[d]^2 loses no more than a factor of 17 in precision. Then
+    the mean of per-sample variances plus the variance of per-sample means.
     """
     some = x[:, ::_SOME, ::_SOME].astype(jnp.float32)
     shift = jnp.mean(some, (1, 2))  # [N, c]
