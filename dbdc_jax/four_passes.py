@@ -1,4 +1,4 @@
-"""The passes of a DBDC step: four views of its slices through one network.
+"""The four passes of a DBDC step over three views of its slices.
 
 All passes with a gradient are one batch, P of them one behind the other: a
 convolution then has P times the images to fill a device with. Each pass is
@@ -192,7 +192,7 @@ def run(nets, params, memory, images, signals, k_drop):
   return Passes(tuple(names), views, pseudo, moments)
 
 
-def views(nets, batch, key):
+def augmented(nets, batch, key):
   """The slices as the network sees them: images, labels and dropout's keys."""
   k_labeled, k_unlabeled = jax.random.split(key)
   labeled = batch['labeled']

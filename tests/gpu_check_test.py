@@ -15,12 +15,14 @@ import pytest
 
 from benchmarks.gpu import (
   correct,
+  orchestrator,
   plan,
   runs,
   steps,
   summary,
   torch_peer,
   tracing,
+  workspace,
 )
 from dbdc_jax import methods, supervision
 from dbdc_jax.measuring import workload
@@ -254,7 +256,7 @@ def test_the_rehearsal_measures_and_says_what_it_found(tmp_path):
   parts = 'env,sup_heart_f32'
   command = [sys.executable, ROOT / 'benchmarks' / 'gpu' / 'check.py', '--tiny']
   command += ['--out', tmp_path / 'out', '--budget', '300', '--slow', '5']
-  env = os.environ | {'GPU_CHECK_WORK': str(tmp_path / 'work')}
+  env = os.environ.copy()
   # One device; compiling is most of the time, and is quicker like this.
   env['XLA_FLAGS'] = '--xla_backend_optimization_level=1'
   done = subprocess.run(
@@ -272,6 +274,51 @@ def test_the_rehearsal_measures_and_says_what_it_found(tmp_path):
   assert row['synced_ms'] > 0 and row['hlo']['kernels'] > 10
   assert np.isfinite(row['losses']).all()
   assert 'sup_heart_f32' in done.stdout.split('--- summary ---')[1]
+  assert (tmp_path / 'out' / 'work' / 'xla').is_dir()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+  run = tmp_path / 'run'
+  run.mkdir()
+  (run / 'results.json').write_text('{}')
+  command = [sys.executable, ROOT / 'benchmarks' / 'gpu' / 'check.py', '--tiny']
+  command += ['--parts', 'env', '--budget', '6']
+  for out, work in ((run, tmp_path / 'work'), (tmp_path / 'out', run)):
+    env = os.environ | {workspace.WORK: str(work)}
+    done = subprocess.run(
+      [*map(str, command), '--out', out],
+      env=env,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 2
+    assert f'{run} holds files that this check has not made' in done.stderr
+    assert [p.name for p in run.iterdir()] == ['results.json']
+
+
+def test_only_its_own_folder_is_emptied(tmp_path):
+  folder = tmp_path / 'new' / 'work'
+  workspace.claim(folder)
+  (folder / 'old').touch()
+  workspace.claim(folder)
+  assert (folder / 'old').exists()
+  workspace.claim(folder, fresh=True)
+  assert not (folder / 'old').exists()
+
+
+def test_what_went_wrong_is_in_the_exit_code():
+  fine = {'env': 'ok', 'loop': 'skipped, 3 s left', 'restarts': 1}
+  assert orchestrator.sound(fine)
+  for state in (
+    'DIFFERS: ABOVE 0.003',
+    'failed: RuntimeError',
+    'killed after 70 s',
+    'NO GPU: cpu',
+    'worker ended with -11',
+    'LOSS NOT FINITE [nan]',
+  ):
+    assert not orchestrator.sound(fine | {'correct': state})
 
 
 def test_an_unknown_part_is_refused(tmp_path):

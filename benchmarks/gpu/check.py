@@ -9,17 +9,22 @@ budget are skipped. OUT/results.json has all numbers, also of a call that was
 stopped; a table ends the output, which OUT/log.txt repeats together with what
 the parts say. PyTorch is measured beside if it is installed here, or in the
 environment of --torch-python. Without a GPU it stops after the first part.
+
+OUT/work is large and may go afterwards; --keep uses it again. Another place for
+it: GPU_CHECK_WORK=DIR. Exit codes: 0 nothing went wrong, 1 a part differs from
+the CPU, failed or was killed, 2 a wrong command line.
 """
 
 import argparse
 from collections.abc import Sequence
+import os
 import pathlib
 import sys
 
 # `python benchmarks/gpu/check.py` puts this folder first, not the project.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from benchmarks.gpu import orchestrator, plan, worker
+from benchmarks.gpu import orchestrator, plan, worker, workspace
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     training.prepare(flags)
   else:
-    orchestrator.Orchestrator(flags).run()
+    os.environ.setdefault(workspace.WORK, os.path.join(flags.out, 'work'))
+    try:
+      check = orchestrator.Orchestrator(flags)
+    except ValueError as error:
+      parser.error(str(error))
+    return 0 if check.run() else 1
   return 0
 
 

@@ -36,7 +36,7 @@ def _compare(context: plan.Context, found: plan.Found) -> None:
   """The exported network on the device and on the CPU."""
   workload = steps.workload('dbdc_heart_f32', context.tiny)
   method = workloads.build_method(workload, None)
-  folder = workspace.WORK / 'artifact'
+  folder = workspace.work() / 'artifact'
   start = time.perf_counter()
   weights = workloads.initial(workload)
   found['bytes'] = _write(method, weights, workload.classes, folder)
@@ -66,9 +66,9 @@ def _compare(context: plan.Context, found: plan.Found) -> None:
 
 def _commands(run: pathlib.Path) -> dict[str, list[str | pathlib.Path]]:
   """`export` of the trained run, and `predict` with what it wrote."""
-  new, target = workspace.WORK / 'new', workspace.WORK / 'exported'
+  new, target = workspace.work() / 'new', workspace.work() / 'exported'
   new.mkdir(exist_ok=True)
-  scans = (workspace.WORK / 'cache').rglob('ct_train/*_image.nii.gz')
+  scans = (workspace.work() / 'cache').rglob('ct_train/*_image.nii.gz')
   for image in sorted(scans)[:2]:
     shutil.copyfile(image, new / image.name)
   return {
@@ -83,7 +83,7 @@ def _commands(run: pathlib.Path) -> dict[str, list[str | pathlib.Path]]:
       *('--run', target),
       *('--modality', 'ct'),
       *('--input', new),
-      *('--output', workspace.WORK / 'segmented'),
+      *('--output', workspace.work() / 'segmented'),
       '--overwrite',
     ],
   }
@@ -94,7 +94,7 @@ def measure(context: plan.Context, name: str, found: plan.Found) -> None:
   del name
   found['lines'] = []
   _compare(context, found)
-  run = workspace.WORK / training.RUN
+  run = workspace.work() / training.RUN
   if not (run / 'results.json').exists():
     found['lines'].append('no finished run: the commands were not tried')
     return

@@ -19,6 +19,8 @@ from dbdc_jax import sinkhorn
 from dbdc_jax.models import convolution, modulation, projector, unet
 
 _CLASSES = 8
+# Two modalities in each of three passes.
+_GROUPS = 6
 _EPSILON, _SLOPE = 1e-5, 0.01
 # Seconds that must be left to begin another form.
 _NEEDED = 15
@@ -29,8 +31,8 @@ class _Bench:
 
   def __init__(self, context: plan.Context, found: plan.Found):
     self._context, self._found = context, found
-    # Slices of a pass, their side, and the network's width.
-    self.n, self.side, self.width = (4, 16, 4) if context.tiny else (16, 96, 32)
+    # Slices of three passes of two modalities, their side, and the width.
+    self.n, self.side, self.width = (6, 16, 4) if context.tiny else (48, 96, 32)
     self.dtype = jnp.float32 if context.tiny else jnp.bfloat16
 
   def draw(self, *shape: int) -> jax.Array:
@@ -141,9 +143,10 @@ def _plain_modulation(x, scale, bias):
 
 def _modulations(bench: _Bench) -> None:
   """Modulation with leaky ReLU: the gradient written out, or autodiff's."""
-  groups = modulation._Groups(2, _EPSILON, None, True, _SLOPE)
-  x, scale = bench.images(1, 2 * bench.width), jnp.ones((2, 2 * bench.width))
-  ids = jnp.repeat(jnp.arange(2), bench.n // 2)
+  groups = modulation._Groups(_GROUPS, _EPSILON, None, True, _SLOPE)
+  x = bench.images(1, 2 * bench.width)
+  scale = jnp.ones((_GROUPS, 2 * bench.width))
+  ids = jnp.repeat(jnp.arange(_GROUPS), bench.n // _GROUPS)
 
   def written(x, scale, bias):
     return modulation._normalize(groups, x, scale, bias, ids)[0]
@@ -151,7 +154,7 @@ def _modulations(bench: _Bench) -> None:
   affine, wide = (scale, 0 * scale), x.astype(jnp.float32)
   label = 'modulation, gradient written out (here)'
   bench.gradient(label, written, x, *affine)
-  label = 'modulation, one pass, autodiff'
+  label = 'modulation, plain moments, autodiff'
   bench.gradient(label, _plain_modulation, x, *affine)
   bench.gradient('the same in float32 (here)', written, wide, *affine)
   bench.gradient('pool by reshaping (here)', unet.max_pool, x)

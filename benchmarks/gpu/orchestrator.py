@@ -5,8 +5,8 @@ again with the parts behind it. After each part everything known is on the disk.
 """
 
 import argparse
+from collections.abc import Mapping
 import pathlib
-import shutil
 import sys
 import time
 import traceback
@@ -18,6 +18,16 @@ _START_SECONDS = 90
 _RESTARTS = 3
 
 
+def sound(states: Mapping[str, str | int]) -> bool:
+  """Whether no part differs, failed, crashed or was killed."""
+  fine = ('ok', 'skipped', 'not reached', 'not compared', 'stopped at the end')
+  return all(
+    state.startswith(fine)
+    for state in states.values()
+    if isinstance(state, str)
+  )
+
+
 class Orchestrator:
   """One call of the command; see the module's docstring."""
 
@@ -26,21 +36,20 @@ class Orchestrator:
     self._begin = time.time()
     self._deadline = self._begin + flags.budget
     self._out = pathlib.Path(flags.out)
-    self._out.mkdir(parents=True, exist_ok=True)
-    if not flags.keep:
-      shutil.rmtree(workspace.WORK, ignore_errors=True)
+    workspace.claim(self._out)
+    workspace.claim(workspace.work(), fresh=not flags.keep)
     workspace.running_file().unlink(missing_ok=True)
-    (workspace.WORK / 'parts').mkdir(parents=True, exist_ok=True)
+    (workspace.work() / 'parts').mkdir(parents=True, exist_ok=True)
     parts = plan.chosen(flags.parts)
     self._limits = {p.name: p.most * flags.slow for p in parts}
     self._left = [p.name for p in parts]
     for name in self._left:  # With --keep, the other parts' numbers stay.
       workspace.part_file(name).unlink(missing_ok=True)
     self._states: dict[str, str | int] = {}
-    self._worker, self._started = None, 0.0
+    self._worker, self._started, self._began = None, 0.0, False
 
-  def run(self) -> None:
-    """Runs the parts; then the table."""
+  def run(self) -> bool:
+    """Runs the parts; then the table. Returns whether nothing went wrong."""
     with open(self._out / 'log.txt', 'a', buffering=1) as self._log:
       self._say(f'parts: {", ".join(self._left)}')
       beside = [self._prepare_data()]
@@ -59,6 +68,7 @@ class Orchestrator:
           self._states.setdefault(name, 'not reached')
         self._flush()
         self._table()
+    return sound(self._states)
 
   def _say(self, text: str) -> None:
     line = f'[{time.time() - self._begin:6.1f}] {text}'
@@ -99,7 +109,7 @@ class Orchestrator:
         if self._worker is not None and not self._go_on():
           break
         self._worker = self._spawn('worker')
-        self._started = time.time()
+        self._started, self._began = time.time(), False
       time.sleep(0.4)
       self._collect()
       self._end_what_hangs()
@@ -133,12 +143,14 @@ class Orchestrator:
 
   def _end_what_hangs(self) -> None:
     running, since = self._running()
+    self._began |= bool(running)
     if running:
       took = time.time() - since
       if took > self._limits.get(running, took):
         workspace.end(self._worker)
+        self._worker = None  # It has not crashed.
         self._give_up(running, f'killed after {took:.0f} s')
-    elif not self._states and time.time() - self._started > _START_SECONDS:
+    elif not self._began and time.time() - self._started > _START_SECONDS:
       self._say('worker does not begin: killed')
       workspace.end(self._worker)
       self._started = time.time()
@@ -149,7 +161,7 @@ class Orchestrator:
     for name in list(self._left):
       found = workspace.read(workspace.part_file(name)) or {}
       if found.get('done'):
-        new = True
+        new = self._began = True
         self._left.remove(name)
         state = found.get('state', 'ok')
         self._states[name] = state
@@ -170,7 +182,7 @@ class Orchestrator:
       'tiny': self._flags.tiny,
       'seconds': round(time.time() - self._begin, 1),
       'states': self._states,
-      'data': workspace.read(workspace.WORK / 'data.json'),
+      'data': workspace.read(workspace.work() / 'data.json'),
       'parts': {k: v for k, v in found.items() if v is not None},
     }
     workspace.write(self._out / 'results.json', content)

@@ -92,7 +92,7 @@ def _judge(found: plan.Found, same: Mapping[str, bool]) -> None:
 def repeat(context: plan.Context, name: str, found: plan.Found) -> None:
   """The same run twice: do checkpoints, curves and scores have equal bits?"""
   del name
-  workdirs = [workspace.WORK / _FIRST, workspace.WORK / 'deterministic_2']
+  workdirs = [workspace.work() / _FIRST, workspace.work() / 'deterministic_2']
   found.update(command=' '.join(_command(workdirs[0])), runs=[], lines=[])
   for workdir in workdirs:
     shutil.rmtree(workdir, ignore_errors=True)
@@ -133,7 +133,7 @@ def _kill_in_a_save(context: plan.Context, workdir: pathlib.Path) -> int | None:
 def drill(context: plan.Context, name: str, found: plan.Found) -> None:
   """A run that is killed with SIGKILL goes on with the same command."""
   del name
-  workdir = workspace.WORK / 'drill'
+  workdir = workspace.work() / 'drill'
   shutil.rmtree(workdir, ignore_errors=True)
   found.update(command=' '.join(_command(workdir)), lines=[])
   start = time.time()
@@ -149,6 +149,9 @@ def drill(context: plan.Context, name: str, found: plan.Found) -> None:
     f' checkpoints {found["killed"]["checkpoints"]}'
   )
   found.save()
+  if not found['killed']['checkpoints']:
+    found['state'] = 'failed: it was killed before its first whole checkpoint'
+    return
   run = _end(context, workdir)
   found['again'] = run
   found['lines'].append(
@@ -157,6 +160,8 @@ def drill(context: plan.Context, name: str, found: plan.Found) -> None:
   if code != -9 or run['exit_code'] != 0:
     found['state'] = f'failed: exit codes {code} and {run["exit_code"]}'
     return
-  first = workspace.WORK / _FIRST
+  first = workspace.work() / _FIRST
   if (first / 'results.json').exists():
     _judge(found, equal(workdir, first))
+  else:
+    found['state'] = 'not compared: that needs the part deterministic before it'

@@ -143,7 +143,7 @@ def measure(context: plan.Context, name: str, found: plan.Found) -> None:
   count = 2 if context.tiny else 5
   for _ in range(2):
     jax.block_until_ready(step())
-  folder = workspace.WORK / 'trace'
+  folder = workspace.work() / 'trace'
   shutil.rmtree(folder, ignore_errors=True)
   found['traced_seconds'] = _record(step, count, folder)
   files = [f for f in sorted(folder.rglob('*')) if f.is_file()]

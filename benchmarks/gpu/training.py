@@ -47,14 +47,14 @@ def command(workdir: pathlib.Path, *flags: str) -> list[str]:
     'dbdc_jax.main',
     f'--workdir={workdir}',
     *flags,
-    f'--config.data.cache={workspace.WORK / "cache"}',
+    f'--config.data.cache={workspace.work() / "cache"}',
   ]
 
 
 def _config(tiny: bool) -> ml_collections.ConfigDict:
   """The run's config, as part `train` has it."""
   config = heart.get_config('preset=tiny' if tiny else 'preset=paper')
-  config.data.cache = str(workspace.WORK / 'cache')
+  config.data.cache = str(workspace.work() / 'cache')
   if tiny:
     config.phantom.size, config.phantom.subjects = 'tiny', 5
     config.dtype = 'float32'
@@ -74,14 +74,14 @@ def prepare(flags: argparse.Namespace) -> None:
     },
     'done': True,
   }
-  workspace.write(workspace.WORK / _DATA, found)
+  workspace.write(workspace.work() / _DATA, found)
 
 
 def _wait_for_data(seconds: float) -> dict[str, Any]:
   """What `prepare` says, once it is done."""
   end = time.time() + seconds
   while time.time() < end:
-    found = workspace.read(workspace.WORK / _DATA, {})
+    found = workspace.read(workspace.work() / _DATA, {})
     if found.get('done'):
       return found
     time.sleep(0.5)
@@ -211,7 +211,7 @@ def train(context: plan.Context, name: str, found: plan.Found) -> None:
   """`main` at the paper's settings on the phantom, as long as there is time."""
   del name
   facts = _wait_for_data(30 * context.flags.slow)
-  epochs, workdir = _epochs(context), workspace.WORK / RUN
+  epochs, workdir = _epochs(context), workspace.work() / RUN
   shutil.rmtree(workdir, ignore_errors=True)  # Of an earlier call, with --keep.
   typed = command(workdir, *_flags(epochs, context.tiny))
   found.update(command=' '.join(typed), epochs=epochs, data=facts, lines=[])

@@ -4,18 +4,20 @@ from collections.abc import Mapping
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
-import tempfile
 from typing import Any
+
+from data import destination
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# What a later call with --keep uses again: programs, data, the parts' numbers.
-WORK = pathlib.Path(
-  os.environ.get('GPU_CHECK_WORK')
-  or os.path.join(tempfile.gettempdir(), 'gpu_check_work')
-)
+# Names the folder of what a later call with --keep uses again: programs, data,
+# the parts' numbers. The processes of a call have it from the first one.
+WORK = 'GPU_CHECK_WORK'
+# Lies in every folder that the check has made, and may empty.
+_MARK = '.gpu_check'
 _TERM_SECONDS = 4
 
 
@@ -34,14 +36,41 @@ def write(path: pathlib.Path, content: Any) -> None:
   os.replace(partial, path)
 
 
+def work() -> pathlib.Path:
+  """The folder that `WORK` names in the environment."""
+  return pathlib.Path(os.environ[WORK])
+
+
+def claim(folder: pathlib.Path, fresh: bool = False) -> None:
+  """Makes a folder the check's own.
+
+  Args:
+    folder: is made where it is not.
+    fresh: what an earlier call left in it goes.
+
+  Raises:
+    ValueError: it holds what the check has not made, or cannot be made.
+  """
+  destination.check(folder)
+  mark = folder / _MARK
+  if folder.exists() and not mark.exists() and any(folder.iterdir()):
+    raise ValueError(
+      f'{folder} holds files that this check has not made: choose a new folder'
+    )
+  if fresh:
+    shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True, exist_ok=True)
+  mark.touch()
+
+
 def part_file(name: str) -> pathlib.Path:
   """Where a part leaves its numbers."""
-  return WORK / 'parts' / f'{name}.json'
+  return work() / 'parts' / f'{name}.json'
 
 
 def running_file() -> pathlib.Path:
   """Names the part that runs now, and since when."""
-  return WORK / 'running.json'
+  return work() / 'running.json'
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -50,7 +79,7 @@ def environment(**more: str) -> dict[str, str]:
   found.update(
     PYTHONUNBUFFERED='1',
     # Programs are compiled once: steps here, the training run and the export.
-    JAX_COMPILATION_CACHE_DIR=str(WORK / 'xla'),
+    JAX_COMPILATION_CACHE_DIR=str(work() / 'xla'),
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0.5',
     # The worker keeps its context while torch and training runs use the GPU.
     XLA_PYTHON_CLIENT_MEM_FRACTION='0.40',

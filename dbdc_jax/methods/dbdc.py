@@ -248,7 +248,8 @@ def _terms(nets, params, bank, passes, labels, signals):
   views, names = passes.views, passes.names
   on = signals.active & signals.consistent
   if len(names) > 1:
-    # Selected, never multiplied: a NaN in the warm-up must not reach the sum.
+    # Selected, never multiplied: a loss that is no number in the warm-up must
+    # not reach the sum. (Activations that are none would: one batch has all.)
     acts = jnp.stack([jnp.ones_like(on)] + [on] * (len(names) - 1))
     views = jax.tree.map(
       lambda x: supervision.gate(
@@ -277,7 +278,7 @@ def _terms(nets, params, bank, passes, labels, signals):
 
 def _loss(nets, params, memory, batch, key, signals):
   """L_total (eq 22-23) and everything that changes beside the parameters."""
-  images, labels, k_drop = four_passes.views(nets, batch, key)
+  images, labels, k_drop = four_passes.augmented(nets, batch, key)
   passes = four_passes.run(nets, params, memory, images, signals, k_drop)
   bank = memory.get('prototypes')
   terms = _terms(nets, params, bank, passes, labels, signals)
