@@ -108,7 +108,7 @@ def repeat(context: plan.Context, name: str, found: plan.Found) -> None:
 
 def _in_a_save(workdir: pathlib.Path) -> bool:
   """Whether the last epoch is over: one checkpoint stands, one is written."""
-  return len(read_rows(workdir)) >= _EPOCHS
+  return len(read_rows(workdir)) >= _EPOCHS and bool(checkpoint.steps(workdir))
 
 
 def _kill_in_a_save(context: plan.Context, workdir: pathlib.Path) -> int | None:
