@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.gpu import (
   correct,
+  micro,
   orchestrator,
   plan,
   runs,
@@ -26,6 +27,7 @@ from benchmarks.gpu import (
 )
 from dbdc_jax import methods, supervision
 from dbdc_jax.measuring import workload
+from dbdc_jax.models import modulation
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = workload.Workload(
@@ -209,6 +211,18 @@ def test_the_peer_is_run_as_often_as_it_fits_the_part():
   for name in ('torch_heart', 'torch_abdomen', 'torch_heart_f32'):
     for run in torch_peer.runs(name, tiny=False).values():
       assert run.ours in plan.NAMES
+
+
+def test_the_two_modulations_that_are_timed_compute_the_same():
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  count = micro._GROUPS
+  x, scale, bias = draw(2 * count, 6, 6, 3), draw(count, 3), draw(count, 3)
+  ids = jnp.repeat(jnp.arange(count), 2)
+  groups = modulation._Groups(count, micro._EPSILON, None, True, micro._SLOPE)
+  want, *_ = modulation._normalize(groups, x, scale, bias, ids)
+  found = micro._plain_modulation(x, scale, bias)
+  np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 
 
 def test_runs_are_the_same_in_every_bit_or_not():

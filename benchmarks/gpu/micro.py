@@ -133,7 +133,7 @@ def _interpolations(bench: _Bench) -> None:
 
 def _plain_modulation(x, scale, bias):
   """One pass over the data for both moments; the gradient is autodiff's."""
-  y = x.reshape(2, -1, *x.shape[1:]).astype(jnp.float32)
+  y = x.reshape(len(scale), -1, *x.shape[1:]).astype(jnp.float32)
   mean = y.mean((1, 2, 3), keepdims=True)
   var = jnp.mean(y * y, (1, 2, 3), keepdims=True) - mean**2
   factor = scale[:, None, None, None] * lax.rsqrt(var + _EPSILON)

@@ -81,11 +81,11 @@ def environment(**more: str) -> dict[str, str]:
     # Programs are compiled once: steps here, the training run and the export.
     JAX_COMPILATION_CACHE_DIR=str(work() / 'xla'),
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0.5',
-    # The worker keeps its context while torch and training runs use the GPU.
-    XLA_PYTHON_CLIENT_MEM_FRACTION='0.40',
     TF_CPP_MIN_LOG_LEVEL='1',
     DBDC_TRACEBACK='1',
   )
+  # The worker keeps its context while torch and training runs use the GPU.
+  found.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.40')
   path = [str(ROOT), found.get('PYTHONPATH', '')]
   found['PYTHONPATH'] = os.pathsep.join(p for p in path if p)
   found.update(more)
