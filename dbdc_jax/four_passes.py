@@ -161,34 +161,29 @@ def run(nets, params, memory, images, signals, k_drop):
   count = len(names)
   inputs = jnp.concatenate([images[source[name]] for name in names])
   features, encoded = _apply(nets, params, memory, 'encode', inputs, count)
-  pseudo, weak_found = None, None
+  pseudo, between = None, []
   if 'weak' in images:
     # The pseudo-label: hard, without gradient, in train mode like all passes.
     fixed = lax.stop_gradient(params)
     if 'fpc' in names:
       at = names.index('fpc')
       weak = jax.tree.map(lambda x: jnp.split(x, count)[at], features)
-      weak_found = _moments(encoded, count, at)
+      found = _moments(encoded, count, at)
       *skips, m = features
       # Only the weak view's bottleneck is dropped.
       parts = list(jnp.split(m, count))
       parts[at] = drop_bottleneck((parts[at],), k_drop, dc.dropout)[0]
       features = (*skips, jnp.concatenate(parts))
     else:
-      weak, weak_found = _apply(
-        nets, fixed, memory, 'encode', images['weak'], 1
-      )
+      weak, found = _apply(nets, fixed, memory, 'encode', images['weak'], 1)
     weak = lax.stop_gradient(weak)
-    found, decoded = _decode(nets, fixed, memory, weak, 1, project=False)
-    weak_found = weak_found | decoded
-    pseudo = supervision.pseudo_labels(found.logits[0], signals.present)
+    view, decoded = _decode(nets, fixed, memory, weak, 1, project=False)
+    between = [found | decoded]
+    pseudo = supervision.pseudo_labels(view.logits[0], signals.present)
   views, decoded = _decode(nets, params, memory, features, count, True)
-  found = encoded | decoded
-  moments = [_moments(found, count, 0)]
-  if weak_found is not None:
-    moments.append(weak_found)
-  if 'ipc' in names:
-    moments.append(_moments(found, count, names.index('ipc')))
+  of = lambda name: _moments(encoded | decoded, count, names.index(name))
+  strong = [of('ipc')] if 'ipc' in names else []
+  moments = [of('sup'), *between, *strong]
   return Passes(tuple(names), views, pseudo, moments)
 
 

@@ -266,19 +266,25 @@ def test_the_summary_has_a_line_for_what_there_is():
   assert list(summary.lines({'parts': {}, 'states': {}}))
 
 
-def test_the_rehearsal_measures_and_says_what_it_found(tmp_path):
-  parts = 'env,sup_heart_f32'
-  command = [sys.executable, ROOT / 'benchmarks' / 'gpu' / 'check.py', '--tiny']
-  command += ['--out', tmp_path / 'out', '--budget', '300', '--slow', '5']
-  env = os.environ.copy()
-  # One device; compiling is most of the time, and is quicker like this.
-  env['XLA_FLAGS'] = '--xla_backend_optimization_level=1'
-  done = subprocess.run(
-    [*map(str, command), '--parts', parts],
-    env=env,
+def _check(*arguments, **env):
+  """Runs the command."""
+  command = [sys.executable, ROOT / 'benchmarks' / 'gpu' / 'check.py']
+  return subprocess.run(
+    [*map(str, command), *map(str, arguments)],
+    env=os.environ | env,
     capture_output=True,
     text=True,
     check=False,
+  )
+
+
+def test_the_rehearsal_measures_and_says_what_it_found(tmp_path):
+  parts = 'env,sup_heart_f32'
+  size = ('--tiny', '--budget', 300, '--slow', 5)
+  done = _check(
+    *('--out', tmp_path / 'out', '--parts', parts, *size),
+    # One device; compiling is most of the time, and is quicker like this.
+    XLA_FLAGS='--xla_backend_optimization_level=1',
   )
   assert done.returncode == 0, done.stderr
   log = (tmp_path / 'out' / 'log.txt').read_text()
@@ -295,17 +301,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
   run = tmp_path / 'run'
   run.mkdir()
   (run / 'results.json').write_text('{}')
-  command = [sys.executable, ROOT / 'benchmarks' / 'gpu' / 'check.py', '--tiny']
-  command += ['--parts', 'env', '--budget', '6']
+  size = ('--tiny', '--parts', 'env', '--budget', 6)
   for out, work in ((run, tmp_path / 'work'), (tmp_path / 'out', run)):
-    env = os.environ | {workspace.WORK: str(work)}
-    done = subprocess.run(
-      [*map(str, command), '--out', out],
-      env=env,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
+    done = _check('--out', out, *size, **{workspace.WORK: str(work)})
     assert done.returncode == 2
     assert f'{run} holds files that this check has not made' in done.stderr
     assert [p.name for p in run.iterdir()] == ['results.json']
@@ -336,7 +334,5 @@ def test_what_went_wrong_is_in_the_exit_code():
 
 
 def test_an_unknown_part_is_refused(tmp_path):
-  command = [sys.executable, ROOT / 'benchmarks' / 'gpu' / 'check.py']
-  command += ['--out', tmp_path, '--parts', 'nonsense']
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  done = _check('--out', tmp_path, '--parts', 'nonsense')
   assert done.returncode == 2 and 'nonsense: choose from' in done.stderr

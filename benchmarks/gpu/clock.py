@@ -1,11 +1,13 @@
 """Seconds of a call that is made again and again."""
 
 from collections.abc import Callable
-import statistics
 import time
 from typing import Any
 
 import jax
+import numpy as np
+
+from dbdc_jax.measuring import timing
 
 
 def seconds(
@@ -22,15 +24,9 @@ def seconds(
     The median of calls that are waited for one by one; and the mean of calls
     in a row, of which only the last is waited for.
   """
-  for _ in range(warmup):
-    jax.block_until_ready(call())
-  each = []
-  for _ in range(number):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    each.append(time.perf_counter() - start)
+  each = timing.interleaved({'call': call}, number, warmup)['call']
   start = time.perf_counter()
   for _ in range(number):
     last = call()
   jax.block_until_ready(last)
-  return statistics.median(each), (time.perf_counter() - start) / number
+  return float(np.median(each)), (time.perf_counter() - start) / number

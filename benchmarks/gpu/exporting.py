@@ -101,17 +101,10 @@ def measure(context: plan.Context, name: str, found: plan.Found) -> None:
   for key, command in _commands(run).items():
     if context.left() < 20:
       break
-    start = time.time()
-    done = workspace.run(
-      [sys.executable, '-m', *command], max(15, context.left() - 10)
-    )
-    seconds = round(time.time() - start, 1)
-    found[key] = {
-      'exit_code': done.returncode,
-      'seconds': seconds,
-      'said': (done.stdout + done.stderr)[-800:],
-    }
-    if done.returncode:
-      found['state'] = f'failed: {key} ended with {done.returncode}'
-    found['lines'].append(f'{key}: exit code {done.returncode}, {seconds} s')
+    seconds = max(15, context.left() - 10)
+    told = workspace.outcome([sys.executable, '-m', *command], seconds)
+    code, found[key] = told['exit_code'], told
+    if code:
+      found['state'] = f'failed: {key} ended with {code}'
+    found['lines'].append(f'{key}: exit code {code}, {told["seconds"]} s')
     found.save()

@@ -10,22 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import clock, plan
+from dbdc_jax import run_record
 
+# Beside what a run records: packages that a machine may lack.
 _PACKAGES = (
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'numpy',
-  'scipy',
   'torch',
   'jax-cuda13-plugin',
   'jax-cuda12-plugin',
   'nvidia-cudnn-cu13',
   'nvidia-cudnn-cu12',
   'nvidia-cublas',
-  'grain',
 )
 _COMMANDS = {
   'nvidia_smi': (
@@ -77,12 +71,14 @@ def _products(tiny: bool, found: plan.Found) -> None:
 def measure(context: plan.Context, name: str, found: plan.Found) -> None:
   """Measures the machine; stops all where it has no GPU."""
   del name
-  device = jax.devices()[0]
+  device, code = jax.devices()[0], run_record.versions()
+  more = {package: _version(package) for package in _PACKAGES}
   found.update(
     device=device.device_kind,
     platform=device.platform,
     devices=jax.device_count(),
-    packages={package: _version(package) for package in _PACKAGES},
+    packages=code['packages'] | more,
+    commit=code['commit'],
     python=platform.python_version(),
     cpus=len(os.sched_getaffinity(0)),
     xla_flags=os.environ.get('XLA_FLAGS', ''),

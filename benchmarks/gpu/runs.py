@@ -39,14 +39,8 @@ def _command(workdir: pathlib.Path) -> list[str]:
 
 def _end(context: plan.Context, workdir: pathlib.Path) -> dict[str, Any]:
   """Runs the command to its end; how that was."""
-  start = time.time()
   seconds = max(15.0, context.left() - _REST)
-  done = workspace.run(_command(workdir), seconds)
-  return {
-    'exit_code': done.returncode,
-    'seconds': round(time.time() - start, 1),
-    'said': (done.stdout + done.stderr)[-800:],
-  }
+  return workspace.outcome(_command(workdir), seconds)
 
 
 def same_bits(a: Any, b: Any) -> bool:

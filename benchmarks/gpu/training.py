@@ -16,7 +16,7 @@ import ml_collections
 
 from benchmarks.gpu import plan, workspace
 from configs import heart
-from dbdc_jax import input_pipeline
+from dbdc_jax import input_pipeline, methods, parallel
 from dbdc_jax.measuring import waiting
 from dbdc_jax.metric_writer import read_rows
 
@@ -90,24 +90,11 @@ def _wait_for_data(seconds: float) -> dict[str, Any]:
 
 def _pipeline(config, folder, number, found) -> None:
   """Batches a second of the input pipeline alone."""
-  prepared = input_pipeline.load(config)
-  split = input_pipeline.choose_split(config, prepared, folder, False)
-  names, size = ('ct', 'mr'), config.batch_size
+  method = methods.build(config, parallel.AXIS)
   start = time.perf_counter()
-  batches = input_pipeline.Batches(
-    prepared,
-    split,
-    names,
-    batch_size=size,
-    samples=range(size),
-    seed=0,
-    memory_limit_gib=8.0,
-    use_unlabeled=True,
-  )
-  found['decode_all_seconds'] = time.perf_counter() - start
-  found['steps_per_epoch'] = input_pipeline.steps_per_epoch(
-    prepared, split, names, size
-  )
+  batches, _, steps = waiting.batches_of(config, method, folder)
+  found['set_up_seconds'] = time.perf_counter() - start
+  found['steps_per_epoch'] = steps
   iterator = batches.iterate(0, number + 10)
   for _ in range(10):
     next(iterator)
@@ -117,7 +104,7 @@ def _pipeline(config, folder, number, found) -> None:
   rate = number / (time.perf_counter() - start)
   iterator.close()
   # Labelled and unlabelled slices of two modalities.
-  images = rate * 4 * size
+  images = rate * 4 * config.batch_size
   found['pipeline_steps_per_second'] = rate
   found['pipeline_images_per_second'] = images
   found['lines'].append(

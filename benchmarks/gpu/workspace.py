@@ -7,9 +7,10 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import time
 from typing import Any
 
-from data import destination
+from data import atomic, destination
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -31,9 +32,8 @@ def read(path: pathlib.Path, default: Any = None) -> Any:
 
 def write(path: pathlib.Path, content: Any) -> None:
   """Writes a JSON file, whole or not at all."""
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(json.dumps(content, indent=1, default=str) + '\n')
-  os.replace(partial, path)
+  text = json.dumps(content, indent=1, default=str) + '\n'
+  atomic.write(path, text.encode())
 
 
 def work() -> pathlib.Path:
@@ -132,6 +132,17 @@ def run(
     check=False,
     timeout=seconds,
   )
+
+
+def outcome(command: list[Any], seconds: float) -> dict[str, Any]:
+  """`run` in numbers: exit code, seconds, and the end of what was said."""
+  start = time.time()
+  done = run(command, seconds)
+  return {
+    'exit_code': done.returncode,
+    'seconds': round(time.time() - start, 1),
+    'said': (done.stdout + done.stderr)[-800:],
+  }
 
 
 def end(process: subprocess.Popen | None) -> None:

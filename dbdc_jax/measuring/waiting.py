@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from configs import heart
 from data import task_file
@@ -52,6 +53,46 @@ def _run(batches, step_fn, state, signals, steps):
   return waited, time.perf_counter() - start
 
 
+def batches_of(
+  config: ml_collections.ConfigDict,
+  method: methods.Method,
+  folder: pathlib.Path,
+) -> tuple[input_pipeline.Batches, np.ndarray, int]:
+  """The real input pipeline on the phantom.
+
+  Args:
+    config: of a task that has a phantom; `config.data.cache` keeps it.
+    method: that the batches are for.
+    folder: where the split is written.
+
+  Returns:
+    The batches, `[K, C]` bool which classes are labelled, steps an epoch.
+  """
+  prepared = input_pipeline.load(config)
+  split = input_pipeline.choose_split(
+    config, prepared, folder, resume=False, transfer=method.transfer
+  )
+  task = task_file.find(config.task)
+  names = tuple(m.name for m in task.select(config.modalities))
+  size = method.batch_size(config)
+  batches = input_pipeline.Batches(
+    prepared,
+    split,
+    names,
+    batch_size=size,
+    samples=parallel.own_samples(size),
+    seed=config.seed,
+    memory_limit_gib=config.data.memory_limit_gib,
+    use_unlabeled=method.unlabeled,
+    depth=method.volumes.depth if method.volumes else None,
+  )
+  present = input_pipeline.present_classes(
+    prepared, split, names, len(task.classes)
+  )
+  steps = input_pipeline.steps_per_epoch(prepared, split, names, size)
+  return batches, present, steps
+
+
 def measure(
   config: ml_collections.ConfigDict, folder: pathlib.Path, steps: int
 ) -> dict[str, Any]:
@@ -67,31 +108,14 @@ def measure(
     over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps'.
   """
   method = methods.build(config, parallel.AXIS)
-  prepared = input_pipeline.load(config)
-  split = input_pipeline.choose_split(
-    config, prepared, folder, resume=False, transfer=method.transfer
-  )
-  task = task_file.find(config.task)
-  names = tuple(m.name for m in task.select(config.modalities))
-  batches = input_pipeline.Batches(
-    prepared,
-    split,
-    names,
-    batch_size=method.batch_size(config),
-    samples=parallel.own_samples(method.batch_size(config)),
-    seed=config.seed,
-    memory_limit_gib=config.data.memory_limit_gib,
-    use_unlabeled=method.unlabeled,
-    depth=method.volumes.depth if method.volumes else None,
-  )
-  present = input_pipeline.present_classes(
-    prepared, split, names, len(task.classes)
-  )
+  batches, present, _ = batches_of(config, method, folder)
   signals = methods.full_signals(present, batches.consistent)
   waited, total = _run(
     batches,
     step.make_step(method, method.tx),
-    step.init_state(method, method.tx, config, len(task.classes), len(names)),
+    step.init_state(
+      method, method.tx, config, present.shape[1], present.shape[0]
+    ),
     parallel.place(signals),
     steps,
   )

@@ -244,36 +244,34 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
 
 
 def _terms(nets, params, bank, passes, labels, signals):
-  """Every term of the loss, `[K]` each: of `sup` (eq 21), `ipc` and `fpc`."""
-  views, names = passes.views, passes.names
+  """The terms of the loss, `[K]` each: `sup_...` (eq 21); `ipc_...`, `fpc_...`.
+
+  Selected, never multiplied: an unlabelled loss that is no number in the
+  warm-up must not reach the sum. (Activations that are none would: one batch
+  has all.)
+  """
+  names, others = passes.names, passes.names[1:]
   on = signals.active & signals.consistent
-  if len(names) > 1:
-    # Selected, never multiplied: a loss that is no number in the warm-up must
-    # not reach the sum. (Activations that are none would: one batch has all.)
-    acts = jnp.stack([jnp.ones_like(on)] + [on] * (len(names) - 1))
-    views = jax.tree.map(
-      lambda x: supervision.gate(
-        x, acts.reshape(*acts.shape, *[1] * (x.ndim - 2))
-      ),
-      views,
-    )
-  truth = [labels]
-  truth += [passes.pseudo.astype(labels.dtype) for _ in names[1:]]
+  acts = jnp.stack([jnp.ones_like(on), *[on for _ in others]])  # [P, K]
+  views = jax.tree.map(
+    lambda x: supervision.gate(
+      x, jnp.expand_dims(acts, tuple(range(2, x.ndim)))
+    ),
+    passes.views,
+  )
   terms = supervision.labeled_terms(
     views.logits[0], labels, signals, nets.axis_name
   )
-  for i, name in enumerate(names[1:], 1):
-    terms[f'{name}_ce'] = losses.cross_entropy(
-      views.logits[i], passes.pseudo, nets.axis_name
-    )
-  for term, values in _mpcl(
-    nets, params, bank, views, jnp.stack(truth), signals
-  ).items():
-    terms |= {f'{name}_{term}': values[i] for i, name in enumerate(names)}
-  return {
-    name: value if name.startswith('sup') else jnp.where(on, value, 0.0)
-    for name, value in terms.items()
+  more = {
+    f'{name}_ce': losses.cross_entropy(logits, passes.pseudo, nets.axis_name)
+    for name, logits in zip(others, views.logits[1:], strict=True)
   }
+  truth = [labels, *[passes.pseudo.astype(labels.dtype) for _ in others]]
+  mpcl = _mpcl(nets, params, bank, views, jnp.stack(truth), signals)
+  for term, (first, *rest) in mpcl.items():
+    terms[f'{names[0]}_{term}'] = first
+    more |= {f'{n}_{term}': x for n, x in zip(others, rest, strict=True)}
+  return terms, {name: jnp.where(on, x, 0.0) for name, x in more.items()}
 
 
 def _loss(nets, params, memory, batch, key, signals):
@@ -281,11 +279,9 @@ def _loss(nets, params, memory, batch, key, signals):
   images, labels, k_drop = four_passes.augmented(nets, batch, key)
   passes = four_passes.run(nets, params, memory, images, signals, k_drop)
   bank = memory.get('prototypes')
-  terms = _terms(nets, params, bank, passes, labels, signals)
-  supervised = sum(v for k, v in terms.items() if k.startswith('sup'))
-  consistent = [v for k, v in terms.items() if not k.startswith('sup')]
-  per_modality = supervised + signals.ramp * sum(consistent)
-  metrics = dict(terms)
+  terms, more = _terms(nets, params, bank, passes, labels, signals)
+  per_modality = sum(terms.values()) + signals.ramp * sum(more.values())
+  metrics = terms | more
   metrics['dice_counts'] = losses.dice_counts(
     passes.views.logits[0], labels, nets.axis_name
   )

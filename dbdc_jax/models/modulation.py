@@ -69,13 +69,13 @@ def follow(
   rows = count.shape[0]
   for start in range(0, found.seen.shape[0], rows):
     now = slice(start, start + rows)
-    there = found.seen[now] > 0
+    there = found.seen[now, None] > 0
     alpha = running_momentum(count, momentum)[:, None]
-    move = lambda old, new, a=alpha, t=there: jnp.where(
-      t[:, None], a * old + (1 - a) * new, old
-    )
-    mean, var = move(mean, found.mean[now]), move(var, found.var[now])
-    count = count + there
+    moved = alpha * mean + (1 - alpha) * found.mean[now]
+    mean = jnp.where(there, moved, mean)
+    moved = alpha * var + (1 - alpha) * found.var[now]
+    var = jnp.where(there, moved, var)
+    count = count + there[:, 0]
   return {'mean': mean, 'var': var, 'count': count}
 
 
