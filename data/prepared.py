@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import threading
 from typing import Any
 
 import numpy as np
@@ -82,27 +83,30 @@ class Prepared:
     self.planes: dict[str, str] = meta['planes']
     self.notes: list[dict[str, str]] = meta['notes']
     self.skipped: list[dict[str, str]] = meta['skipped']
-    self._sources: dict[str, Any] = {}
+    self._records: dict[str, builder.Records] = {}
+    self._opening = threading.Lock()
 
-  def _record(self, case: PreparedCase, index: int) -> dict[str, Any]:
-    source = self._sources.get(case.modality)
-    if source is None:
-      source = builder.read(str(self.folder), case.modality)
-      self._sources[case.modality] = source
-    return source[case.offset + index]
+  def _array(self, case: PreparedCase, index: int, name: str) -> np.ndarray:
+    # Opening redirects the process's output for a moment: one at a time.
+    with self._opening:
+      if case.modality not in self._records:
+        self._records[case.modality] = builder.Records(
+          str(self.folder), case.modality
+        )
+    return self._records[case.modality].array(case.offset + index, name)
 
   def _all(self, case: PreparedCase, name: str) -> np.ndarray:
     return np.stack(
-      [self._record(case, i)[name] for i in range(case.num_slices)]
+      [self._array(case, i, name) for i in range(case.num_slices)]
     )
 
   def image(self, case: PreparedCase, index: int) -> np.ndarray:
     """One slice, `[size, size]` uint16."""
-    return self._record(case, index)['image']
+    return self._array(case, index, 'image')
 
   def label(self, case: PreparedCase, index: int) -> np.ndarray:
     """One slice's label, `[size, size]` uint8."""
-    return self._record(case, index)['label']
+    return self._array(case, index, 'label')
 
   def images(self, case: PreparedCase) -> np.ndarray:
     """All slices, `[S, size, size]` uint16."""

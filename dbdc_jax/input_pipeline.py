@@ -5,6 +5,8 @@ sources of unlabelled slices never touch a label.
 """
 
 from collections.abc import Iterator, Sequence
+import functools
+import os
 import pathlib
 from typing import Any
 
@@ -17,10 +19,11 @@ from data import split as splits
 from data.prepared import Prepared, PreparedCase
 from data.split import Split
 from data.task import TASKS
+from dbdc_jax.samples import Samples
 from dbdc_jax.transfer import Transfer
-from dbdc_jax.volume_source import VolumeSource
 
-_LABELED, _UNLABELED = 0, 1
+# Batches that are decoded at the same time, at most.
+_THREADS = 8
 
 
 def load(config: ml_collections.ConfigDict) -> Prepared:
@@ -183,51 +186,6 @@ def steps_per_epoch(
   return -(-max(slices) // batch_size)
 
 
-class SliceSource:
-  """Random access to the slices of some cases of one modality.
-
-  The slices of the cases in `kept` are decoded once; the others' each time
-  they are asked for.
-  """
-
-  def __init__(
-    self,
-    prepared: Prepared,
-    cases: Sequence[PreparedCase],
-    *,
-    with_labels: bool,
-    kept: Sequence[PreparedCase],
-    blank: bool = False,
-  ):
-    self._prepared = prepared
-    # Labels of background only, instead of the scans' own.
-    self._blank = blank
-    self._with_labels = with_labels
-    self._where = [(c, i) for c in cases for i in range(c.num_slices)]
-    self._images = {c.name: prepared.images(c) for c in kept}
-    self._labels = {}
-    if with_labels and not blank:
-      self._labels = {c.name: prepared.labels(c) for c in kept}
-
-  def __len__(self) -> int:
-    return len(self._where)
-
-  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    case, position = self._where[int(index) % len(self._where)]
-    kept = case.name in self._images
-    if kept:
-      record = {'image': self._images[case.name][position]}
-    else:
-      record = {'image': self._prepared.image(case, position)}
-    if self._blank:
-      record['label'] = np.zeros(record['image'].shape, np.uint8)
-    elif self._with_labels and kept:
-      record['label'] = self._labels[case.name][position]
-    elif self._with_labels:
-      record['label'] = self._prepared.label(case, position)
-    return record
-
-
 class Batches:
   """The batches of a run, or one process's samples of them.
 
@@ -244,7 +202,7 @@ class Batches:
 
   Attributes:
     consistent: `[K]` bool, modalities that have unlabelled scans.
-    in_memory: cases whose slices are decoded once, per kind and modality.
+    samples: what a batch's rows stand for.
   """
 
   def __init__(
@@ -263,114 +221,107 @@ class Batches:
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
     self.consistent = np.array([bool(cases) for cases in unlabeled])
-    self._batch_size, self._samples = batch_size, samples
-    training = unlabeled
-    use_unlabeled = use_unlabeled and bool(self.consistent.any())
-    if not use_unlabeled:
-      self.consistent[:] = False
-      unlabeled = [[] for _ in modalities]
-    # A modality without unlabelled scans fills its part of the batch with its
-    # labelled images; `consistent` keeps them out of every loss.
-    filled = [u or x for u, x in zip(unlabeled, labeled, strict=True)]
-    # Likewise one without labelled scans (the target of a transfer): images
-    # with labels of background only, which its method leaves alone.
-    blank = [not cases for cases in labeled]
+    self._batch_size, self._mine, self._seed = batch_size, samples, seed
+    # A modality without labelled scans (the target of a transfer) fills its
+    # part of the batch with images whose label is background, which its method
+    # leaves alone.
+    self._bare = np.array([not cases for cases in labeled])
     groups = {
-      _LABELED: [x or u for u, x in zip(training, labeled, strict=True)]
+      'labeled': [x or u for u, x in zip(unlabeled, labeled, strict=True)]
     }
-    if use_unlabeled:
-      groups[_UNLABELED] = filled
-    self.in_memory = _within_memory(groups, memory_limit_gib * 2**30)
-    sources = {
-      kind: [
-        _source(
-          prepared,
-          cases,
-          kept,
-          depth,
-          kind == _LABELED,
-          kind == _LABELED and bare,
-        )
-        for cases, kept, bare in zip(
-          group, self.in_memory[kind], blank, strict=True
-        )
+    if use_unlabeled and self.consistent.any():
+      # One without unlabelled scans does so with its labelled images;
+      # `consistent` keeps them out of every loss.
+      groups['unlabeled'] = [
+        u or x for u, x in zip(unlabeled, labeled, strict=True)
       ]
+    else:
+      self.consistent[:] = False
+    with_label = [case for cases in labeled for case in cases]
+    named = {case.name for case in with_label}
+    others = {
+      case.name: case
+      for group in groups.values()
+      for cases in group
+      for case in cases
+      if case.name not in named
+    }
+    self.samples = Samples(
+      prepared,
+      with_label,
+      list(others.values()),
+      depth=depth,
+      limit=memory_limit_gib * 2**30,
+    )
+    self._rows = {
+      kind: [self.samples.rows(cases) for cases in group]
       for kind, group in groups.items()
     }
-    self._datasets = {
-      kind: [
-        grain.MapDataset.source(source)
-        .seed(_seed(seed, kind, k))
-        .shuffle()
-        .repeat()
-        for k, source in enumerate(group)
-      ]
-      for kind, group in sources.items()
-    }
+    # An epoch's order is drawn once; a batch may reach into the next epoch.
+    streams = len(modalities) * len(groups)
+    self._order = functools.lru_cache(maxsize=4 * streams)(self._drawn)
+
+  def _drawn(self, kind: str, k: int, epoch: int) -> np.ndarray:
+    """A stream's rows in the order of an epoch; another stream's is another.
+
+    A generator's raw bits, unlike its distributions, are the same in every
+    version of NumPy.
+    """
+    rows = self._rows[kind][k]
+    key = [self._seed, int(kind == 'unlabeled'), k, epoch]
+    bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(len(rows))
+    return rows[np.argsort(bits, kind='stable')]
+
+  def rows(self, step: int) -> dict[str, dict[str, np.ndarray]]:
+    """The batch of a step as rows of `samples`: `[K, samples]` int32 arrays.
+
+    `index` is the sample's index in the global batch, which keys its random
+    draws. Unlabelled samples have no label.
+    """
+    at = step * self._batch_size + np.array(self._mine)
+    first = self._batch_size * np.arange(len(self._bare))[:, None]
+    index = (first + np.array(self._mine)).astype(np.int32)
+    out = {}
+    for kind, streams in self._rows.items():
+      images = np.stack([self._taken(kind, k, at) for k in range(len(streams))])
+      out[kind] = {'image': images, 'index': index}
+      if kind == 'labeled':
+        label = np.where(self._bare[:, None], 0, images + 1)
+        out[kind]['label'] = label.astype(np.int32)
+    return out
+
+  def _taken(self, kind: str, k: int, at: np.ndarray) -> np.ndarray:
+    """The rows at some positions of a stream that never ends."""
+    epochs, places = np.divmod(at, len(self._rows[kind][k]))
+    taken = np.empty(len(at), np.int32)
+    for epoch in range(epochs[0], epochs[-1] + 1):
+      now = epochs == epoch
+      taken[now] = self._order(kind, k, epoch)[places[now]]
+    return taken
 
   def batch(self, step: int) -> dict[str, Any]:
     """The batch of a step: dict of dicts of `[K, samples, ...]` arrays.
 
-    `batch['labeled']` has `image` uint16, `label` uint8 and `index` int32 (the
-    sample's index in the global batch, which keys its random draws);
+    `batch['labeled']` has `image` uint16, `label` uint8 and `index` int32;
     `batch['unlabeled']`, if there is any, has no label.
     """
-    names = {_LABELED: 'labeled', _UNLABELED: 'unlabeled'}
-    size, mine = self._batch_size, np.array(self._samples)
-    out = {}
-    for kind, datasets in self._datasets.items():
-      records = [
-        [dataset[step * size + i] for i in self._samples]
-        for dataset in datasets
-      ]
-      stacked = {
-        name: np.stack([[r[name] for r in group] for group in records])
-        for name in records[0][0]
+    load = {'image': self.samples.images, 'label': self.samples.labels}
+    return {
+      kind: {
+        name: load[name](rows) if name in load else rows
+        for name, rows in group.items()
       }
-      first = size * np.arange(len(datasets))[:, None]
-      stacked['index'] = (first + mine).astype(np.int32)
-      out[names[kind]] = stacked
-    return out
+      for kind, group in self.rows(step).items()
+    }
 
   def iterate(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Batches `start` to `stop - 1`, loaded ahead of the step by threads."""
-    if stop <= start:
-      return
-    steps = grain.MapDataset.range(start, stop).map(self.batch)
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    yield from steps.to_iter_dataset(options)
-
-
-def _source(prepared, cases, kept, depth, with_labels, blank):
-  """Slices, or whole scans where a depth is given."""
-  if depth is None:
-    return SliceSource(
-      prepared, cases, with_labels=with_labels, kept=kept, blank=blank
-    )
-  return VolumeSource(prepared, cases, with_labels=with_labels, depth=depth)
-
-
-def _seed(seed: int, kind: int, modality: int) -> int:
-  """A seed of its own for each stream of slices."""
-  sequence = np.random.SeedSequence([seed, kind, modality])
-  return int(sequence.generate_state(1)[0]) % 2**31
-
-
-def _within_memory(
-  groups: dict[int, list[list[PreparedCase]]], limit: float
-) -> dict[int, list[list[PreparedCase]]]:
-  """The cases that fit into `limit` bytes once decoded, grouped alike.
-
-  Labelled cases come first: their slices are repeated most often.
-  """
-  kept = {kind: [[] for _ in group] for kind, group in groups.items()}
-  for kind, group in groups.items():
-    per_pixel = 3 if kind == _LABELED else 2  # Image and label, or image.
-    for chosen, cases in zip(kept[kind], group, strict=True):
-      for case in cases:
-        side = case.geometry['slice_size']
-        limit -= case.num_slices * side**2 * per_pixel
-        if limit < 0:
-          return kept
-        chosen.append(case)
-  return kept
+    """Batches `start` to `stop - 1`; what is decoded is decoded ahead."""
+    if self.samples.in_memory == len(self.samples):
+      yield from map(self.batch, range(start, stop))
+    elif start < stop:
+      threads = min(os.cpu_count() or 1, _THREADS)
+      steps = grain.MapDataset.range(start, stop).map(self.batch)
+      options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=2 * threads
+      )
+      yield from steps.to_iter_dataset(options)

@@ -17,6 +17,7 @@ from data.split import Split
 from dbdc_jax import (
   checkpoint,
   epoch_metrics,
+  feed,
   input_pipeline,
   losses,
   methods,
@@ -40,7 +41,7 @@ class Run:
   modalities: tuple[str, ...]
   classes: tuple[str, ...]
   method: methods.Method
-  batches: input_pipeline.Batches
+  feed: feed.Feed
   present: np.ndarray  # [K, C] bool
   trained: np.ndarray | None  # [K] bool, see `step.step_function`
   tx: optax.GradientTransformation
@@ -84,7 +85,7 @@ def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
       ramp=jnp.float32(ramp(run.config, epoch)),
       active=jnp.asarray(epoch > run.config.dc.warmup_epochs),
       present=jnp.asarray(run.present),
-      consistent=jnp.asarray(run.batches.consistent),
+      consistent=jnp.asarray(run.feed.consistent),
       progress=jnp.float32(epoch / run.config.epochs),
     )
   )
@@ -110,9 +111,9 @@ def _run_epoch(run, step_fn, state, epoch, writer):
   collected: list[dict[str, Any]] = []
   kept_at = str(run.workdir / 'checkpoints')
   pending = None
-  for offset, batch in enumerate(run.batches.iterate(first, last)):
+  for offset, batch in enumerate(run.feed.iterate(first, last)):
     plan = _plan(run, first + offset)
-    state, metrics = step_fn(state, parallel.shard(batch), signals, plan)
+    state, metrics = step_fn(state, batch, signals, plan)
     # Reading the step before keeps the device busy with this one.
     if pending is not None:
       collected.append(jax.device_get(pending))
@@ -169,7 +170,7 @@ def fit(
     seconds = time.monotonic() - started
     slices = run.steps_per_epoch * run.method.batch_size(config)
     slices *= run.method.volumes.depth if run.method.volumes else 1
-    slices *= len(run.modalities) * (2 if run.batches.consistent.any() else 1)
+    slices *= len(run.modalities) * (2 if run.feed.consistent.any() else 1)
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
     state, dice = _end_of_epoch(run, state)

@@ -262,6 +262,20 @@ def place(state: Any) -> Any:
   return jax.device_put(state, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
+def share(tables: Any) -> Any:
+  """Puts arrays that are only read on every local device."""
+  return jax.device_put(tables, NamedSharding(_local_mesh(), PartitionSpec()))
+
+
+def room() -> float:
+  """Bytes of each device that data may live in: a quarter of its memory.
+
+  Without a limit on CPUs: their memory is the host's, however many share it.
+  """
+  statistics = jax.local_devices()[0].memory_stats() or {}
+  return statistics.get('bytes_limit', float('inf')) / 4
+
+
 def spread(images: np.ndarray) -> jax.Array:
   """Splits the leading axis over the local devices where it divides."""
   even = len(images) % jax.local_device_count() == 0
@@ -285,6 +299,14 @@ def shard(batch: Any) -> Any:
     return np.ascontiguousarray(np.moveaxis(x, 1, 0))
 
   return jax.tree.map(split, batch)
+
+
+def pmap_lookup(lookup: Callable[..., Any]) -> Callable[..., Any]:
+  """Maps `lookup(tables, rows)` over the devices.
+
+  The tables are the same on all, see `share`; the rows are split, see `shard`.
+  """
+  return jax.pmap(lookup, axis_name=AXIS, in_axes=(None, 0))
 
 
 def pmap_step(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from dbdc_jax import (
   banner,
   checkpoint,
   counting,
+  feed,
   input_pipeline,
   loop,
   methods,
@@ -68,18 +69,6 @@ def _set_up(
 ) -> loop.Run:
   task = task_file.find(config.task)
   modalities = tuple(m.name for m in task.select(config.modalities))
-  batch_size = method.batch_size(config)
-  batches = input_pipeline.Batches(
-    prepared,
-    split,
-    modalities,
-    batch_size=batch_size,
-    samples=parallel.own_samples(batch_size),
-    seed=config.seed,
-    memory_limit_gib=config.data.memory_limit_gib,
-    use_unlabeled=method.unlabeled,
-    depth=method.volumes.depth if method.volumes else None,
-  )
   total_steps = steps_per_epoch * config.epochs
   present = input_pipeline.present_classes(
     prepared, split, modalities, len(task.classes)
@@ -92,7 +81,7 @@ def _set_up(
     modalities=modalities,
     classes=task.classes,
     method=method,
-    batches=batches,
+    feed=feed.Feed(feed.batches(config, method, prepared, split, modalities)),
     present=present,
     trained=np.isin(modalities, added) if added else None,
     tx=method.tx,
@@ -205,7 +194,7 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
   off = banner.switched_off(
-    run.config, run.modalities, run.present, run.batches.consistent
+    run.config, run.modalities, run.present, run.feed.consistent
   )
   off += warm_start.banner_lines(run, state)
   return banner.text(

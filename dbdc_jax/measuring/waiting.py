@@ -1,8 +1,8 @@
 """How long the train loop waits for data, with the real input pipeline.
 
 The loop is training's: the next step is handed to the device before the step
-before is read, batches are loaded ahead by threads. The scans are the built-in
-phantom, prepared like real ones and kept in memory.
+before is read. The scans are the built-in phantom, prepared like real ones and
+kept on the device.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import numpy as np
 from configs import heart
 from data import task_file
 from data.task import HEART
-from dbdc_jax import input_pipeline, methods, parallel, step
+from dbdc_jax import feed, input_pipeline, methods, parallel, step
 from dbdc_jax.measuring.workload import PLAN, Workload
 
 # Steps before the clock starts: compilation, and the threads' head start.
@@ -37,7 +37,7 @@ def config(workload: Workload) -> ml_collections.ConfigDict:
 def _run(batches, step_fn, state, signals, steps):
   """Trains; returns seconds waited for batches, and seconds of the loop."""
   waited, pending = 0.0, None
-  iterator = batches.iterate(0, _WARMUP + steps)
+  iterator = feed.Feed(batches).iterate(0, _WARMUP + steps)
   for i in range(_WARMUP + steps):
     if i == _WARMUP:
       jax.block_until_ready(state)
@@ -45,7 +45,7 @@ def _run(batches, step_fn, state, signals, steps):
     asked = time.perf_counter()
     batch = next(iterator)
     waited += time.perf_counter() - asked
-    state, metrics = step_fn(state, parallel.shard(batch), signals, PLAN)
+    state, metrics = step_fn(state, batch, signals, PLAN)
     if pending is not None:
       jax.device_get(pending)
     pending = metrics
@@ -74,22 +74,13 @@ def batches_of(
   )
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  size = method.batch_size(config)
-  batches = input_pipeline.Batches(
-    prepared,
-    split,
-    names,
-    batch_size=size,
-    samples=parallel.own_samples(size),
-    seed=config.seed,
-    memory_limit_gib=config.data.memory_limit_gib,
-    use_unlabeled=method.unlabeled,
-    depth=method.volumes.depth if method.volumes else None,
-  )
+  batches = feed.batches(config, method, prepared, split, names)
   present = input_pipeline.present_classes(
     prepared, split, names, len(task.classes)
   )
-  steps = input_pipeline.steps_per_epoch(prepared, split, names, size)
+  steps = input_pipeline.steps_per_epoch(
+    prepared, split, names, method.batch_size(config)
+  )
   return batches, present, steps
 
 

@@ -1,0 +1,140 @@
+"""Training samples by row: slices, or whole scans, decoded once where they fit.
+
+No jax here.
+"""
+
+from collections.abc import Sequence
+from concurrent import futures
+
+import numpy as np
+
+from data.prepared import Prepared, PreparedCase
+from dbdc_jax import volume_source
+
+
+class Samples:
+  """The samples of some cases, one behind the other.
+
+  The labels of unlabelled cases are never asked for.
+
+  Args of the constructor:
+    prepared: the prepared data.
+    labeled: cases whose labels are wanted.
+    unlabeled: other cases.
+    depth: whole scans of so many slices are the samples; None: slices are.
+    limit: bytes; what goes beyond is decoded each time. Labelled cases come
+      first: their samples are repeated most often.
+
+  Attributes:
+    in_memory: number of samples that are decoded once.
+  """
+
+  def __init__(
+    self,
+    prepared: Prepared,
+    labeled: Sequence[PreparedCase],
+    unlabeled: Sequence[PreparedCase],
+    *,
+    depth: int | None,
+    limit: float,
+  ):
+    self._prepared, self._depth = prepared, depth
+    self._cases = [*labeled, *unlabeled]
+    self._num_labeled = len(labeled)
+    counts = [1 if depth else case.num_slices for case in self._cases]
+    self._first = np.cumsum([0, *counts])
+    size = self._cases[0].geometry['slice_size']
+    self._shape = (depth, size, size) if depth else (size, size)
+    kept = self._kept(limit)
+    self.in_memory = int(self._first[kept])
+    labels = int(self._first[min(kept, len(labeled))])
+    self._images = np.empty((self.in_memory, *self._shape), np.uint16)
+    # The first is the label of what has none: background.
+    self._labels = np.empty((1 + labels, *self._shape), np.uint8)
+    self._labels[0] = 0
+    with futures.ThreadPoolExecutor() as pool:
+      list(pool.map(self._decode, range(kept)))
+
+  def __len__(self) -> int:
+    return int(self._first[-1])
+
+  def _kept(self, limit: float) -> int:
+    """Number of cases, from the first, that fit into `limit` bytes."""
+    per_case = np.diff(self._first) * int(np.prod(self._shape))
+    # Image and label, or image.
+    per_case[: self._num_labeled] *= 3
+    per_case[self._num_labeled :] *= 2
+    return int(np.searchsorted(np.cumsum(per_case), limit, side='right'))
+
+  def _images_of(self, case: PreparedCase) -> np.ndarray:
+    images = self._prepared.images(case)
+    if self._depth is None:
+      return images
+    return volume_source.resample(images, self._depth)[None]
+
+  def _labels_of(self, case: PreparedCase) -> np.ndarray:
+    labels = self._prepared.labels(case)
+    if self._depth is None:
+      return labels
+    return volume_source.resample_labels(labels, self._depth)[None]
+
+  def _decode(self, index: int) -> None:
+    case, first, last = self._cases[index], *self._first[index : index + 2]
+    self._images[first:last] = self._images_of(case)
+    if index < self._num_labeled:
+      self._labels[1 + first : 1 + last] = self._labels_of(case)
+
+  def rows(self, cases: Sequence[PreparedCase]) -> np.ndarray:
+    """The rows of some of the cases, int32."""
+    at = {case.name: i for i, case in enumerate(self._cases)}
+    ranges = [
+      np.arange(self._first[at[case.name]], self._first[at[case.name] + 1])
+      for case in cases
+    ]
+    return np.concatenate(ranges).astype(np.int32)
+
+  def _where(self, row: int) -> tuple[PreparedCase, int]:
+    """The case that a row belongs to, and which of its samples it is."""
+    index = int(np.searchsorted(self._first, row, side='right')) - 1
+    return self._cases[index], int(row - self._first[index])
+
+  def _one_image(self, row: int) -> np.ndarray:
+    case, position = self._where(row)
+    if self._depth is None:
+      return self._prepared.image(case, position)
+    return self._images_of(case)[0]
+
+  def _one_label(self, row: int) -> np.ndarray:
+    case, position = self._where(row)
+    if self._depth is None:
+      return self._prepared.label(case, position)
+    return self._labels_of(case)[0]
+
+  def images(self, rows: np.ndarray) -> np.ndarray:
+    """`[...]` rows to `[..., H, W]` uint16 (whole scans: `[..., D, H, W]`)."""
+    return _take(self._images, rows, self._one_image)
+
+  def labels(self, rows: np.ndarray) -> np.ndarray:
+    """Their labels, uint8: a row is that of the image and 1, or 0 for none."""
+    return _take(self._labels, rows, lambda row: self._one_label(row - 1))
+
+  @property
+  def nbytes(self) -> float:
+    """Bytes of all samples; infinite if some are decoded each time."""
+    if self.in_memory < len(self):
+      return float('inf')
+    return self._images.nbytes + self._labels.nbytes
+
+  def table(self) -> dict[str, np.ndarray]:
+    """The images and labels that are in memory, by row."""
+    return {'image': self._images, 'label': self._labels}
+
+
+def _take(kept, rows, decode):
+  """Rows of an array; those behind its end are decoded."""
+  if rows.max() < len(kept):
+    return kept.take(rows, 0)
+  out = np.empty((rows.size, *kept.shape[1:]), kept.dtype)
+  for i, row in enumerate(rows.ravel()):
+    out[i] = kept[row] if row < len(kept) else decode(row)
+  return out.reshape(*rows.shape, *kept.shape[1:])
