@@ -107,7 +107,8 @@ def _data() -> ml_collections.ConfigDict:
   # ... or read from a split.json of another run, which also says who is
   # labelled (labeled_fraction is not used then).
   data.split = ''
-  # Decoded training slices are kept in memory up to this size; the rest is
+  # Decoded slices of training and validation are kept in memory up to this
+  # size, on a GPU or TPU in its own memory where they fit; the rest is
   # decoded again each time.
   data.memory_limit_gib = 8.0
   return data

@@ -9,10 +9,12 @@ put beside them. Only sealed checkpoints whose files still match count; Orbax
 never sees the others, so a damaged one costs an epoch and not the run.
 """
 
+import collections
 from collections.abc import Callable
 from concurrent import futures
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -33,10 +35,9 @@ _DAMAGED = 'checkpoints_damaged'
 _SEAL = 'seal.json'
 # Files and folders of a checkpoint beside its arrays.
 _MARGIN_BYTES = 1 << 20
-
-
-def _print(text: str) -> None:
-  print(text, flush=True)
+# Saves under way at most, each with a copy of the state: the next one waits.
+_MOST_SAVING = 3
+_print = functools.partial(print, flush=True)
 
 
 class Checkpoints:
@@ -61,7 +62,7 @@ class Checkpoints:
     self._read_only = read_only
     self._warn = warn
     self._thread = futures.ThreadPoolExecutor(max_workers=1)
-    self._saving: futures.Future[None] | None = None
+    self._saving: collections.deque[futures.Future[None]] = collections.deque()
     self._damaged = 0
     self._manager = None
     if parallel.is_lead() and (not read_only or self._folder.is_dir()):
@@ -75,12 +76,12 @@ class Checkpoints:
     # The first error is the one to report.
     with contextlib.suppress(*([Exception] if kind else [])):
       self.wait()
-    self._thread.shutdown()
+    self._thread.shutdown(cancel_futures=True)
     if self._manager is not None:
       self._manager.close()
 
   def save(self, step: int, state: Any, dice: float | None) -> None:
-    """Starts a save.
+    """Starts a save; it is written while training goes on.
 
     Args:
       step: finished train steps.
@@ -88,19 +89,25 @@ class Checkpoints:
       dice: mean validation DSC, or None if this epoch was not validated.
 
     Raises:
-      OSError: no space for it, or for the one before; names the folder, the
-        bytes needed and those free.
+      OSError: no space for it, or for one before; names the folder, the bytes
+        needed and those free.
     """
     if self._manager is None:
       return
-    self.wait()
     arrays = jax.device_get(state)
+    under_way = lambda: sum(not save.done() for save in self._saving)
+    while len(self._saving) > min(under_way(), _MOST_SAVING - 1):
+      self._wait_for_oldest()
     # Older ones go only once this one is complete.
     needed = sum(x.nbytes for x in jax.tree.leaves(arrays)) + _MARGIN_BYTES
-    free = shutil.disk_usage(self._folder).free
-    if free < needed:
-      raise self._disk_full(needed, free)
-    self._saving = self._thread.submit(self._write, step, arrays, dice)
+    if self._free() < needed * (1 + len(self._saving)):
+      self.wait()
+    if self._free() < needed:
+      raise self._disk_full(needed)
+    self._saving.append(self._thread.submit(self._write, step, arrays, dice))
+
+  def _free(self) -> int:
+    return shutil.disk_usage(self._folder).free
 
   def _write(self, step: int, arrays: Any, dice: float | None) -> None:
     """Saves and seals; in the store's thread."""
@@ -113,22 +120,22 @@ class Checkpoints:
     seal(self._folder / str(step))
 
   def wait(self) -> None:
-    """Waits until a running save is on disk.
+    """Waits until all that was saved is on disk.
 
     Raises:
-      OSError: it failed for want of space.
+      OSError: a save failed for want of space.
     """
-    saving, self._saving = self._saving, None
-    if saving is None:
-      return
+    while self._saving:
+      self._wait_for_oldest()
+
+  def _wait_for_oldest(self) -> None:
     try:
-      saving.result()
+      self._saving.popleft().result()
     except Exception as error:
       # Orbax has many ways to say that the disk is full.
       if 'No space left' not in _chain(error):
         raise
-      free = shutil.disk_usage(self._folder).free
-      raise self._disk_full(None, free) from error
+      raise self._disk_full(None) from error
 
   def latest(self, like: Any) -> tuple[int, Any] | None:
     """The newest checkpoint that is whole, on all processes.
@@ -224,11 +231,11 @@ class Checkpoints:
       if self._manager is not None:
         self._manager.reload()
 
-  def _disk_full(self, needed: int | None, free: int) -> OSError:
+  def _disk_full(self, needed: int | None) -> OSError:
     size = '' if needed is None else f'{needed:,} bytes needed, '
     return OSError(
       errno.ENOSPC,
-      f'no space for a checkpoint: {size}{free:,} bytes free;'
+      f'no space for a checkpoint: {size}{self._free():,} bytes free;'
       f' {standing(self._workdir)}. Make space, then the same command resumes',
       str(self._folder),
     )

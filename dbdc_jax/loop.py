@@ -25,7 +25,7 @@ from dbdc_jax import (
   parallel,
   weighting,
 )
-from dbdc_jax.evaluation import inference
+from dbdc_jax.evaluation import inference, validation
 from dbdc_jax.metric_writer import MetricWriter
 from dbdc_jax.step import Plan, TrainState, make_step, ramp
 
@@ -42,6 +42,7 @@ class Run:
   classes: tuple[str, ...]
   method: methods.Method
   feed: feed.Feed
+  validation: validation.Validation
   present: np.ndarray  # [K, C] bool
   trained: np.ndarray | None  # [K] bool, see `step.step_function`
   tx: optax.GradientTransformation
@@ -136,11 +137,11 @@ def _run_epoch(run, step_fn, state, epoch, writer):
 def _end_of_epoch(run, state):
   """Feeds MAW with the epoch's training DSC and clears its counts."""
   dice = losses.pooled_dice(state.dice_counts, jnp.asarray(run.present))
-  state = state._replace(
-    dice_counts=jnp.zeros_like(state.dice_counts),
-    weighting=weighting.update(state.weighting, dice),
-  )
-  return parallel.place(state), np.asarray(dice)
+  cleared = jnp.zeros_like(state.dice_counts)
+  followed = weighting.update(state.weighting, dice)
+  cleared, followed = parallel.place((cleared, followed))
+  state = state._replace(dice_counts=cleared, weighting=followed)
+  return state, np.asarray(dice)
 
 
 def fit(
@@ -182,12 +183,7 @@ def fit(
     validated = None
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
     if last or (not supervised_only and epoch % config.evaluation.every == 0):
-      scores = inference.validation_dice(
-        run.scans(state),
-        run.prepared,
-        run.cases('validation'),
-        len(run.classes),
-      )
+      scores = run.validation.dice(run.scans(state))
       validated = float(np.mean(scores[run.selected]))
       row['validation_dice'] = by_modality(scores)
       row['validation_dice_mean'] = validated

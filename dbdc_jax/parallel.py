@@ -268,12 +268,18 @@ def share(tables: Any) -> Any:
 
 
 def room() -> float:
-  """Bytes of each device that data may live in: a quarter of its memory.
+  """Bytes of each device that one kind of data may take: 1/8 of its memory.
 
   Without a limit on CPUs: their memory is the host's, however many share it.
   """
   statistics = jax.local_devices()[0].memory_stats() or {}
-  return statistics.get('bytes_limit', float('inf')) / 4
+  return statistics.get('bytes_limit', float('inf')) / 8
+
+
+def per_call(slices: int) -> int:
+  """Slices of one call that segments: so many on each GPU or TPU."""
+  cpu = jax.default_backend() == 'cpu'
+  return slices if cpu else slices * jax.local_device_count()
 
 
 def spread(images: np.ndarray) -> jax.Array:

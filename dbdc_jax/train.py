@@ -35,7 +35,7 @@ from dbdc_jax import (
   run_record,
   warm_start,
 )
-from dbdc_jax.evaluation import inference, scoring
+from dbdc_jax.evaluation import inference, scoring, validation
 from dbdc_jax.metric_writer import MetricWriter, read_rows
 from dbdc_jax.precision import compute_dtype
 from dbdc_jax.prediction import recognition
@@ -69,6 +69,7 @@ def _set_up(
 ) -> loop.Run:
   task = task_file.find(config.task)
   modalities = tuple(m.name for m in task.select(config.modalities))
+  batches = feed.batches(config, method, prepared, split, modalities)
   total_steps = steps_per_epoch * config.epochs
   present = input_pipeline.present_classes(
     prepared, split, modalities, len(task.classes)
@@ -82,6 +83,11 @@ def _set_up(
     classes=task.classes,
     method=method,
     feed=feed.Feed(feed.batches(config, method, prepared, split, modalities)),
+    validation=validation.Validation(
+      prepared,
+      input_pipeline.select(prepared, split, modalities, 'validation'),
+      config.data.memory_limit_gib * 2**30 - batches.samples.nbytes,
+    ),
     present=present,
     trained=np.isin(modalities, added) if added else None,
     tx=method.tx,

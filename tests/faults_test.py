@@ -56,8 +56,7 @@ def saved(self, number, *args):
 checkpoint.Checkpoints.save = saved
 """
 IN_VALIDATION = """
-label = inference.sliding_window.labels
-before(inference.sliding_window, 'labels', lambda *a: True, KILL)
+before(inference.sliding_window, 'joint_histograms', lambda *a: True, KILL)
 """
 
 
@@ -141,14 +140,14 @@ STOPS = {
     def nothing(self, start, stop):
       threading.Timer(1, os.kill, (os.getpid(), INT)).start()
       yield queue.Queue().get()
-    loop.input_pipeline.Batches.iterate = nothing
+    loop.feed.Feed.iterate = nothing
     """,
     130,
     'no checkpoint was complete yet',
   ),
   'in validation': (
     '',
-    "before(inference.sliding_window, 'labels', lambda *a: True, TERM)",
+    IN_VALIDATION.replace('KILL', 'TERM'),
     143,
     'checkpoints/6',
   ),

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.gpu import clock, plan
 from dbdc_jax import run_record
+from dbdc_jax.measuring import timing
 
 # Beside what a run records: packages that a machine may lack.
 _PACKAGES = (
@@ -51,20 +52,12 @@ def _said(command: tuple[str, ...]) -> str:
 def _products(tiny: bool, found: plan.Found) -> None:
   """Rates of square matrix products of random numbers, in TFLOP/s."""
   size = 512 if tiny else 8192
-  a, b = (
-    jax.random.normal(jax.random.key(i), (size, size), jnp.bfloat16)
-    for i in (0, 1)
-  )
   for key, dtype, precision in (
     ('matmul_bf16_tflops', jnp.bfloat16, None),
     ('matmul_f32_tflops', jnp.float32, None),
     ('matmul_f32_highest_tflops', jnp.float32, 'highest'),
   ):
-    x, y = a.astype(dtype), b.astype(dtype)
-    call = jax.jit(lambda x, y, p=precision: jnp.matmul(x, y, precision=p))
-    number = 3 if precision or tiny else 15
-    _, piped = clock.seconds(lambda c=call, x=x, y=y: c(x, y), number)
-    found[key] = 2 * size**3 / piped / 1e12
+    found[key] = timing.matmul_rate(dtype, size, precision) / 1e12
     found.save()
 
 

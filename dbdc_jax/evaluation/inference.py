@@ -1,8 +1,10 @@
-"""Validation and test: prepared cases through a network, to scores."""
+"""Prepared cases through a network, to scores."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -18,8 +20,40 @@ def _window(config: ml_collections.ConfigDict) -> dict[str, int]:
   return {
     'patch': patch,
     'stride': patch // 2,
-    'batch': config.evaluation.batch_size,
+    'batch': parallel.per_call(config.evaluation.batch_size),
   }
+
+
+@dataclasses.dataclass
+class Slices:
+  """Slices of scans, one scan behind the other.
+
+  Attributes:
+    images: `[S, H, W]` uint16 prepared slices.
+    labels: `[S, H, W]` uint8, their classes.
+    counts: slices of each scan.
+    modalities: each scan's modality's id.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  counts: list[int]
+  modalities: list[int]
+  _placed: list[tuple[Any, Any, Any]] | None = None
+
+  def placed(self, batch: int) -> list[tuple[Any, Any, Any]]:
+    """Images, labels and ids on the devices, `batch` slices at a time."""
+    if self._placed is None:
+      ids = np.repeat(np.array(self.modalities, np.int32), self.counts)
+      parts = zip(
+        *(
+          sliding_window.filled(array, batch)
+          for array in (self.images, self.labels, ids)
+        ),
+        strict=True,
+      )
+      self._placed = [tuple(map(parallel.spread, part)) for part in parts]
+    return self._placed
 
 
 class Scans:
@@ -47,6 +81,7 @@ class Scans:
     self._window = _window(config)
     self._learnt = (method.predict, params, memory)
     self._voters = None
+    self._classes = len(task_file.find(config.task).classes)
     if method.vote:
       self._voters = voting.Voters(method, params, memory, prepared, labeled)
 
@@ -67,41 +102,29 @@ class Scans:
       *self._learnt, images, modality, **self._window
     )
 
-
-def validation_dice(
-  scans: Scans,
-  prepared: Prepared,
-  cases: Sequence[Sequence[PreparedCase]],
-  num_classes: int,
-) -> np.ndarray:
-  """Mean foreground DSC of each modality's validation cases.
-
-  Args:
-    scans: segments them.
-    prepared: the prepared data.
-    cases: per modality, in bank order.
-    num_classes: background included.
-
-  Returns:
-    `[K]` in [0, 1]: per case the mean over the classes that occur in it or in
-    its prediction, on the prepared grid; then the mean over cases.
-  """
-  flat = [(k, case) for k, group in enumerate(cases) for case in group]
-
-  def score(modality, case) -> float | None:
-    labels = scans.labels(prepared.images(case), modality)
-    reference = prepared.labels(case)
-    dice = metrics.dice(labels, reference, num_classes)[1:]
-    return None if np.isnan(dice).all() else float(np.nanmean(dice))
-
-  # Each process does its share of the cases.
-  mine = {i: score(*flat[i]) for i in parallel.own_items(len(flat))}
-  scores: list[list[float]] = [[] for _ in cases]
-  found = {int(i): s for part in parallel.gather(mine) for i, s in part.items()}
-  for index, (modality, _) in enumerate(flat):
-    if found[index] is not None:
-      scores[modality].append(found[index])
-  return np.array([np.mean(group) if group else 0.0 for group in scores])
+  def joint_histograms(self, slices: Slices) -> list[np.ndarray]:
+    """Of each scan, see `metrics.joint_histogram`: `[C, C]` counts."""
+    ends = np.cumsum(slices.counts)[:-1]
+    if self._voters:
+      scans = zip(
+        slices.modalities,
+        np.split(slices.images, ends),
+        np.split(slices.labels, ends),
+        strict=True,
+      )
+      return [
+        metrics.joint_histogram(self.labels(images, k), labels, self._classes)
+        for k, images, labels in scans
+      ]
+    window = dict(self._window)
+    placed = slices.placed(window.pop('batch'))
+    # Nothing is read before the device has it all.
+    found = [
+      sliding_window.joint_histograms(*self._learnt, *part, **window)
+      for part in placed
+    ]
+    joints = np.concatenate(jax.device_get(found))[: len(slices.images)]
+    return [part.sum(0) for part in np.split(joints, ends)]
 
 
 def test_cases(

@@ -24,12 +24,10 @@ def window_starts(size: int, patch: int, stride: int) -> list[int]:
   return [*starts, size - patch]
 
 
-@functools.partial(
-  jax.jit, static_argnames=('predict', 'patch', 'stride', 'hard')
-)
-def _forward(predict, params, memory, images, modality, patch, stride, hard):
-  """Averaged class probabilities (`hard`: classes) of `images [n, H, W]`."""
+def _overlapping(predict, params, memory, images, modality, patch, stride):
+  """Averaged class probabilities of `images [n, H, W]`: `[n, H, W, C]`."""
   count, height, width = images.shape
+  patch = min(patch, height, width)
   corners = [
     (r, c)
     for r in window_starts(height, patch, stride)
@@ -49,8 +47,54 @@ def _forward(predict, params, memory, images, modality, patch, stride, hard):
   for i, (r, c) in enumerate(corners):
     total = total.at[:, r : r + patch, c : c + patch].add(p[i])
     weight[r : r + patch, c : c + patch] += 1
-  total /= weight
-  return jnp.argmax(total, -1).astype(jnp.uint8) if hard else total
+  return total / weight
+
+
+@functools.partial(
+  jax.jit, static_argnames=('predict', 'patch', 'stride', 'hard')
+)
+def _forward(predict, params, memory, images, modality, patch, stride, hard):
+  """`_overlapping`, or (`hard`) the classes, uint8."""
+  p = _overlapping(predict, params, memory, images, modality, patch, stride)
+  return jnp.argmax(p, -1).astype(jnp.uint8) if hard else p
+
+
+@functools.partial(jax.jit, static_argnames=('predict', 'patch', 'stride'))
+def joint_histograms(
+  predict: Callable[..., jax.Array],
+  params: Any,
+  memory: Any,
+  images: jax.Array,
+  labels: jax.Array,
+  modality: jax.Array,
+  *,
+  patch: int,
+  stride: int,
+) -> jax.Array:
+  """How many pixels of each slice have which pair of classes.
+
+  Args:
+    predict: see `_scan`.
+    params: see `_scan`.
+    memory: see `_scan`.
+    images: `[n, H, W]` uint16 prepared slices.
+    labels: `[n, H, W]` their classes.
+    modality: `[n]` their modalities' ids.
+    patch: see `_scan`.
+    stride: see `_scan`.
+
+  Returns:
+    `[n, C, C]` float32 counts (exact below 2^24 pixels), rows by the label.
+  """
+  p = _overlapping(predict, params, memory, images, modality, patch, stride)
+  classes = jnp.arange(p.shape[-1])
+  one_hot = lambda x: (x[..., None] == classes).astype(jnp.float32)
+  return jnp.einsum(
+    'nhwr,nhwp->nrp',
+    one_hot(labels),
+    one_hot(jnp.argmax(p, -1)),
+    precision=jax.lax.Precision.HIGHEST,
+  )
 
 
 def probabilities(*args: Any, **kwargs: Any) -> np.ndarray:
@@ -92,28 +136,25 @@ def _scan(
     batch: slices per call; the last call is filled up with zeros.
     hard: classes instead of probabilities.
   """
-  patch = min(patch, *images.shape[1:])
-  ids = np.full(batch, modality, np.int32)
-  out = []
-  for first in range(0, len(images), batch):
-    chunk = images[first : first + batch]
-    short = batch - len(chunk)
-    filled = np.pad(chunk, ((0, short), (0, 0), (0, 0)))
-    out.append(
-      np.asarray(
-        _forward(
-          predict,
-          params,
-          memory,
-          parallel.spread(filled),
-          parallel.spread(ids),
-          patch,
-          stride,
-          hard,
-        )
-      )[: len(chunk)]
-    )
-  return np.concatenate(out)
+  ids = parallel.spread(np.full(batch, modality, np.int32))
+  start = lambda chunk: _forward(
+    predict, params, memory, parallel.spread(chunk), ids, patch, stride, hard
+  )
+  chunks = filled(images, batch)
+  done, running = [], start(chunks[0])
+  for following in [*chunks[1:], None]:
+    # The device has the next slices before these are read.
+    waited, running = running, None if following is None else start(following)
+    done.append(np.asarray(waited))
+  return np.concatenate(done)[: len(images)]
+
+
+def filled(slices: np.ndarray, batch: int) -> list[np.ndarray]:
+  """Parts of `batch` slices; the last is filled up with zeros."""
+  parts = [slices[i : i + batch] for i in range(0, len(slices), batch)]
+  short = batch - len(parts[-1])
+  parts[-1] = np.pad(parts[-1], ((0, short), *[(0, 0)] * (slices.ndim - 1)))
+  return parts
 
 
 @functools.partial(jax.jit, static_argnames=('predict', 'mirrored'))

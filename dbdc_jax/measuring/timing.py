@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Matrix products that are waited for once.
+_IN_A_ROW = 4
+
 
 def interleaved(
   calls: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
@@ -51,21 +54,31 @@ def summary(seconds: np.ndarray) -> dict[str, float]:
 
 
 @functools.cache
-def matmul_rate(dtype: Any, size: int, repeats: int = 5) -> float:
+def matmul_rate(
+  dtype: Any, size: int, precision: str | None = None, repeats: int = 5
+) -> float:
   """Floating-point operations per second of one device, as measured.
+
+  The numbers are random: a GPU that multiplies ones draws less power and runs
+  at a higher clock than it ever does in training.
 
   Args:
     dtype: of both factors and the result.
     size: side of the square matrices.
+    precision: of the products, see `jax.default_matmul_precision`.
     repeats: the fastest of these counts.
 
   Returns:
-    2 size^3 / seconds.
+    2 size^3 / seconds, of products in a row.
   """
-  x = jnp.ones((size, size), dtype)
-  multiply = jax.jit(lambda a, b: a @ b)
-  times = interleaved({'matmul': lambda: multiply(x, x)}, repeats)
-  return 2 * size**3 / float(times['matmul'].min())
+  a, b = (
+    jax.random.normal(jax.random.key(i), (size, size)).astype(dtype)
+    for i in (0, 1)
+  )
+  multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+  row = lambda: [multiply(a, b) for _ in range(_IN_A_ROW)]
+  seconds = interleaved({'matmul': row}, repeats)['matmul'].min()
+  return _IN_A_ROW * 2 * size**3 / float(seconds)
 
 
 def peak_rss() -> int:

@@ -1,0 +1,157 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import heart
+from dbdc_jax import parallel
+from dbdc_jax.evaluation import inference, metrics, sliding_window
+from dbdc_jax.evaluation.validation import Validation
+
+CLASSES, SIDE = 8, 12
+
+
+class Case:
+  def __init__(self, name, num_slices):
+    self.name, self.num_slices = name, num_slices
+    self.geometry = {'slice_size': SIDE}
+
+
+class Prepared:
+  """Random scans; the last one's labels are background alone."""
+
+  def __init__(self, cases):
+    rng = np.random.default_rng(0)
+    shape = lambda case: (case.num_slices, SIDE, SIDE)
+    self._images = {
+      c.name: rng.integers(0, 65536, shape(c)).astype(np.uint16) for c in cases
+    }
+    self._labels = {
+      c.name: rng.integers(0, 3, shape(c)).astype(np.uint8) for c in cases
+    }
+    self.asked = []
+
+  def images(self, case):
+    self.asked.append(case.name)
+    return self._images[case.name]
+
+  def labels(self, case):
+    return self._labels[case.name]
+
+
+GROUPS = [[Case('a', 5), Case('b', 3)], [], [Case('c', 9), Case('d', 1)]]
+ALL = [case for group in GROUPS for case in group]
+
+
+def _predict(params, memory, images, modality):
+  """Class by brightness and modality: 0, 1 or 2."""
+  level = jnp.clip((images[..., 0] * 3).astype(int), 0, 2)
+  shifted = (level + modality[:, None, None] * params) % 3
+  return 9.0 * (shifted[..., None] == jnp.arange(CLASSES))
+
+
+class Method:
+  predict = staticmethod(_predict)
+  vote = None
+
+
+def _scans(method=Method, params=1):
+  config = heart.get_config(None)
+  config.augment.patch_size, config.evaluation.batch_size = 8, 4
+  return inference.Scans(config, method, params, None, None, [])
+
+
+def _slow(prepared, shift=1):
+  """Scan by scan, class by class."""
+  out = []
+  for k, group in enumerate(GROUPS):
+    found = []
+    for case in group:
+      level = np.clip(
+        (prepared._images[case.name] / 65535 * 3).astype(int), 0, 2
+      )
+      predicted = (level + k * shift) % 3
+      reference = prepared._labels[case.name]
+      dice = []
+      for c in range(1, CLASSES):
+        a, b = predicted == c, reference == c
+        if a.any() or b.any():
+          dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+      if dice:
+        found.append(np.mean(dice))
+    out.append(np.mean(found) if found else 0.0)
+  return out
+
+
+@pytest.mark.parametrize('limit', [0, 1e9])
+def test_equals_the_plain_loop_over_scans(limit):
+  prepared = Prepared(ALL)
+  made = Validation(prepared, GROUPS, limit)
+  for shift in (1, 2):
+    found = made.dice(_scans(params=shift))
+    np.testing.assert_allclose(found, _slow(prepared, shift), rtol=1e-6)
+  # Decoded once, or once each time.
+  assert len(prepared.asked) == len(ALL) * (1 if limit else 2)
+
+
+def test_a_scan_without_any_foreground_does_not_count():
+  prepared = Prepared(ALL)
+  prepared._labels['d'][:] = 0
+  # Class 1 by brightness, 0 after the shift of modality 2.
+  prepared._images['d'][:] = 30000
+  expected = _slow(prepared)
+  found = Validation(prepared, GROUPS, 1e9).dice(_scans())
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  alone = Validation(prepared, [[], [], [ALL[2]]], 1e9).dice(_scans())
+  np.testing.assert_allclose(found[2], alone[2], rtol=1e-6)
+
+
+def test_each_process_does_its_share(monkeypatch):
+  prepared = Prepared(ALL)
+  whole = Validation(prepared, GROUPS, 1e9).dice(_scans())
+  shares = []
+  for process in (0, 1):
+    monkeypatch.setattr(
+      parallel, 'own_items', lambda n, p=process: range(p, n, 2)
+    )
+    monkeypatch.setattr(parallel, 'gather', lambda v: shares.append(v) or [v])
+    with pytest.raises(KeyError):
+      Validation(prepared, GROUPS, 1e9).dice(_scans())
+  monkeypatch.setattr(parallel, 'gather', lambda value: shares)
+  assert [sorted(share) for share in shares] == [[0, 2], [1, 3]]
+  joined = Validation(prepared, GROUPS, 1e9).dice(_scans())
+  np.testing.assert_array_equal(joined, whole)
+
+
+def test_a_method_that_votes_is_asked_scan_by_scan(monkeypatch):
+  class Voters:
+    def __init__(self, *args):
+      pass
+
+    def probabilities(self, images, modality):
+      level = np.clip((images / 65535 * 3).astype(int), 0, 2)
+      return np.eye(CLASSES)[(level + modality) % 3]
+
+  class Voting(Method):
+    vote = staticmethod(lambda: None)
+
+  monkeypatch.setattr(inference.voting, 'Voters', Voters)
+  prepared = Prepared(ALL)
+  found = Validation(prepared, GROUPS, 1e9).dice(_scans(Voting))
+  np.testing.assert_allclose(found, _slow(prepared), rtol=1e-6)
+
+
+def test_histograms_of_slices_are_those_of_their_labels():
+  """On the device as on the host, with slices that fill up a call."""
+  prepared = Prepared(ALL)
+  slices = inference.Slices(
+    prepared._images['c'], prepared._labels['c'], [4, 5], [0, 2]
+  )
+  scans = _scans()
+  found = scans.joint_histograms(slices)
+  parts = ((0, slice(0, 4)), (2, slice(4, 9)))
+  for joint, (k, part) in zip(found, parts, strict=True):
+    labels = sliding_window.labels(
+      _predict, 1, None, slices.images[part], k, patch=8, stride=4, batch=2
+    )
+    expected = metrics.joint_histogram(labels, slices.labels[part], CLASSES)
+    np.testing.assert_array_equal(joint, expected)
