@@ -1,4 +1,8 @@
-"""The validation scans' DSC, which chooses a run's checkpoint."""
+"""The validation scans' DSC, which chooses a run's checkpoint.
+
+It is taken on the prepared grid, from windows that do not overlap; the test's
+overlap by half, and its scores are of the scan's own grid.
+"""
 
 from collections.abc import Iterator, Sequence
 
