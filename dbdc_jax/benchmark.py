@@ -272,6 +272,9 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
       f'waiting for data: {100 * share:.1f} % of the loop ({joint.method} on'
       f' the heart phantom, {ms:.0f} ms a step)'
     )
+    rates = found['waiting']['batches_per_second'].items()
+    said = ', '.join(f'{name} {rate:.0f}' for name, rate in rates)
+    print(f'batches a second, by where samples live: {said}')
   if flags.collectives:
     found['collectives'] = [
       collectives.count_elsewhere(joint, n) for n in flags.collectives

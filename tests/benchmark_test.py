@@ -105,6 +105,9 @@ def test_waiting_for_data_is_a_share_of_the_loop(cache, tmp_path):
   config.phantom.subjects, config.data.slice_size = 5, 32
   found = waiting.measure(config, tmp_path, 2)
   assert 0 <= found['waiting_share'] <= 1 and found['steps'] == 2
+  assert found['steps_per_epoch'] > 0
+  assert set(found['batches_per_second']) == {'device', 'host', 'decoded'}
+  assert min(found['batches_per_second'].values()) > 0
 
 
 def test_the_volumes_are_alike_as_a_prediction_and_its_reference():

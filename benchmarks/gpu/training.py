@@ -16,7 +16,7 @@ import ml_collections
 
 from benchmarks.gpu import plan, workspace
 from configs import heart
-from dbdc_jax import input_pipeline, methods, parallel
+from dbdc_jax import input_pipeline
 from dbdc_jax.measuring import waiting
 from dbdc_jax.metric_writer import read_rows
 
@@ -88,30 +88,6 @@ def _wait_for_data(seconds: float) -> dict[str, Any]:
   raise RuntimeError('the phantom is not there yet')
 
 
-def _pipeline(config, folder, number, found) -> None:
-  """Batches a second of the input pipeline alone."""
-  method = methods.build(config, parallel.AXIS)
-  start = time.perf_counter()
-  batches, _, steps = waiting.batches_of(config, method, folder)
-  found['set_up_seconds'] = time.perf_counter() - start
-  found['steps_per_epoch'] = steps
-  iterator = batches.iterate(0, number + 10)
-  for _ in range(10):
-    next(iterator)
-  start = time.perf_counter()
-  for _ in range(number):
-    next(iterator)
-  rate = number / (time.perf_counter() - start)
-  iterator.close()
-  # Labelled and unlabelled slices of two modalities.
-  images = rate * 4 * config.batch_size
-  found['pipeline_steps_per_second'] = rate
-  found['pipeline_images_per_second'] = images
-  found['lines'].append(
-    f'pipeline alone: {rate:.0f} batches/s = {images:.0f} images/s'
-  )
-
-
 def measure_loop(context: plan.Context, name: str, found: plan.Found) -> None:
   """The input pipeline alone, and the real loop's share of waiting."""
   del name
@@ -121,14 +97,16 @@ def measure_loop(context: plan.Context, name: str, found: plan.Found) -> None:
   config = _config(context.tiny)
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary)
-    _pipeline(config, folder, 40 if context.tiny else 400, found)
-    found.save()
     loop = waiting.measure(config, folder, 20 if context.tiny else 300)
   found['loop'] = loop
   found['lines'].append(
     f'real loop: {loop["step_ms"]:.2f} ms a step, waits for data'
     f' {100 * loop["waiting_share"]:.1f} %'
   )
+  rates = loop['batches_per_second'].items()
+  found['lines'] += [
+    f'{rate:.0f} batches/s from {name}' for name, rate in rates
+  ]
 
 
 def _epochs(context: plan.Context) -> int:
@@ -138,7 +116,8 @@ def _epochs(context: plan.Context) -> int:
   loop = context.part('loop')
   step = workspace.dig(loop, 'loop', 'step_ms')
   step = step or context.part('dbdc_heart_bf16').get('piped_ms') or 30.0
-  seconds = _EPOCH_SECONDS + loop.get('steps_per_epoch', 43) * step / 1e3
+  steps = workspace.dig(loop, 'loop', 'steps_per_epoch') or 43
+  seconds = _EPOCH_SECONDS + steps * step / 1e3
   room = min(context.left() - _AROUND_SECONDS, _MOST_SECONDS)
   return max(6, min(_MOST_EPOCHS, int(room / seconds)))
 

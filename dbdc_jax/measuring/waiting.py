@@ -5,6 +5,7 @@ before is read. The scans are the built-in phantom, prepared like real ones and
 kept on the device.
 """
 
+import copy
 import pathlib
 import time
 from typing import Any
@@ -84,6 +85,45 @@ def batches_of(
   return batches, present, steps
 
 
+def _rate(iterate, steps, epochs) -> float:
+  """Batches a second, each epoch asked for anew."""
+  start = time.perf_counter()
+  for epoch in range(epochs):
+    for batch in iterate(epoch * steps, (epoch + 1) * steps):
+      jax.block_until_ready(batch)
+  return epochs * steps / (time.perf_counter() - start)
+
+
+def rates(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, epochs: int = 5
+) -> dict[str, float]:
+  """Batches a second, with nothing that trains on them.
+
+  Args:
+    config: of a task that has a phantom.
+    folder: where the split is written.
+    epochs: so many, and one before the clock starts.
+
+  Returns:
+    Of batches that are looked up on the device ('device'), put together from
+    the host's memory ('host') and decoded each time ('decoded').
+  """
+  method = methods.build(config, parallel.AXIS)
+  found = {}
+  for name, limit, room in (
+    ('device', config.data.memory_limit_gib, None),
+    ('host', config.data.memory_limit_gib, 0),
+    ('decoded', 0.0, 0),
+  ):
+    limited = copy.deepcopy(config)
+    limited.data.memory_limit_gib = limit
+    batches, _, steps = batches_of(limited, method, folder)
+    iterate = feed.Feed(batches, room).iterate
+    _rate(iterate, steps, 1)
+    found[name] = _rate(iterate, steps, epochs)
+  return found
+
+
 def measure(
   config: ml_collections.ConfigDict, folder: pathlib.Path, steps: int
 ) -> dict[str, Any]:
@@ -96,10 +136,11 @@ def measure(
 
   Returns:
     'waiting_share': seconds that the loop was blocked on the batch iterator
-    over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps'.
+    over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps';
+    'steps_per_epoch'; and 'batches_per_second', see `rates`.
   """
   method = methods.build(config, parallel.AXIS)
-  batches, present, _ = batches_of(config, method, folder)
+  batches, present, steps_per_epoch = batches_of(config, method, folder)
   signals = methods.full_signals(present, batches.consistent)
   waited, total = _run(
     batches,
@@ -114,4 +155,6 @@ def measure(
     'waiting_share': waited / total,
     'step_ms': 1e3 * total / steps,
     'steps': steps,
+    'steps_per_epoch': steps_per_epoch,
+    'batches_per_second': rates(config, folder),
   }
