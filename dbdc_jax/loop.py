@@ -165,6 +165,9 @@ def fit(
   config = run.config
   step_fn = make_step(run.method, run.tx, run.trained)
   done = int(state.step) // run.steps_per_epoch
+  # An epoch's clock runs from the end of the one before: validation, and handing
+  # a checkpoint over, count.
+  ended = time.monotonic()
   for epoch in range(done + 1, config.epochs + 1):
     started = time.monotonic()
     state, row = _run_epoch(run, step_fn, state, epoch, writer)
@@ -187,8 +190,9 @@ def fit(
       validated = float(np.mean(scores[run.selected]))
       row['validation_dice'] = by_modality(scores)
       row['validation_dice_mean'] = validated
-    row['seconds'] = time.monotonic() - started
-    row['validation_share'] = 1 - seconds / row['seconds']
+    started, ended = ended, time.monotonic()
+    row['seconds'] = ended - started
+    row['share_outside_steps'] = 1 - seconds / row['seconds']
     step = int(state.step)
     # In this order: a checkpoint is there only if its row is.
     writer.write(step, epoch, 'epoch', row)

@@ -7,7 +7,7 @@ from configs import heart
 from dbdc_jax.metric_writer import read_rows
 
 # Fields of a row that hold times.
-CLOCKS = ('time', 'images_per_second', 'seconds', 'validation_share')
+CLOCKS = ('time', 'images_per_second', 'seconds', 'share_outside_steps')
 FIELDS = {
   'data.slice_size': 32,
   'phantom.size': 'tiny',

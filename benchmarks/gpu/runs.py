@@ -20,7 +20,7 @@ from dbdc_jax.metric_writer import read_rows
 
 _FIRST = 'deterministic_1'
 # Fields of a row that hold times.
-CLOCKS = ('time', 'images_per_second', 'seconds', 'validation_share')
+CLOCKS = ('time', 'images_per_second', 'seconds', 'share_outside_steps')
 _EPOCHS = 2
 # Seconds left for the last words of a part.
 _REST = 10

@@ -159,6 +159,9 @@ def _rates(rows: list[dict[str, Any]], epochs: int, found) -> None:
   )
   found['epoch_seconds'] = statistics.median(row['seconds'] for row in late)
   found['epochs_done'] = len(rows)
+  found['share_outside_steps'] = statistics.median(
+    row['share_outside_steps'] for row in late
+  )
   found['last_row'] = rows[-1]
   times = [row['time'] for row in late if 'time' in row]
   between = [b - a for a, b in itertools.pairwise(times)]
@@ -169,7 +172,8 @@ def _rates(rows: list[dict[str, Any]], epochs: int, found) -> None:
   found['lines'].append(
     f'{len(rows)} of {epochs} epochs, {found["seconds"]:.0f} s in all,'
     f' {found["images_per_second"]:.0f} images/s in the steps, median epoch'
-    f' {found["epoch_seconds"]:.2f} s{said}'
+    f' {found["epoch_seconds"]:.2f} s{said},'
+    f' {100 * found["share_outside_steps"]:.1f} % of it outside of the steps'
   )
 
 
