@@ -165,8 +165,8 @@ def fit(
   config = run.config
   step_fn = make_step(run.method, run.tx, run.trained)
   done = int(state.step) // run.steps_per_epoch
-  # An epoch's clock runs from the end of the one before: validation, and handing
-  # a checkpoint over, count.
+  # An epoch's clock runs from the end of the one before: validation counts, and
+  # handing a checkpoint over.
   ended = time.monotonic()
   for epoch in range(done + 1, config.epochs + 1):
     started = time.monotonic()
