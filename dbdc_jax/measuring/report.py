@@ -62,6 +62,50 @@ def parts_table(parts: dict[str, dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
+def compiled_table(found: dict[str, Any]) -> str:
+  """What a program compiled for a GPU does, by part of the method."""
+  rate = found['bytes_per_second']
+  lines = [
+    f'{found["card"]}: {found["method"]}, K={found["modalities"]}, width'
+    f' {found["width"]}, {found["batch"]} slices of {found["patch"]} x'
+    f' {found["patch"]}, {found["classes"]} classes, stride'
+    f' {found["stride"]}, {found["dtype"]}',
+    f'{"":36s}{"forward":>17s}{"backward":>17s}{"share":>8s}{"floor":>10s}',
+    f'{"part":36s}{2 * f"{"kernels":>8s}{"GB":>9s}"}',
+  ]
+  for part, kinds in found['parts'].items():
+    moved = sum(kind['bytes'] for kind in kinds.values())
+    if any(kind['kernels'] for kind in kinds.values()):
+      columns = ''.join(
+        f'{kind["kernels"]:8,d}{kind["bytes"] / 1e9:9.3f}'
+        for kind in kinds.values()
+      )
+      lines.append(
+        f'{part:36s}{columns}{100 * moved / found["bytes"]:6.1f} %'
+        f'{1e3 * moved / rate:7.3f} ms'
+      )
+  memory = found['memory']
+  loops = f'{found["loops"]} loops'
+  if found['open_loops']:
+    loops += f' (of {found["open_loops"]} the length is unknown: run once here)'
+  lines += [
+    f'{"all":36s}{found["kernels"]:8,d} kernels, {found["bytes"] / 1e9:.2f} GB:'
+    f' {found["floor_ms"]:.2f} ms at {rate / 1e12:.2f} TB/s',
+    f'of these {found["copies"]} copies; {loops}; arguments'
+    f' {_bytes(memory["arguments"])} ({_bytes(memory["donated"])} of them'
+    f' donated), temporaries {_bytes(memory["temporaries"])}; compiled in'
+    f' {found["compile_seconds"]:.0f} s',
+  ]
+  return '\n'.join(lines)
+
+
+COMPILED_NOTES = """\
+Kernels: what is started on the GPU. GB: read and written by them, every array
+whole. floor: these bytes at the card's memory bandwidth, no measured time.
+backward: what differentiation made; forward: all else. A kernel that does
+several parts' work counts as one's. Nothing was run: no GPU is needed."""
+
+
 def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
   """Writes the measurements; the file is whole or not there."""
   path = pathlib.Path(path)
