@@ -3,9 +3,9 @@
   python -m dbdc_jax.measuring.ahead_of_time --card h100
 
 XLA compiles for a card that it only knows by a description (`cards/`). That
-needs jax's plug-in for CUDA and NVIDIA's compiler as packages, neither a GPU nor
-its driver: `benchmarks/requirements-compile.txt`. Nothing is tuned by running
-it, so that matrix products may be cut otherwise than on the card itself.
+needs jax's plug-in for CUDA and NVIDIA's compiler as packages, neither a GPU
+nor its driver: `benchmarks/requirements-compile.txt`. On the card itself XLA
+times several forms of a product or convolution; here it takes the first.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from dbdc_jax.measuring.workload import (
 )
 
 REQUIREMENTS = 'benchmarks/requirements-compile.txt'
-# Folder of the package `nvidia` -> file in it that the compiler needs -> the
+# The folder of the package `nvidia`, and what the compiler needs of it -> the
 # distribution that brings it.
 _TOOLKIT = 'cu13'
 _TOOLS = {
   'bin/ptxas': 'nvidia-cuda-nvcc',
   'nvvm/libdevice': 'nvidia-nvvm',
 }
-_PLUGIN = 'jax-cuda13-plugin'
+_PLUGINS = ('jax-cuda13-plugin', 'jax-cuda13-pjrt')
 
 
 def cards() -> tuple[str, ...]:
@@ -73,28 +73,32 @@ def _toolkit() -> pathlib.Path | None:
   return next(iter(complete or folders), None)
 
 
+def _version(package: str) -> str | None:
+  """Of an installed distribution."""
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
 def lacking() -> str:
   """What has to be installed to compile for a card; '' if it is there."""
-  try:
-    version = metadata.version(_PLUGIN)
-  except metadata.PackageNotFoundError:
-    missing = [_PLUGIN]
-  else:
-    folder = _toolkit()
-    missing = [
-      package
-      for tool, package in _TOOLS.items()
-      if folder is None or not (folder / tool).exists()
-    ]
+  folder, plugin = _toolkit(), _version(_PLUGINS[0])
+  missing = [package for package in _PLUGINS if not _version(package)]
+  missing += [
+    package
+    for tool, package in _TOOLS.items()
+    if folder is None or not (folder / tool).exists()
+  ]
   remedy = (
     f'in a virtual environment of its own, pip install -r {REQUIREMENTS} (its'
     ' first lines say how)'
   )
   if missing:
-    return f'{", ".join(missing)} is not installed: {remedy}'
-  if version != jax.__version__:
+    return f'not installed: {", ".join(missing)}; {remedy}'
+  if plugin != jax.__version__:
     return (
-      f'{_PLUGIN} {version} does not go with jax {jax.__version__}: {remedy}'
+      f'{_PLUGINS[0]} {plugin} does not go with jax {jax.__version__}; {remedy}'
     )
   return ''
 

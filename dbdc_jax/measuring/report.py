@@ -62,38 +62,46 @@ def parts_table(parts: dict[str, dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
+def _part_line(name: str, kinds: dict[str, Any], total: int, rate: int) -> str:
+  """A part's kernels and GB, forward and backward, its share and floor."""
+  columns = ''.join(
+    f'{kind["kernels"]:9,d}{kind["bytes"] / 1e9:9.3f}'
+    for kind in kinds.values()
+  )
+  moved = sum(kind['bytes'] for kind in kinds.values())
+  share = f'{100 * moved / max(total, 1):.1f} %'
+  return f'{name:36s}{columns}{share:>9s}{1e3 * moved / rate:10.3f}'
+
+
 def compiled_table(found: dict[str, Any]) -> str:
   """What a program compiled for a GPU does, by part of the method."""
-  rate = found['bytes_per_second']
+  rate, total, memory = (
+    found[key] for key in ('bytes_per_second', 'bytes', 'memory')
+  )
+  kernels_gb = f'{"kernels":>9s}{"GB":>9s}'
   lines = [
     f'{found["card"]}: {found["method"]}, K={found["modalities"]}, width'
     f' {found["width"]}, {found["batch"]} slices of {found["patch"]} x'
-    f' {found["patch"]}, {found["classes"]} classes, stride'
-    f' {found["stride"]}, {found["dtype"]}',
-    f'{"":36s}{"forward":>17s}{"backward":>17s}{"share":>8s}{"floor":>10s}',
-    f'{"part":36s}{2 * f"{"kernels":>8s}{"GB":>9s}"}',
+    f' {found["patch"]}, {found["classes"]} classes, stride {found["stride"]},'
+    f' {found["dtype"]}',
+    f'{"":36s}{"forward":>18s}{"backward":>18s}',
+    f'{"part":36s}{kernels_gb}{kernels_gb}{"share":>9s}{"floor, ms":>10s}',
   ]
-  for part, kinds in found['parts'].items():
-    moved = sum(kind['bytes'] for kind in kinds.values())
-    if any(kind['kernels'] for kind in kinds.values()):
-      columns = ''.join(
-        f'{kind["kernels"]:8,d}{kind["bytes"] / 1e9:9.3f}'
-        for kind in kinds.values()
-      )
-      lines.append(
-        f'{part:36s}{columns}{100 * moved / found["bytes"]:6.1f} %'
-        f'{1e3 * moved / rate:7.3f} ms'
-      )
-  memory = found['memory']
+  lines += [
+    _part_line(part, kinds, total, rate)
+    for part, kinds in found['parts'].items()
+    if any(kind['kernels'] for kind in kinds.values())
+  ]
   loops = f'{found["loops"]} loops'
   if found['open_loops']:
-    loops += f' (of {found["open_loops"]} the length is unknown: run once here)'
+    loops += f' ({found["open_loops"]} of unknown length, counted as run once)'
   lines += [
-    f'{"all":36s}{found["kernels"]:8,d} kernels, {found["bytes"] / 1e9:.2f} GB:'
-    f' {found["floor_ms"]:.2f} ms at {rate / 1e12:.2f} TB/s',
-    f'of these {found["copies"]} copies; {loops}; arguments'
-    f' {_bytes(memory["arguments"])} ({_bytes(memory["donated"])} of them'
-    f' donated), temporaries {_bytes(memory["temporaries"])}; compiled in'
+    f'{found["kernels"]:,d} kernels, {total / 1e9:.2f} GB, a floor of'
+    f' {found["floor_ms"]:.2f} ms at {rate / 1e12:.2f} TB/s;'
+    f' {found["copies"]} copies, {loops}',
+    f'arguments {_bytes(memory["arguments"])}, of which'
+    f' {_bytes(memory["donated"])} are donated; temporaries'
+    f' {_bytes(memory["temporaries"])}; compiled in'
     f' {found["compile_seconds"]:.0f} s',
   ]
   return '\n'.join(lines)
