@@ -5,9 +5,12 @@ from importlib import metadata
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from dbdc_jax import benchmark
+from dbdc_jax import benchmark, parallel
 from dbdc_jax.measuring import (
   ahead_of_time,
   compiled,
@@ -306,6 +309,27 @@ def test_the_parts_add_up_and_the_table_has_them():
   table = report.compiled_table(json.loads(json.dumps(found)))
   assert 'Sinkhorn' in table and 'optimizer' not in table
   assert '7 kernels' in table and '3 copies, 1 loops' in table
+
+
+def test_the_compiled_step_is_the_pmapped_one():
+  """On this process's devices both give the same, and donate the state."""
+
+  def toy(state, batch, signals, plan):
+    total = jax.lax.psum(jnp.sum(batch['x']) * signals, parallel.AXIS)
+    return state + total * plan, {'total': total}
+
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), (parallel.AXIS,))
+  meshed, placed = parallel.mesh_step(toy, mesh)
+  found = []
+  for function in (parallel.pmap_step(toy), meshed):
+    state = parallel.place(np.arange(3.0, dtype=np.float32))
+    batch = parallel.shard({'x': np.arange(16.0).reshape(2, 8)})
+    new, metrics = function(state, batch, np.float32(2), np.float32(0.5))
+    found.append((np.asarray(new), float(metrics['total'])))
+    assert state.is_deleted()
+  np.testing.assert_array_equal(found[0][0], found[1][0])
+  assert found[0][1] == found[1][1] == 240
+  assert [tuple(p.spec) for p in placed] == [(), (parallel.AXIS,), (), ()]
 
 
 def test_a_card_is_described():
