@@ -308,7 +308,7 @@ def test_the_parts_add_up_and_the_table_has_them():
   }
   table = report.compiled_table(json.loads(json.dumps(found)))
   assert 'Sinkhorn' in table and 'optimizer' not in table
-  assert '7 kernels' in table and '3 copies, 1 loops' in table
+  assert '7 kernels' in table and 'copies: 3, loops: 1' in table
 
 
 def test_the_compiled_step_is_the_pmapped_one():

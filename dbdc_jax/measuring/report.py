@@ -92,13 +92,13 @@ def compiled_table(found: dict[str, Any]) -> str:
     for part, kinds in found['parts'].items()
     if any(kind['kernels'] for kind in kinds.values())
   ]
-  loops = f'{found["loops"]} loops'
+  loops = f'loops: {found["loops"]}'
   if found['open_loops']:
     loops += f' ({found["open_loops"]} of unknown length, counted as run once)'
   lines += [
     f'{found["kernels"]:,d} kernels, {total / 1e9:.2f} GB, a floor of'
     f' {found["floor_ms"]:.2f} ms at {rate / 1e12:.2f} TB/s;'
-    f' {found["copies"]} copies, {loops}',
+    f' copies: {found["copies"]}, {loops}',
     f'arguments {_bytes(memory["arguments"])}, of which'
     f' {_bytes(memory["donated"])} are donated; temporaries'
     f' {_bytes(memory["temporaries"])}; compiled in'
@@ -109,9 +109,9 @@ def compiled_table(found: dict[str, Any]) -> str:
 
 COMPILED_NOTES = """\
 Kernels: what is started on the GPU. GB: read and written by them, every array
-whole. floor: these bytes at the card's memory bandwidth, no measured time.
-backward: what differentiation made; forward: all else. A kernel that does
-several parts' work counts as one's. Nothing was run: no GPU is needed."""
+once and whole. floor: these bytes at the card's memory bandwidth, no measured
+time; its cache may save some. backward: what differentiation made; forward: all
+else. A kernel that does several parts' work counts as one's. Nothing was run."""
 
 
 def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
