@@ -2,9 +2,9 @@
 
 A kernel is an instruction that runs by itself: a fusion, a convolution, a copy.
 It moves what it reads and what it writes, each array once and whole, even where
-it needs a slice of it or the cache still holds it. So the bytes compare programs
-and say what bounds them; they are not a time. A small kernel takes as long as
-starting it does.
+it needs a slice of it or the cache still holds it. So the bytes compare
+programs and say what bounds them; they are not a time. A small kernel takes as
+long as starting it does.
 """
 
 from collections import defaultdict
