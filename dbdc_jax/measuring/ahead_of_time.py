@@ -5,7 +5,7 @@
 XLA compiles for a card that it only knows by a description (`cards/`). That
 needs jax's plug-in for CUDA and NVIDIA's compiler as packages, neither a GPU
 nor its driver: `benchmarks/requirements-compile.txt`. On the card itself XLA
-times several forms of a product or convolution; here it takes the first.
+times several forms of a product or convolution; here it takes its default.
 """
 
 import argparse

@@ -111,7 +111,7 @@ COMPILED_NOTES = """\
 Kernels: what is started on the GPU. GB: read and written by them, every array
 once and whole. floor: these bytes at the card's memory bandwidth, no measured
 time; its cache may save some. backward: what differentiation made; forward:
-all else. A kernel that does several parts' work counts as one's. Nothing ran."""
+all else. A kernel with several parts' work counts as one's. Nothing was run."""
 
 
 def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
