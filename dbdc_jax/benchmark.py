@@ -7,6 +7,7 @@
   python -m dbdc_jax.benchmark --compare 2,4 --widths 8 --patch 48
   python -m dbdc_jax.benchmark --metrics --predict --width 32
   python -m dbdc_jax.benchmark --recognition abdomen:ct,t2 --scans DIR
+  python -m dbdc_jax.benchmark --compile-for h100 --methods dbdc --modalities 2
 
 Several can be asked for at once. Images are random and made here, except for
 --waiting, which trains on the phantom, and --recognition: no scans are needed.
@@ -27,6 +28,7 @@ import jax
 from data.task import TASKS
 from dbdc_jax import counting, memory, methods, parallel
 from dbdc_jax.measuring import (
+  ahead_of_time,
   collectives,
   prediction,
   recognising,
@@ -56,6 +58,7 @@ _MEASURED = (
   'metrics',
   'predict',
   'recognition',
+  'compile_for',
 )
 
 
@@ -129,6 +132,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     help='--modality auto, by cross-validation on heart or abdomen (and these'
     ' modalities); nothing is trained',
   )
+  what.add_argument(
+    '--compile-for',
+    choices=ahead_of_time.cards(),
+    help='kernels and bytes of a step on a GPU that is not needed (but'
+    f' {ahead_of_time.REQUIREMENTS} is); --dtype auto is bfloat16',
+  )
   recognition = parser.add_argument_group('with --recognition')
   recognition.add_argument(
     '--scans',
@@ -169,6 +178,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   flags.measured = any(getattr(flags, name) for name in _MEASURED)
   if not flags.measured and not flags.count:
     parser.error('nothing to do: give --count, --steps, ... (see --help)')
+  lacking = ahead_of_time.lacking() if flags.compile_for else ''
+  if lacking:
+    parser.error(f'--compile-for: {lacking}')
   unknown = set(flags.methods or ()) - set(methods.names())
   if unknown:
     parser.error(
@@ -238,6 +250,16 @@ def _measure_recognition(flags) -> dict[str, Any]:
   return recognising.rows(found)
 
 
+def _compile(workloads: list[Workload], card: str) -> list[dict[str, Any]]:
+  """Measures and prints --compile-for."""
+  rows = []
+  for workload in workloads:
+    rows.append(ahead_of_time.count_elsewhere(workload, card))
+    print(f'\n{report.compiled_table(rows[-1])}', flush=True)
+  print(f'\n{report.COMPILED_NOTES}')
+  return rows
+
+
 def _compare(workload: Workload, flags, found: dict[str, Any]) -> bool:
   """Measures and prints --compare; returns whether the limit is kept."""
   ratios = steps.compare_modalities(flags.compare, workload, flags.rounds)
@@ -288,6 +310,8 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
     print(report.metrics_line(found['metrics']))
   if flags.recognition:
     found['recognition'] = _measure_recognition(flags)
+  if flags.compile_for:
+    found['compiled'] = _compile(workloads, flags.compile_for)
   if flags.predict:
     found['predict'] = prediction.measure(joint)
     print(report.predict_line(found['predict']))
@@ -301,6 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(count_table(flags.widths[0]))
   if not flags.measured:
     return 0
+  if not any(getattr(flags, n) for n in _MEASURED if n != 'compile_for'):
+    # No device is measured: one that is there stays free.
+    jax.config.update('jax_platforms', 'cpu')
   kept = memory.keep()
   if flags.devices:
     use_virtual_devices(flags.devices)

@@ -353,6 +353,31 @@ def mean_gradients(gradients: Any) -> Any:
   return jax.lax.pmean(gradients, AXIS)
 
 
+def mesh_step(
+  step: Callable[..., Any], mesh: Mesh
+) -> tuple[Callable[..., Any], tuple[NamedSharding, ...]]:
+  """`pmap_step`'s program for other devices than this process's.
+
+  Args:
+    step: `(state, batch, signals, plan) -> (state, metrics)`.
+    mesh: of one axis, `AXIS`; its devices may be described ones.
+
+  Returns:
+    The jitted function, which donates what `pmap_step` does, and where each of
+    its four arguments lies.
+  """
+
+  def own(state, batch, signals, plan):
+    return step(state, jax.tree.map(lambda x: x[0], batch), signals, plan)
+
+  specs = (PartitionSpec(), PartitionSpec(AXIS), *2 * (PartitionSpec(),))
+  mapped = jax.shard_map(
+    own, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
+  )
+  placed = tuple(NamedSharding(mesh, spec) for spec in specs)
+  return jax.jit(mapped, donate_argnums=0), placed
+
+
 def make_deterministic() -> None:
   """Lets GPUs give the same bits each time; before anything uses a device."""
   flags = os.environ.get('XLA_FLAGS', '')

@@ -62,6 +62,58 @@ def parts_table(parts: dict[str, dict[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
+def _part_line(name: str, kinds: dict[str, Any], total: int, rate: int) -> str:
+  """A part's kernels and GB, forward and backward, its share and floor."""
+  columns = ''.join(
+    f'{kind["kernels"]:9,d}{kind["bytes"] / 1e9:9.3f}'
+    for kind in kinds.values()
+  )
+  moved = sum(kind['bytes'] for kind in kinds.values())
+  share = f'{100 * moved / max(total, 1):.1f} %'
+  return f'{name:36s}{columns}{share:>9s}{1e3 * moved / rate:10.3f}'
+
+
+def compiled_table(found: dict[str, Any]) -> str:
+  """What a program compiled for a GPU does, by part of the method."""
+  rate, total, memory = (
+    found[key] for key in ('bytes_per_second', 'bytes', 'memory')
+  )
+  kernels_gb = f'{"kernels":>9s}{"GB":>9s}'
+  lines = [
+    f'{found["card"]}: {found["method"]}, K={found["modalities"]}, width'
+    f' {found["width"]}, {found["batch"]} slices of {found["patch"]} x'
+    f' {found["patch"]}, {found["classes"]} classes, stride {found["stride"]},'
+    f' {found["dtype"]}',
+    f'{"":36s}{"forward":>18s}{"backward":>18s}',
+    f'{"part":36s}{kernels_gb}{kernels_gb}{"share":>9s}{"floor, ms":>10s}',
+  ]
+  lines += [
+    _part_line(part, kinds, total, rate)
+    for part, kinds in found['parts'].items()
+    if any(kind['kernels'] for kind in kinds.values())
+  ]
+  loops = f'loops: {found["loops"]}'
+  if found['open_loops']:
+    loops += f' ({found["open_loops"]} of unknown length, counted as run once)'
+  lines += [
+    f'{found["kernels"]:,d} kernels, {total / 1e9:.2f} GB, a floor of'
+    f' {found["floor_ms"]:.2f} ms at {rate / 1e12:.2f} TB/s;'
+    f' copies: {found["copies"]}, {loops}',
+    f'arguments {_bytes(memory["arguments"])}, of which'
+    f' {_bytes(memory["donated"])} are donated; temporaries'
+    f' {_bytes(memory["temporaries"])}; compiled in'
+    f' {found["compile_seconds"]:.0f} s',
+  ]
+  return '\n'.join(lines)
+
+
+COMPILED_NOTES = """\
+Kernels: what is started on the GPU. GB: read and written by them, every array
+once and whole. floor: these bytes at the card's memory bandwidth, no measured
+time; its cache may save some. backward: what differentiation made; forward:
+all else. A kernel with several parts' work counts as one's. Nothing was run."""
+
+
 def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
   """Writes the measurements; the file is whole or not there."""
   path = pathlib.Path(path)
