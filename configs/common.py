@@ -267,7 +267,8 @@ def _optimizer() -> ml_collections.ConfigDict:
 
 def _evaluation() -> ml_collections.ConfigDict:
   evaluation = ml_collections.ConfigDict()
-  # Slices per call of the sliding window (on a CPU; of each GPU or TPU).
+  # Slices per call of the sliding window; each GPU or TPU takes four times as
+  # many, to be filled.
   evaluation.batch_size = 8
   # Validate every n-th epoch (and the last).
   evaluation.every = 1
