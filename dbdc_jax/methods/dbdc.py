@@ -285,9 +285,8 @@ def _loss(nets, params, memory, batch, key, signals):
   metrics['dice_counts'] = losses.dice_counts(
     passes.views.logits[0], labels, nets.axis_name
   )
-  statistics = memory['modulation']
-  for found in passes.moments:
-    statistics = four_passes.follow(statistics, found)
+  found = jax.tree.map(lambda *x: jnp.concatenate(x), *passes.moments)
+  statistics = four_passes.follow(memory['modulation'], found)
   memory = {**memory, 'modulation': statistics}
   if bank is not None:
     embeddings, unlabeled = passes.views.embeddings, None

@@ -66,17 +66,19 @@ def follow(
     The new values; what was not seen keeps its own.
   """
   mean, var, count = running['mean'], running['var'], running['count']
-  rows = count.shape[0]
+  rows, updates = count.shape[0], jnp.zeros_like(count)
   for start in range(0, found.seen.shape[0], rows):
     now = slice(start, start + rows)
     there = found.seen[now, None] > 0
-    alpha = running_momentum(count, momentum)[:, None]
+    alpha = running_momentum(count + updates, momentum)[:, None]
     moved = alpha * mean + (1 - alpha) * found.mean[now]
     mean = jnp.where(there, moved, mean)
     moved = alpha * var + (1 - alpha) * found.var[now]
     var = jnp.where(there, moved, var)
-    count = count + there[:, 0]
-  return {'mean': mean, 'var': var, 'count': count}
+    updates += there[:, 0]
+  # All that reads the old count comes before what may write over it.
+  mean, var, count = lax.optimization_barrier((mean, var, count))
+  return {'mean': mean, 'var': var, 'count': count + updates}
 
 
 class _Groups(NamedTuple):
