@@ -158,9 +158,10 @@ class Projector(nn.Module):
       for tap, rows in ((x6, k6), (x5, k5), (x4, k4))
     )
     x += upsample_to(low, size, stride) + upsample_to(lower, size, stride)
+    # Before the reshape: behind it, XLA writes the sum down and reads it again.
+    x = _leaky_relu(x + bias)
     # One row per pixel: the kernels' gradients are then plain products.
     shape, x = x.shape, x.reshape(-1, width)
-    x = _leaky_relu(x + bias)
     dense = lambda features, name: nn.Dense(
       features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name
     )
