@@ -11,6 +11,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+# For products of float32 arrays: all bits also where TF32 or bfloat16 is the
+# default. Every such product in a step that computes in bfloat16 has it.
+EXACT = lax.Precision.HIGHEST
+
 
 @functools.cache
 def compute_dtype(name: str) -> jnp.dtype:

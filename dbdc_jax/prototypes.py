@@ -12,14 +12,12 @@ from jax import lax
 import jax.numpy as jnp
 
 from dbdc_jax import losses
+from dbdc_jax.precision import EXACT
 from dbdc_jax.sinkhorn import sinkhorn
 
 # Smaller values give NaN or huge gradients at (nearly) zero vectors.
 NORM_EPSILON = 1e-6
 LAYER_NORM_EPSILON = 1e-5
-# Products with prototypes are few: float32 also where TF32 or bfloat16 is the
-# default.
-EXACT = lax.Precision.HIGHEST
 
 
 class Prototypes(NamedTuple):

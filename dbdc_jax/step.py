@@ -66,14 +66,16 @@ def step_function(
       nothing = jax.tree.map(jnp.zeros_like, gradients)
       gradients = bank_rows.select(gradients, nothing, trained)
     gradients = parallel.mean_gradients(gradients)
+    # All that reads the old parameters comes before what writes over them.
+    memory, params = jax.lax.optimization_barrier((memory, state.params))
     updates, opt_state = tx.update(
-      gradients, state.opt_state, state.params, left=plan.left
+      gradients, state.opt_state, params, left=plan.left
     )
     if trained is not None:
       # An optimizer may decay weights that have no gradient.
       updates = bank_rows.select(updates, nothing, trained)
     updates = optax.tree.scale(-plan.learning_rate, updates)
-    params = optax.apply_updates(state.params, updates)
+    params = optax.apply_updates(params, updates)
     memory = method.update(params, memory)
     if trained is not None:
       memory = bank_rows.select(memory, state.memory, trained)

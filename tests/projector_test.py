@@ -1,5 +1,6 @@
 import flax.linen as nn
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,6 +60,46 @@ def test_projecting_before_upsampling_equals_the_naive_form(stride):
   expected = _naive(variables['params'], taps)[:, ::stride, ::stride]
   np.testing.assert_allclose(out, expected, atol=1e-5)
   np.testing.assert_allclose(jnp.linalg.norm(out, axis=-1), 1, atol=1e-5)
+
+
+def _plain(params, taps):
+  """The paper's form again, so that jax finds its gradient."""
+  up = lambda x: jnp.einsum(
+    'hi,wj,nijc->nhwc',
+    aligned_matrix(x.shape[1], SIDE),
+    aligned_matrix(x.shape[2], SIDE),
+    x,
+  )
+  x = jnp.concatenate([taps[2], up(taps[1]), up(taps[0])], -1)
+  x = nn.leaky_relu(x @ params['kernel0'] + params['bias0'], 0.01)
+  x = x @ params['dense1']['kernel'] + params['dense1']['bias']
+  x = nn.leaky_relu(x, 0.01) @ params['dense2']['kernel']
+  x += params['dense2']['bias']
+  x = nn.LayerNorm(epsilon=1e-5).apply({'params': params['norm']}, x)
+  return x / jnp.sqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
+
+
+def test_gradient_equals_that_of_the_plain_form():
+  """Of all parameters and taps, to 1e-5 of its norm."""
+  taps = _taps()
+  projector = Projector(DIM)
+  keys = iter(jax.random.split(jax.random.key(1), 20))
+  params = jax.tree.map(
+    lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape),
+    projector.init(jax.random.key(0), taps)['params'],
+  )
+  weights = jax.random.normal(next(keys), (2, SIDE, SIDE, DIM))
+  apply = lambda params, taps: projector.apply({'params': params}, taps)
+  found, expected = (
+    jax.grad(lambda *given, f=f: jnp.sum(f(*given) * weights), (0, 1))(
+      params, taps
+    )
+    for f in (apply, _plain)
+  )
+  norm = lambda x: jnp.linalg.norm(jax.flatten_util.ravel_pytree(x)[0])
+  off = jax.tree.map(jnp.subtract, found, expected)
+  assert norm(off) < 1e-5 * norm(expected)
+  assert all(norm(x) > 0 for x in jax.tree.leaves(expected))
 
 
 def test_interpolation_keeps_constants_and_corners():

@@ -180,43 +180,41 @@ def _mpcl(nets, params, bank, views, labels, signals):
   }
 
 
-def _update_bank(nets, bank, labeled, unlabeled, signals):
+def _update_bank(nets, bank, passes, labels, signals):
   """Start, assignment and update of the prototypes (eq 4 to 7).
 
   Args:
     nets: modules and settings.
     bank: the bank from before this step.
-    labeled: embeddings `[K, n, D]` and labels `[K, b, H, W]`.
-    unlabeled: the same of the strong view and its pseudo-labels, or None.
+    passes: of which the labelled and the strong one take part.
+    labels: `[K, b, H, W]` of the labelled slices.
     signals: what the loop passed in.
 
   Returns:
     The new bank, and metrics.
   """
   mpcl = nets.config.mpcl
-  embeddings, labels = labeled
+  views = lax.stop_gradient(passes.views.embeddings)
   labels = _strided(nets, labels)
   started = prototypes.start(
-    bank, embeddings, labels, signals.present, nets.axis_name
+    bank, views[0], labels, signals.present, nets.axis_name
   )
-  takes_part = jnp.ones(labels.shape, bool)
-  if unlabeled is not None:
-    strong, pseudo = unlabeled
-    pseudo = _strided(nets, pseudo)
-    embeddings = jnp.concatenate([embeddings, strong], 1)
+  takes_part, used = jnp.ones(labels.shape, bool), [0]
+  if 'ipc' in passes.names:
+    used.append(passes.names.index('ipc'))
+    pseudo = _strided(nets, passes.pseudo)
     labels = jnp.concatenate([labels, pseudo.astype(labels.dtype)], 1)
     joins = signals.active & signals.consistent[:, None]
     takes_part = jnp.concatenate(
       [takes_part, jnp.broadcast_to(joins, pseudo.shape)], 1
     )
-  embeddings = lax.stop_gradient(embeddings)
+  joined = lambda values: jnp.concatenate([values[i] for i in used], 1)
   kept = takes_part
   if mpcl.assignment == 'sinkhorn':
-    scores = jnp.einsum(
-      'knd,kcd->knc', embeddings, bank.bank, precision=prototypes.EXACT
-    )
+    # Of all views: the product that the loss has, too, is computed once.
+    similarities = jax.vmap(prototypes.similarity, (0, None))(views, bank.bank)
     assigned = prototypes.assign(
-      scores,
+      joined(jax.vmap(prototypes.own)(similarities)),
       takes_part,
       signals.present,
       epsilon=mpcl.epsilon,
@@ -227,7 +225,7 @@ def _update_bank(nets, bank, labeled, unlabeled, signals):
   # A bank that was not ready before this step keeps its start.
   moved, counts = prototypes.update(
     started._replace(ready=bank.ready),
-    embeddings,
+    joined(views),
     labels,
     kept,
     momentum=mpcl.momentum,
@@ -285,17 +283,12 @@ def _loss(nets, params, memory, batch, key, signals):
   metrics['dice_counts'] = losses.dice_counts(
     passes.views.logits[0], labels, nets.axis_name
   )
-  statistics = memory['modulation']
-  for found in passes.moments:
-    statistics = four_passes.follow(statistics, found)
+  found = jax.tree.map(lambda *x: jnp.concatenate(x), *passes.moments)
+  statistics = four_passes.follow(memory['modulation'], found)
   memory = {**memory, 'modulation': statistics}
   if bank is not None:
-    embeddings, unlabeled = passes.views.embeddings, None
-    if 'ipc' in passes.names:
-      strong = embeddings[passes.names.index('ipc')]
-      unlabeled = (strong, passes.pseudo)
     memory['prototypes'], more = _update_bank(
-      nets, bank, (embeddings[0], labels), unlabeled, signals
+      nets, bank, passes, labels, signals
     )
     metrics |= more
   return jnp.sum(signals.weights * per_modality), (memory, metrics)

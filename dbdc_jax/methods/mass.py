@@ -42,7 +42,7 @@ from dbdc_jax import losses, optimizer, passes
 from dbdc_jax.methods import base
 from dbdc_jax.models import registration
 from dbdc_jax.models.similarity import local_correlation
-from dbdc_jax.precision import compute_dtype
+from dbdc_jax.precision import EXACT, compute_dtype
 
 _OWN_RATE = 3e-4
 
@@ -191,7 +191,9 @@ def contrast(a: jax.Array, b: jax.Array) -> jax.Array:
     `[...]` mean over the M of the cross entropy, among all of `b` (eq 5 to 7 of
     the published method; no temperature).
   """
-  log_p = jax.nn.log_softmax(jnp.einsum('...id,...jd->...ij', a, b))
+  log_p = jax.nn.log_softmax(
+    jnp.einsum('...id,...jd->...ij', a, b, precision=EXACT)
+  )
   return -jnp.mean(jnp.diagonal(log_p, axis1=-2, axis2=-1), -1)
 
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,6 +43,15 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _kernel_gradient(x, gradient, kernel):
   (found,) = jax.linear_transpose(lambda k: _apply(x, k), kernel)(gradient)
   return found
+
+
+def _as_stored(gradient):
+  """Transposed at once if the device's convolution gave it another layout.
+
+  Otherwise the optimizer's pass does, and so cannot write a parameter and its
+  moments in their places: each is copied.
+  """
+  return with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim))))
 
 
 def _kernel_gradient_exchanged(x, gradient, kernel):
@@ -94,7 +104,7 @@ def _backward(kept, gradient):
     x,
     gradient,
     cpu=lambda x, g: _cpu_form(shape)(x, g, shape),
-    default=lambda x, g: _kernel_gradient(x, g, shape),
+    default=lambda x, g: _as_stored(_kernel_gradient(x, g, shape)),
   )
   return dx, dkernel
 

@@ -66,17 +66,19 @@ def follow(
     The new values; what was not seen keeps its own.
   """
   mean, var, count = running['mean'], running['var'], running['count']
-  rows = count.shape[0]
+  rows, updates = count.shape[0], jnp.zeros_like(count)
   for start in range(0, found.seen.shape[0], rows):
     now = slice(start, start + rows)
     there = found.seen[now, None] > 0
-    alpha = running_momentum(count, momentum)[:, None]
+    alpha = running_momentum(count + updates, momentum)[:, None]
     moved = alpha * mean + (1 - alpha) * found.mean[now]
     mean = jnp.where(there, moved, mean)
     moved = alpha * var + (1 - alpha) * found.var[now]
     var = jnp.where(there, moved, var)
-    count = count + there[:, 0]
-  return {'mean': mean, 'var': var, 'count': count}
+    updates += there[:, 0]
+  # All that reads the old count comes before what may write over it.
+  mean, var, count = lax.optimization_barrier((mean, var, count))
+  return {'mean': mean, 'var': var, 'count': count + updates}
 
 
 class _Groups(NamedTuple):
@@ -92,12 +94,11 @@ class _Groups(NamedTuple):
   slope: float | None
 
   def sum(self, values: jax.Array, modality: jax.Array) -> jax.Array:
-    """Sums `[N, c]` over the samples of each modality: `[K, c]`."""
+    """Sums `[N, ..., c]` over the samples of each modality: `[K, c]`."""
     count = self.num_modalities
-    if count == 1:
-      return jnp.sum(values, 0, keepdims=True)
-    if self.grouped:
+    if count == 1 or self.grouped:
       return jnp.sum(values.reshape(count, -1, values.shape[-1]), 1)
+    values = jnp.sum(values, range(1, values.ndim - 1))
     # Selected before the sum: 0 * NaN of a one-hot product would spread.
     mine = modality[None] == jnp.arange(count)[:, None]  # [K, N]
     return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
@@ -187,9 +188,9 @@ def _backward(groups, kept, gradients):
   if groups.slope is not None:
     y = x * rows(factor) + rows(bias - mean * factor)
     dy = jnp.where(y >= 0, dy, groups.slope * dy)
-  # Per sample first: what is not this modality's must not get into its sum.
-  dbias = groups.sum(jnp.sum(dy, (1, 2)), modality)
-  along = groups.sum(jnp.sum(dy * centred, (1, 2)), modality)
+  # Rows first: a short sum, so that a GPU takes both in one pass over x.
+  dbias = groups.sum(jnp.sum(dy, 1), modality)
+  along = groups.sum(jnp.sum(dy * centred, 1), modality)
   dscale = along * inverse
   pixels = jnp.maximum(count, 1.0) * (x.shape[1] * x.shape[2])
   both = groups.total((dbias, along))

@@ -102,6 +102,23 @@ def _per_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+@jax.custom_vjp
+def _leaky_relu(x: jax.Array) -> jax.Array:
+  """Leaky ReLU whose gradient needs the output, which has the input's sign."""
+  return jnp.maximum(x, LEAKY_SLOPE * x)
+
+
+def _leaky_relu_forward(x):
+  y = _leaky_relu(x)
+  return y, y
+
+
+_leaky_relu.defvjp(
+  _leaky_relu_forward,
+  lambda y, gradient: (jnp.where(y >= 0, gradient, LEAKY_SLOPE * gradient),),
+)
+
+
 class Projector(nn.Module):
   """Three 1x1 convolutions, LayerNorm per pixel, L2 normalisation.
 
@@ -141,13 +158,14 @@ class Projector(nn.Module):
       for tap, rows in ((x6, k6), (x5, k5), (x4, k4))
     )
     x += upsample_to(low, size, stride) + upsample_to(lower, size, stride)
+    # Before the reshape: behind it, XLA writes the sum down and reads it again.
+    x = _leaky_relu(x + bias)
     # One row per pixel: the kernels' gradients are then plain products.
     shape, x = x.shape, x.reshape(-1, width)
-    x = nn.leaky_relu(x + bias, LEAKY_SLOPE)
     dense = lambda features, name: nn.Dense(
       features, kernel_init=KERNEL_INIT, dtype=self.dtype, name=name
     )
-    x = nn.leaky_relu(dense(width, 'dense1')(x), LEAKY_SLOPE)
+    x = _leaky_relu(dense(width, 'dense1')(x))
     x = dense(self.dim, 'dense2')(x).astype(jnp.float32)
     x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, name='norm')(x)
     x *= lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + NORM_EPSILON)

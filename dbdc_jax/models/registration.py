@@ -15,6 +15,7 @@ import numpy as np
 
 from dbdc_jax.models.convolution import KERNEL_INIT, convolve
 from dbdc_jax.models.instance_norm import InstanceNorm
+from dbdc_jax.precision import EXACT
 
 # Shifts that are compared, either way along each axis.
 REACH = 2
@@ -54,7 +55,7 @@ def warp(volume: jax.Array, flow: jax.Array) -> jax.Array:
   corners = corners[:, None, None, None]  # [8, 1, 1, 1, 3]
   weights = jnp.prod(jnp.where(corners == 1, rest, 1 - rest), -1)
   found = _take(volume, low + corners)
-  return jnp.einsum('edhw,edhwc->dhwc', weights, found)
+  return jnp.einsum('edhw,edhwc->dhwc', weights, found, precision=EXACT)
 
 
 @jax.vmap

@@ -15,6 +15,7 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
@@ -38,24 +39,16 @@ def max_pool(x: jax.Array) -> jax.Array:
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
-def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-  """What lies before and after each pixel; the edge repeats itself."""
-  size = x.shape[axis]
-  cut = lambda a, b: jax.lax.slice_in_dim(x, a, b, axis=axis)
-  before = jnp.concatenate([cut(0, 1), cut(0, size - 1)], axis)
-  after = jnp.concatenate([cut(1, size), cut(size - 1, size)], axis)
-  return before, after
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _double(x: jax.Array, axis: int) -> jax.Array:
   """Bilinear x2 along an axis, half-pixel centres: a 2-tap stencil."""
-  before, after = _neighbours(x, axis)
-  even = 0.25 * before + 0.75 * x
-  odd = 0.75 * x + 0.25 * after
-  shape = list(x.shape)
-  shape[axis] *= 2
-  return jnp.stack([even, odd], axis + 1).reshape(shape)
+  size = x.shape[axis]
+  pixel = np.arange(2 * size)
+  near = pixel // 2
+  # An even pixel lies before its source's centre, an odd one behind it.
+  other = np.clip(near + np.where(pixel % 2, 1, -1), 0, size - 1)
+  take = lambda places: jnp.take(x, places, axis, mode='clip')
+  return 0.75 * take(near) + 0.25 * take(other)
 
 
 def _double_transposed(axis: int, _, gradient: jax.Array) -> tuple[jax.Array]:
