@@ -46,7 +46,7 @@ def _kernel_gradient(x, gradient, kernel):
 
 
 def _as_stored(gradient):
-  """Transposed at once if the device's convolution gave it another layout.
+  """Transposed at once where cuDNN gave the gradient another layout.
 
   Otherwise the optimizer's pass does, and so cannot write a parameter and its
   moments in their places: each is copied.
@@ -104,7 +104,8 @@ def _backward(kept, gradient):
     x,
     gradient,
     cpu=lambda x, g: _cpu_form(shape)(x, g, shape),
-    default=lambda x, g: _as_stored(_kernel_gradient(x, g, shape)),
+    cuda=lambda x, g: _as_stored(_kernel_gradient(x, g, shape)),
+    default=lambda x, g: _kernel_gradient(x, g, shape),
   )
   return dx, dkernel
 
