@@ -321,13 +321,13 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code (1 if a limit is not kept)."""
   flags = _flags(argv)
+  if not any(getattr(flags, n) for n in _MEASURED if n != 'compile_for'):
+    # No device is measured: one that is there stays free.
+    jax.config.update('jax_platforms', 'cpu')
   if flags.count:
     print(count_table(flags.widths[0]))
   if not flags.measured:
     return 0
-  if not any(getattr(flags, n) for n in _MEASURED if n != 'compile_for'):
-    # No device is measured: one that is there stays free.
-    jax.config.update('jax_platforms', 'cpu')
   kept = memory.keep()
   if flags.devices:
     use_virtual_devices(flags.devices)

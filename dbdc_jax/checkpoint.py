@@ -36,7 +36,7 @@ _SEAL = 'seal.json'
 # Files and folders of a checkpoint beside its arrays.
 _MARGIN_BYTES = 1 << 20
 # Saves under way at most, each with a copy of the state: the next one waits.
-_MOST_SAVING = 3
+_MOST_SAVING = 2
 _print = functools.partial(print, flush=True)
 
 
@@ -94,10 +94,10 @@ class Checkpoints:
     """
     if self._manager is None:
       return
-    arrays = jax.device_get(state)
     under_way = lambda: sum(not save.done() for save in self._saving)
     while len(self._saving) > min(under_way(), _MOST_SAVING - 1):
       self._wait_for_oldest()
+    arrays = jax.device_get(state)
     # Older ones go only once this one is complete.
     needed = sum(x.nbytes for x in jax.tree.leaves(arrays)) + _MARGIN_BYTES
     if self._free() < needed * (1 + len(self._saving)):

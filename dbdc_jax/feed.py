@@ -1,7 +1,7 @@
 """Batches as the step takes them, on its devices.
 
-Samples that fit live on every device once, and a step is sent the rows that it
-takes; others are sent with each step.
+Samples that fit live once on every device that has memory of its own, and a
+step is sent the rows that it takes; others are sent with each step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,16 +32,14 @@ class Feed:
 
   Args of the constructor:
     batches: the batches.
-    room: bytes of each device that samples may live in; None:
-      `parallel.room()`.
+    room: bytes of each device that samples may take; 0 for none.
   """
 
-  def __init__(self, batches: Batches, room: float | None = None):
+  def __init__(self, batches: Batches, room: float):
     self._batches = batches
-    room = parallel.room() if room is None else room
     self._tables = None
-    if batches.samples.nbytes <= room:
-      self._tables = parallel.share(batches.samples.table())
+    if batches.samples.complete and batches.samples.nbytes <= room:
+      self._tables = parallel.share(batches.samples.release())
       self._look_up = parallel.pmap_lookup(_look_up)
 
   @property
@@ -86,7 +84,7 @@ def batches(
     split,
     modalities,
     batch_size=size,
-    samples=parallel.own_samples(size),
+    own=parallel.own_samples(size),
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.unlabeled,

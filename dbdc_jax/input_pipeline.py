@@ -1,11 +1,10 @@
 """Prepared slices to the batch of a step.
 
 A batch is a pure function of (seed, step): there is nothing to checkpoint. The
-sources of unlabelled slices never touch a label.
+labels of unlabelled scans are never touched.
 """
 
 from collections.abc import Iterator, Sequence
-import functools
 import os
 import pathlib
 from typing import Any
@@ -24,6 +23,8 @@ from dbdc_jax.transfer import Transfer
 
 # Batches that are decoded at the same time, at most.
 _THREADS = 8
+# Epochs of each stream whose order is kept.
+_ORDERS = 4
 
 
 def load(config: ml_collections.ConfigDict) -> Prepared:
@@ -194,7 +195,7 @@ class Batches:
     split: who is where.
     modalities: names, in bank order.
     batch_size: samples of each modality in the global batch.
-    samples: those of them that are loaded here.
+    own: those of them that are loaded here.
     seed: of the order of the slices.
     memory_limit_gib: slices beyond it are decoded each time.
     use_unlabeled: whether unlabelled slices are wanted.
@@ -212,7 +213,7 @@ class Batches:
     modalities: Sequence[str],
     *,
     batch_size: int,
-    samples: range,
+    own: range,
     seed: int,
     memory_limit_gib: float,
     use_unlabeled: bool,
@@ -221,7 +222,7 @@ class Batches:
     labeled = select(prepared, split, modalities, 'labeled')
     unlabeled = select(prepared, split, modalities, 'unlabeled')
     self.consistent = np.array([bool(cases) for cases in unlabeled])
-    self._batch_size, self._mine, self._seed = batch_size, samples, seed
+    self._batch_size, self._own, self._seed = batch_size, own, seed
     # A modality without labelled scans (the target of a transfer) fills its
     # part of the batch with images whose label is background, which its method
     # leaves alone.
@@ -257,20 +258,25 @@ class Batches:
       kind: [self.samples.rows(cases) for cases in group]
       for kind, group in groups.items()
     }
-    # An epoch's order is drawn once; a batch may reach into the next epoch.
-    streams = len(modalities) * len(groups)
-    self._order = functools.lru_cache(maxsize=4 * streams)(self._drawn)
+    self._orders: dict[tuple[str, int], dict[int, np.ndarray]] = {}
 
-  def _drawn(self, kind: str, k: int, epoch: int) -> np.ndarray:
+  def _order(self, kind: str, k: int, epoch: int) -> np.ndarray:
     """A stream's rows in the order of an epoch; another stream's is another.
 
     A generator's raw bits, unlike its distributions, are the same in every
     version of NumPy.
     """
-    rows = self._rows[kind][k]
-    key = [self._seed, int(kind == 'unlabeled'), k, epoch]
-    bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(len(rows))
-    return rows[np.argsort(bits, kind='stable')]
+    known = self._orders.get((kind, k), {})
+    if epoch not in known:
+      rows = self._rows[kind][k]
+      key = [self._seed, int(kind == 'unlabeled'), k, epoch]
+      bits = np.random.Philox(np.random.SeedSequence(key)).random_raw(len(rows))
+      order = rows[np.argsort(bits, kind='stable')]
+      # A batch may reach into the next epoch, threads may be ahead by some.
+      latest = sorted(known)[1 - _ORDERS :]
+      known = {**{e: known[e] for e in latest}, epoch: order}
+      self._orders[kind, k] = known
+    return known[epoch]
 
   def rows(self, step: int) -> dict[str, dict[str, np.ndarray]]:
     """The batch of a step as rows of `samples`: `[K, samples]` int32 arrays.
@@ -278,9 +284,9 @@ class Batches:
     `index` is the sample's index in the global batch, which keys its random
     draws. Unlabelled samples have no label.
     """
-    at = step * self._batch_size + np.array(self._mine)
+    at = step * self._batch_size + np.array(self._own)
     first = self._batch_size * np.arange(len(self._bare))[:, None]
-    index = (first + np.array(self._mine)).astype(np.int32)
+    index = (first + np.array(self._own)).astype(np.int32)
     out = {}
     for kind, streams in self._rows.items():
       images = np.stack([self._taken(kind, k, at) for k in range(len(streams))])
@@ -316,7 +322,7 @@ class Batches:
 
   def iterate(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """Batches `start` to `stop - 1`; what is decoded is decoded ahead."""
-    if self.samples.in_memory == len(self.samples):
+    if self.samples.complete:
       yield from map(self.batch, range(start, stop))
     elif start < stop:
       threads = min(os.cpu_count() or 1, _THREADS)

@@ -8,18 +8,23 @@ clear each page again: about a tenth of a step's time.
 import ctypes
 from importlib import metadata, util
 import os
+import pathlib
 import sys
 
+# Where Linux shows GPUs (NVIDIA's, also in WSL; AMD's) and TPUs.
+_DEVICES = ('dev/nvidia*', 'dev/dxg', 'dev/kfd', 'dev/accel*', 'dev/vfio/*')
 # Of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def accelerated() -> bool:
-  """Whether jax will look for a GPU or TPU; nothing of jax is started."""
+  """Whether jax will find a GPU or TPU; nothing of jax is started."""
   if os.environ.get('JAX_PLATFORMS') == 'cpu':
     return False
   plugins = metadata.entry_points(group='jax_plugins')
-  return bool(plugins) or util.find_spec('libtpu') is not None
+  if not plugins and util.find_spec('libtpu') is None:
+    return False
+  return any(next(pathlib.Path('/').glob(place), None) for place in _DEVICES)
 
 
 def keep() -> bool:

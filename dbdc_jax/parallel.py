@@ -267,13 +267,13 @@ def share(tables: Any) -> Any:
   return jax.device_put(tables, NamedSharding(_local_mesh(), PartitionSpec()))
 
 
-def room() -> float:
+def room() -> float | None:
   """Bytes of each device that one kind of data may take: 1/8 of its memory.
 
-  Without a limit on CPUs: their memory is the host's, however many share it.
+  None where devices have none of their own, as CPUs.
   """
-  statistics = jax.local_devices()[0].memory_stats() or {}
-  return statistics.get('bytes_limit', float('inf')) / 8
+  limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+  return None if limit is None else limit / 8
 
 
 def per_call(slices: int) -> int:

@@ -119,15 +119,26 @@ class Samples:
     return _take(self._labels, rows, lambda row: self._one_label(row - 1))
 
   @property
-  def nbytes(self) -> float:
-    """Bytes of all samples; infinite if some are decoded each time."""
-    if self.in_memory < len(self):
-      return float('inf')
+  def complete(self) -> bool:
+    """Whether all are in memory."""
+    return self.in_memory == len(self)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of what is in memory."""
     return self._images.nbytes + self._labels.nbytes
 
-  def table(self) -> dict[str, np.ndarray]:
-    """The images and labels that are in memory, by row."""
-    return {'image': self._images, 'label': self._labels}
+  def release(self) -> dict[str, np.ndarray]:
+    """The images and labels that are in memory, by row; they are given up.
+
+    What is asked for afterwards is decoded.
+    """
+    tables = {'image': self._images, 'label': self._labels}
+    # Copies: a view would keep the whole.
+    self._images = self._images[:0].copy()
+    self._labels = self._labels[:1].copy()
+    self.in_memory = 0
+    return tables
 
 
 def _take(kept, rows, decode):

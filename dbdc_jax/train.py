@@ -82,7 +82,7 @@ def _set_up(
     modalities=modalities,
     classes=task.classes,
     method=method,
-    feed=feed.Feed(feed.batches(config, method, prepared, split, modalities)),
+    feed=feed.Feed(batches, parallel.room() or 0),
     validation=validation.Validation(
       prepared,
       input_pipeline.select(prepared, split, modalities, 'validation'),

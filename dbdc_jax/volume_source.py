@@ -44,32 +44,29 @@ def resample_labels(labels: np.ndarray, depth: int) -> np.ndarray:
 
 
 class VolumeSource:
-  """Random access to whole scans of one modality, decoded once."""
+  """Random access to whole labelled scans of one modality, decoded once."""
 
   def __init__(
     self,
     prepared: Prepared,
     cases: Sequence[PreparedCase],
     *,
-    with_labels: bool,
     depth: int,
   ):
-    self._prepared, self._cases = prepared, cases
-    self._with_labels, self._depth = with_labels, depth
+    self._prepared, self._cases, self._depth = prepared, cases, depth
     self._decoded: dict[int, dict[str, np.ndarray]] = {}
 
   def __len__(self) -> int:
     return len(self._cases)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """`image` `[D, H, W]` uint16 and, if wanted, `label` uint8."""
+    """`image` `[D, H, W]` uint16 and `label` uint8."""
     index = int(index) % len(self._cases)
     if index not in self._decoded:
       case = self._cases[index]
-      images = self._prepared.images(case)
-      record = {'image': resample(images, self._depth)}
-      if self._with_labels:
-        labels = self._prepared.labels(case)
-        record['label'] = resample_labels(labels, self._depth)
-      self._decoded[index] = record
+      images, labels = self._prepared.images(case), self._prepared.labels(case)
+      self._decoded[index] = {
+        'image': resample(images, self._depth),
+        'label': resample_labels(labels, self._depth),
+      }
     return self._decoded[index]

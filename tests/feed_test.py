@@ -14,8 +14,9 @@ class Samples:
     self.image = rng.integers(0, 65536, (10, 4, 4)).astype(np.uint16)
     self.label = rng.integers(0, 5, (6, 4, 4)).astype(np.uint8)
     self.nbytes = self.image.nbytes + self.label.nbytes
+    self.complete = True
 
-  def table(self):
+  def release(self):
     return {'image': self.image, 'label': self.label}
 
 
@@ -37,7 +38,7 @@ class Batches:
     }
 
   def batch(self, step):
-    tables = self.samples.table()
+    tables = self.samples.release()
     return {
       kind: {
         name: tables[name][rows] if name in tables else rows
@@ -69,17 +70,29 @@ def test_on_the_devices_and_from_the_host_the_batches_are_the_same():
   np.testing.assert_array_equal(resident.consistent, batches.consistent)
 
 
+def test_samples_that_are_decoded_each_time_are_never_looked_up():
+  batches = Batches()
+  batches.samples.complete = False
+  feed = Feed(batches, float('inf'))
+  assert not feed.on_devices
+  (found,) = feed.iterate(0, 1)
+  expected = parallel.shard(batches.batch(0))
+  np.testing.assert_array_equal(
+    found['unlabeled']['image'], expected['unlabeled']['image']
+  )
+
+
 def test_each_device_holds_the_samples_and_looks_up_its_own():
-  found = next(Feed(Batches()).iterate(0, 1))
+  found = next(Feed(Batches(), float('inf')).iterate(0, 1))
   image = found['unlabeled']['image']
   assert image.shape == (4, 2, 2, 4, 4)
   assert len({shard.device for shard in image.addressable_shards}) == 4
-  tables = parallel.share(Samples().table())
+  tables = parallel.share(Samples().release())
   assert {len(table.addressable_shards) for table in tables.values()} == {4}
 
 
 @pytest.mark.parametrize(
-  ('statistics', 'room'), [(None, float('inf')), ({'bytes_limit': 800}, 100)]
+  ('statistics', 'room'), [(None, None), ({'bytes_limit': 800}, 100)]
 )
 def test_data_may_take_an_eighth_of_a_devices_memory(
   monkeypatch, statistics, room

@@ -18,6 +18,7 @@ from dbdc_jax import (
   checkpoint,
   epoch_metrics,
   optimizer,
+  parallel,
   run_record,
   step,
   train,
@@ -51,6 +52,21 @@ def test_run_writes_every_output(trained):
   for entry in results['modalities'].values():
     for values in entry['native_grid']['classes'].values():
       assert values['dice'] is None or 0 <= values['dice'] <= 100
+
+
+@pytest.mark.parametrize('where', ['on the devices', 'decoded each time'])
+def test_a_run_is_the_same_wherever_its_slices_are(
+  where, trained, cache, tmp_path, monkeypatch
+):
+  config = tiny.heart_config(cache)
+  if where == 'on the devices':
+    monkeypatch.setattr(parallel, 'room', lambda: 1e12)
+  else:
+    config.data.memory_limit_gib = 1e-4
+  train.train_and_evaluate(config, tmp_path)
+  assert tiny.same(_state(tmp_path), _state(trained[0]))
+  rows = tiny.rows_without_clocks(tmp_path)
+  assert rows == tiny.rows_without_clocks(trained[0])
 
 
 def test_rows_hold_every_term_weight_and_kept_share(trained):

@@ -80,10 +80,13 @@ def test_rows_are_the_cases_samples_whatever_fits(scans, limit, kept, depth):
   else:
     assert len(made) == 4
   before = len(scans.asked)
-  if made.in_memory == len(made):
-    assert made.nbytes == sum(x.nbytes for x in made.table().values())
-  else:
-    assert made.nbytes == float('inf')
+  assert made.complete == (made.in_memory == len(made))
+  bytes_of_a_sample = (depth or 1) * SIDE**2
+  in_labeled = min(made.in_memory, 2 if depth else 5)
+  # And a label of background.
+  assert made.nbytes == bytes_of_a_sample * (
+    2 * made.in_memory + in_labeled + 1
+  )
   for case in LABELED + UNLABELED:
     rows = made.rows([case])
     images = scans._images[case.name]
@@ -103,6 +106,20 @@ def test_rows_are_the_cases_samples_whatever_fits(scans, limit, kept, depth):
   if made.in_memory == len(made):
     assert len(scans.asked) == before
   assert not {('label', 'c'), ('label', 'd')} & set(scans.asked)
+
+
+def test_released_samples_are_decoded_again(scans):
+  made = Samples(scans, LABELED, UNLABELED, depth=None, limit=1e9)
+  rows = made.rows(LABELED + UNLABELED)
+  images, labels = made.images(rows), made.labels(rows[:5] + 1)
+  before = len(scans.asked)
+  tables = made.release()
+  np.testing.assert_array_equal(tables['image'], images)
+  np.testing.assert_array_equal(tables['label'][1:], labels)
+  assert not made.complete and made.nbytes < tables['label'][:1].nbytes + 1
+  np.testing.assert_array_equal(made.images(rows), images)
+  np.testing.assert_array_equal(made.labels(rows[:5] + 1), labels)
+  assert len(scans.asked) == before + 15
 
 
 def test_rows_of_several_cases_follow_each_other(scans):

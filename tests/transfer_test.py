@@ -102,7 +102,7 @@ def test_no_training_label_of_the_target_is_ever_read(
     adapted,
     direction.modalities,
     batch_size=4,
-    samples=range(4),
+    own=range(4),
     seed=0,
     memory_limit_gib=memory,
     use_unlabeled=True,

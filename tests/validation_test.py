@@ -140,6 +140,44 @@ def test_a_method_that_votes_is_asked_scan_by_scan(monkeypatch):
   np.testing.assert_allclose(found, _slow(prepared), rtol=1e-6)
 
 
+@pytest.mark.parametrize('room', [None, 1e9, 10.0])
+def test_slices_stay_on_devices_that_have_memory(monkeypatch, room):
+  """The same scores, wherever they are; placed once, or each time."""
+  prepared = Prepared(ALL)
+  expected = _slow(prepared)
+  placed = []
+  spread = parallel.spread
+  monkeypatch.setattr(parallel, 'room', lambda: room)
+  monkeypatch.setattr(
+    parallel, 'spread', lambda x: placed.append(x.shape) or spread(x)
+  )
+  made = Validation(prepared, GROUPS, 1e9)
+  for _ in range(2):
+    np.testing.assert_allclose(made.dice(_scans()), expected, rtol=1e-6)
+  # 18 slices, 4 a call, of images, labels and ids; scan by scan 2 + 1 + 3 + 1.
+  calls = {None: 2 * 5, 1e9: 5, 10.0: 2 * 7}
+  assert len(placed) == 3 * calls[room]
+
+
+def test_windows_lie_side_by_side():
+  """A slice of twice the window's side: each pixel is in one window alone."""
+  seen = []
+
+  def predict(params, memory, images, modality):
+    seen.append(images.shape)
+    return _predict(params, memory, images, modality)
+
+  class Counted(Method):
+    pass
+
+  Counted.predict = staticmethod(predict)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 65536, (4, 16, 16)).astype(np.uint16)
+  slices = inference.Slices(images, np.zeros((4, 16, 16), np.uint8), [4], [0])
+  (joint,) = _scans(Counted).joint_histograms(slices)
+  assert seen == [(4 * 4, 8, 8, 1)] and joint.sum() == images.size
+
+
 def test_histograms_of_slices_are_those_of_their_labels():
   """On the device as on the host, with slices that fill up a call."""
   prepared = Prepared(ALL)

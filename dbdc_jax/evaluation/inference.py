@@ -42,8 +42,12 @@ class Slices:
   _placed: list[tuple[Any, Any, Any]] | None = None
 
   def placed(self, batch: int) -> list[tuple[Any, Any, Any]]:
-    """Images, labels and ids on the devices, `batch` slices at a time."""
-    if self._placed is None:
+    """Images, labels and ids on the devices, `batch` slices at a time.
+
+    They stay there, if the devices have memory of their own.
+    """
+    placed = self._placed
+    if placed is None:
       ids = np.repeat(np.array(self.modalities, np.int32), self.counts)
       parts = zip(
         *(
@@ -52,8 +56,10 @@ class Slices:
         ),
         strict=True,
       )
-      self._placed = [tuple(map(parallel.spread, part)) for part in parts]
-    return self._placed
+      placed = [tuple(map(parallel.spread, part)) for part in parts]
+      if parallel.room() is not None:
+        self._placed = placed
+    return placed
 
 
 class Scans:
@@ -105,8 +111,8 @@ class Scans:
   def joint_histograms(self, slices: Slices) -> list[np.ndarray]:
     """Of each scan, see `metrics.joint_histogram`: `[C, C]` counts.
 
-    Windows do not overlap here, as this is done after every epoch: 4 instead of
-    9 cover a slice of twice their side.
+    Windows lie side by side here (the last one ends at the edge), as this is
+    done after every epoch: 4 instead of 9 cover a slice of twice their side.
     """
     ends = np.cumsum(slices.counts)[:-1]
     if self._voters:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dbdc_jax import parallel
+from dbdc_jax.precision import EXACT
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
@@ -93,7 +94,7 @@ def joint_histograms(
     'nhwr,nhwp->nrp',
     one_hot(labels),
     one_hot(jnp.argmax(p, -1)),
-    precision=jax.lax.Precision.HIGHEST,
+    precision=EXACT,
   )
 
 

@@ -1,7 +1,7 @@
 """The validation scans' DSC, which chooses a run's checkpoint.
 
-It is taken on the prepared grid, from windows that do not overlap; the test's
-overlap by half, and its scores are of the scan's own grid.
+It is taken on the prepared grid, from windows side by side; the test's overlap
+by half, and its scores are of the scan's own grid.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from dbdc_jax.evaluation.inference import Scans, Slices
 
 
 class Validation:
-  """The validation scans of a run; on the devices once, where they fit.
+  """The validation scans of a run, decoded once where they fit.
 
   Each process does its share of them.
 
@@ -40,7 +40,8 @@ class Validation:
       3 * case.num_slices * case.geometry['slice_size'] ** 2
       for _, case in map(self._cases.__getitem__, self._mine)
     )
-    self._together = size <= min(limit, parallel.room())
+    room = parallel.room()
+    self._together = size <= limit and (room is None or size <= room)
     self._kept: Slices | None = None
 
   def _slices(self) -> Iterator[Slices]:

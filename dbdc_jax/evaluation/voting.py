@@ -42,8 +42,7 @@ class Voters:
     self._vote = functools.partial(_compiled(method.vote), params, memory)
     self._depth = method.volumes.depth
     self._atlases = [
-      VolumeSource(prepared, cases, with_labels=True, depth=self._depth)
-      for cases in atlases
+      VolumeSource(prepared, cases, depth=self._depth) for cases in atlases
     ]
 
   def probabilities(self, images: np.ndarray, modality: int) -> np.ndarray:

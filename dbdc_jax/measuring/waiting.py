@@ -2,7 +2,7 @@
 
 The loop is training's: the next step is handed to the device before the step
 before is read. The scans are the built-in phantom, prepared like real ones and
-kept on the device.
+kept where training keeps them.
 """
 
 import copy
@@ -20,7 +20,7 @@ from data.task import HEART
 from dbdc_jax import feed, input_pipeline, methods, parallel, step
 from dbdc_jax.measuring.workload import PLAN, Workload
 
-# Steps before the clock starts: compilation, and the threads' head start.
+# Steps before the clock starts: compilation, and the queue's filling.
 _WARMUP = 5
 
 
@@ -38,7 +38,9 @@ def config(workload: Workload) -> ml_collections.ConfigDict:
 def _run(batches, step_fn, state, signals, steps):
   """Trains; returns seconds waited for batches, and seconds of the loop."""
   waited, pending = 0.0, None
-  iterator = feed.Feed(batches).iterate(0, _WARMUP + steps)
+  iterator = feed.Feed(batches, parallel.room() or 0).iterate(
+    0, _WARMUP + steps
+  )
   for i in range(_WARMUP + steps):
     if i == _WARMUP:
       jax.block_until_ready(state)
@@ -111,7 +113,7 @@ def rates(
   method = methods.build(config, parallel.AXIS)
   found = {}
   for name, limit, room in (
-    ('device', config.data.memory_limit_gib, None),
+    ('device', config.data.memory_limit_gib, float('inf')),
     ('host', config.data.memory_limit_gib, 0),
     ('decoded', 0.0, 0),
   ):
