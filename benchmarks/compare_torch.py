@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import os
 import pathlib
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -199,7 +200,65 @@ def compare(flags: argparse.Namespace) -> dict[str, Any]:
         'torch_ms': float(b[i]),
         'ratio': float(a[i] / b[i]),
       }
+  if flags.profile:
+    rows |= profile(ours, theirs, flags.rounds)
   return {'equal': equal, 'rows': rows}
+
+
+def _family(name: str) -> str:
+  """What an operation of either does; XLA convolves in its `ynn` fusions."""
+  if 'conv' in name or name.startswith('ynn'):
+    return 'convolutions'
+  if 'copy' in name or 'transpose' in name or name == 'aten::cat':
+    return 'copies, transposes'
+  return 'rest'
+
+
+def _traced(ours: Ours, steps: int) -> dict[str, float]:
+  """XLA's operations in some steps: family -> milliseconds a step."""
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      for _ in range(steps):
+        ours.train()
+    (file,) = pathlib.Path(folder).rglob('*.xplane.pb')
+    planes = jax.profiler.ProfileData.from_file(str(file)).planes
+    lines = [line for plane in planes for line in plane.lines]
+    events = [
+      (event.name.split('.')[0], event.duration_ns)
+      for line in lines
+      if 'XLAEigen' in line.name
+      for event in line.events
+    ]
+  found = dict.fromkeys(('convolutions', 'copies, transposes', 'rest'), 0.0)
+  for name, duration in events:
+    # What only hands out operations or waits for them has two colons.
+    if '::' not in name and not name.startswith('end'):
+      found[_family(name)] += duration / 1e6 / steps
+  return found
+
+
+def profile(ours: Ours, theirs: Theirs, steps: int) -> dict[str, Any]:
+  """Where the time of a train step goes, in both.
+
+  Returns:
+    family of operations -> 'ours_ms', 'torch_ms', 'ratio'.
+  """
+  mine = _traced(ours, steps)
+  activities = [torch.profiler.ProfilerActivity.CPU]
+  with torch.profiler.profile(activities=activities) as trace:
+    for _ in range(steps):
+      theirs.train()
+  other = dict.fromkeys(mine, 0.0)
+  for event in trace.key_averages():
+    other[_family(event.key)] += event.self_cpu_time_total / 1e3 / steps
+  return {
+    f'in a step: {name}': {
+      'ours_ms': mine[name],
+      'torch_ms': other[name],
+      'ratio': mine[name] / other[name],
+    }
+    for name in mine
+  }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,6 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--batch', type=int, default=4)
   parser.add_argument('--classes', type=int, default=8)
   parser.add_argument('--rounds', type=int, default=15)
+  parser.add_argument(
+    '--profile', action='store_true', help='also where a step spends its time'
+  )
   parser.add_argument('--json', metavar='FILE', help='all numbers, as a file')
   flags = parser.parse_args(argv)
   threads = int(os.environ.get('NPROC', len(os.sched_getaffinity(0))))
