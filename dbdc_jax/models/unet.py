@@ -15,7 +15,6 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.modulation import ModulationBank
@@ -42,11 +41,12 @@ def max_pool(x: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _double(x: jax.Array, axis: int) -> jax.Array:
   """Bilinear x2 along an axis, half-pixel centres: a 2-tap stencil."""
+  # An export leaves the size open: the places are computed where it is known.
   size = x.shape[axis]
-  pixel = np.arange(2 * size)
+  pixel = jnp.arange(2 * size)
   near = pixel // 2
   # An even pixel lies before its source's centre, an odd one behind it.
-  other = np.clip(near + np.where(pixel % 2, 1, -1), 0, size - 1)
+  other = jnp.clip(near + 2 * (pixel % 2) - 1, 0, size - 1)
   take = lambda places: jnp.take(x, places, axis, mode='clip')
   return 0.75 * take(near) + 0.25 * take(other)
 
