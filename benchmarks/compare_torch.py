@@ -240,6 +240,8 @@ def _traced(ours: Ours, steps: int) -> dict[str, float]:
 def profile(ours: Ours, theirs: Theirs, steps: int) -> dict[str, Any]:
   """Where the time of a train step goes, in both.
 
+  To be compared with one thread: PyTorch counts the calling one alone.
+
   Returns:
     family of operations -> 'ours_ms', 'torch_ms', 'ratio'.
   """
