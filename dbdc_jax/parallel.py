@@ -255,16 +255,16 @@ def _local_mesh() -> Mesh:
   return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
+def share(tables: Any) -> Any:
+  """Puts arrays that are only read on every local device."""
+  return jax.device_put(tables, NamedSharding(_local_mesh(), PartitionSpec()))
+
+
 def place(state: Any) -> Any:
   """Puts a state on every local device, without a leading replica axis."""
   # Copied: leaves may share a buffer, and a buffer is donated only once.
   state = jax.tree.map(lambda x: jax.numpy.array(x, copy=True), state)
-  return jax.device_put(state, NamedSharding(_local_mesh(), PartitionSpec()))
-
-
-def share(tables: Any) -> Any:
-  """Puts arrays that are only read on every local device."""
-  return jax.device_put(tables, NamedSharding(_local_mesh(), PartitionSpec()))
+  return share(state)
 
 
 def room() -> float | None:

@@ -93,30 +93,25 @@ class Samples:
     ]
     return np.concatenate(ranges).astype(np.int32)
 
-  def _where(self, row: int) -> tuple[PreparedCase, int]:
-    """The case that a row belongs to, and which of its samples it is."""
+  def _one(self, row, whole, single) -> np.ndarray:
+    """Decodes a row, by a function of its case or of a slice of it."""
     index = int(np.searchsorted(self._first, row, side='right')) - 1
-    return self._cases[index], int(row - self._first[index])
-
-  def _one_image(self, row: int) -> np.ndarray:
-    case, position = self._where(row)
+    case = self._cases[index]
     if self._depth is None:
-      return self._prepared.image(case, position)
-    return self._images_of(case)[0]
-
-  def _one_label(self, row: int) -> np.ndarray:
-    case, position = self._where(row)
-    if self._depth is None:
-      return self._prepared.label(case, position)
-    return self._labels_of(case)[0]
+      return single(case, int(row - self._first[index]))
+    return whole(case)[0]
 
   def images(self, rows: np.ndarray) -> np.ndarray:
     """`[...]` rows to `[..., H, W]` uint16 (whole scans: `[..., D, H, W]`)."""
-    return _take(self._images, rows, self._one_image)
+    decode = lambda row: self._one(row, self._images_of, self._prepared.image)
+    return _take(self._images, rows, decode)
 
   def labels(self, rows: np.ndarray) -> np.ndarray:
     """Their labels, uint8: a row is that of the image and 1, or 0 for none."""
-    return _take(self._labels, rows, lambda row: self._one_label(row - 1))
+    decode = lambda row: self._one(
+      row - 1, self._labels_of, self._prepared.label
+    )
+    return _take(self._labels, rows, decode)
 
   @property
   def complete(self) -> bool:

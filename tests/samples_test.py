@@ -1,5 +1,6 @@
 import threading
 
+from fake_scans import Case, Scans
 import numpy as np
 import pytest
 
@@ -10,52 +11,15 @@ from dbdc_jax.volume_source import resample, resample_labels
 SIDE = 6
 
 
-class Case:
-  """A case as the samples know it."""
-
-  def __init__(self, name, num_slices):
-    self.name, self.num_slices = name, num_slices
-    self.geometry = {'slice_size': SIDE}
-
-
-class Scans:
-  """Prepared scans of random voxels; counts what is decoded."""
-
-  def __init__(self, cases):
-    rng = np.random.default_rng(0)
-    shape = lambda case: (case.num_slices, SIDE, SIDE)
-    self._images = {
-      c.name: rng.integers(0, 65536, shape(c)).astype(np.uint16) for c in cases
-    }
-    self._labels = {
-      c.name: rng.integers(0, 5, shape(c)).astype(np.uint8) for c in cases
-    }
-    self.asked = []
-
-  def images(self, case):
-    self.asked.append(('image', case.name))
-    return self._images[case.name]
-
-  def labels(self, case):
-    self.asked.append(('label', case.name))
-    return self._labels[case.name]
-
-  def image(self, case, index):
-    return self.images(case)[index]
-
-  def label(self, case, index):
-    return self.labels(case)[index]
-
-
-LABELED = [Case('a', 3), Case('b', 2)]
-UNLABELED = [Case('c', 4), Case('d', 1)]
+LABELED = [Case('a', 3, SIDE), Case('b', 2, SIDE)]
+UNLABELED = [Case('c', 4, SIDE), Case('d', 1, SIDE)]
 # Bytes of a labelled and of an unlabelled slice.
 BOTH, IMAGE = 3 * SIDE**2, 2 * SIDE**2
 
 
 @pytest.fixture
 def scans():
-  return Scans(LABELED + UNLABELED)
+  return Scans(LABELED + UNLABELED, 5)
 
 
 @pytest.mark.parametrize(

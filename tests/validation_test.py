@@ -1,3 +1,4 @@
+from fake_scans import Case, Scans
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,35 +11,11 @@ from dbdc_jax.evaluation.validation import Validation
 CLASSES, SIDE = 8, 12
 
 
-class Case:
-  def __init__(self, name, num_slices):
-    self.name, self.num_slices = name, num_slices
-    self.geometry = {'slice_size': SIDE}
-
-
-class Prepared:
-  """Random scans; the last one's labels are background alone."""
-
-  def __init__(self, cases):
-    rng = np.random.default_rng(0)
-    shape = lambda case: (case.num_slices, SIDE, SIDE)
-    self._images = {
-      c.name: rng.integers(0, 65536, shape(c)).astype(np.uint16) for c in cases
-    }
-    self._labels = {
-      c.name: rng.integers(0, 3, shape(c)).astype(np.uint8) for c in cases
-    }
-    self.asked = []
-
-  def images(self, case):
-    self.asked.append(case.name)
-    return self._images[case.name]
-
-  def labels(self, case):
-    return self._labels[case.name]
-
-
-GROUPS = [[Case('a', 5), Case('b', 3)], [], [Case('c', 9), Case('d', 1)]]
+GROUPS = [
+  [Case('a', 5, SIDE), Case('b', 3, SIDE)],
+  [],
+  [Case('c', 9, SIDE), Case('d', 1, SIDE)],
+]
 ALL = [case for group in GROUPS for case in group]
 
 
@@ -84,17 +61,18 @@ def _slow(prepared, shift=1):
 
 @pytest.mark.parametrize('limit', [0, 1e9])
 def test_equals_the_plain_loop_over_scans(limit):
-  prepared = Prepared(ALL)
+  prepared = Scans(ALL, 3)
   made = Validation(prepared, GROUPS, limit)
   for shift in (1, 2):
     found = made.dice(_scans(params=shift))
     np.testing.assert_allclose(found, _slow(prepared, shift), rtol=1e-6)
   # Decoded once, or once each time.
-  assert len(prepared.asked) == len(ALL) * (1 if limit else 2)
+  decoded = [name for kind, name in prepared.asked if kind == 'image']
+  assert len(decoded) == len(ALL) * (1 if limit else 2)
 
 
 def test_a_scan_without_any_foreground_does_not_count():
-  prepared = Prepared(ALL)
+  prepared = Scans(ALL, 3)
   prepared._labels['d'][:] = 0
   # Class 1 by brightness, 0 after the shift of modality 2.
   prepared._images['d'][:] = 30000
@@ -106,7 +84,7 @@ def test_a_scan_without_any_foreground_does_not_count():
 
 
 def test_each_process_does_its_share(monkeypatch):
-  prepared = Prepared(ALL)
+  prepared = Scans(ALL, 3)
   whole = Validation(prepared, GROUPS, 1e9).dice(_scans())
   shares = []
   for process in (0, 1):
@@ -135,7 +113,7 @@ def test_a_method_that_votes_is_asked_scan_by_scan(monkeypatch):
     vote = staticmethod(lambda: None)
 
   monkeypatch.setattr(inference.voting, 'Voters', Voters)
-  prepared = Prepared(ALL)
+  prepared = Scans(ALL, 3)
   found = Validation(prepared, GROUPS, 1e9).dice(_scans(Voting))
   np.testing.assert_allclose(found, _slow(prepared), rtol=1e-6)
 
@@ -143,7 +121,7 @@ def test_a_method_that_votes_is_asked_scan_by_scan(monkeypatch):
 @pytest.mark.parametrize('room', [None, 1e9, 10.0])
 def test_slices_stay_on_devices_that_have_memory(monkeypatch, room):
   """The same scores, wherever they are; placed once, or each time."""
-  prepared = Prepared(ALL)
+  prepared = Scans(ALL, 3)
   expected = _slow(prepared)
   placed = []
   spread = parallel.spread
@@ -180,7 +158,7 @@ def test_windows_lie_side_by_side():
 
 def test_histograms_of_slices_are_those_of_their_labels():
   """On the device as on the host, with slices that fill up a call."""
-  prepared = Prepared(ALL)
+  prepared = Scans(ALL, 3)
   slices = inference.Slices(
     prepared._images['c'], prepared._labels['c'], [4, 5], [0, 2]
   )

@@ -111,15 +111,17 @@ def rates(
     the host's memory ('host') and decoded each time ('decoded').
   """
   method = methods.build(config, parallel.AXIS)
+  kept, _, steps = batches_of(config, method, folder)
+  limited = copy.deepcopy(config)
+  limited.data.memory_limit_gib = 0.0
+  decoded, _, _ = batches_of(limited, method, folder)
   found = {}
-  for name, limit, room in (
-    ('device', config.data.memory_limit_gib, float('inf')),
-    ('host', config.data.memory_limit_gib, 0),
-    ('decoded', 0.0, 0),
+  # The host first: samples that go to the device leave its memory.
+  for name, batches, room in (
+    ('host', kept, 0),
+    ('device', kept, float('inf')),
+    ('decoded', decoded, 0),
   ):
-    limited = copy.deepcopy(config)
-    limited.data.memory_limit_gib = limit
-    batches, _, steps = batches_of(limited, method, folder)
     iterate = feed.Feed(batches, room).iterate
     _rate(iterate, steps, 1)
     found[name] = _rate(iterate, steps, epochs)
