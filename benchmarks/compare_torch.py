@@ -31,9 +31,10 @@ import optax
 import torch
 import torch_unet
 
-from dbdc_jax import losses, memory
-from dbdc_jax.measuring import report
+from dbdc_jax.benchmarking import tables
 from dbdc_jax.models.unet import UNet
+from dbdc_jax.ops import losses
+from dbdc_jax.runtime import memory
 
 # Largest difference of logits and losses (relative) that counts as equal.
 TOLERANCE = 1e-4
@@ -286,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   found = compare(flags)
   print(_table(found['rows']))
   if flags.json:
-    report.write_json({**vars(flags), 'threads': threads, **found}, flags.json)
+    tables.write_json({**vars(flags), 'threads': threads, **found}, flags.json)
   return 0
 
 

@@ -4,7 +4,7 @@
   python -m dbdc_jax.main --config configs/folder.py:scans=DIR
 
 The folder may also be one of nnU-Net's, with its own dataset.json beside
-imagesTr and labelsTr. `data/folder.py` describes the folder,
+imagesTr and labelsTr. `data/readers/folder.py` describes the folder,
 `data/task_file.py` the dataset.json, whose `slice_size` and `roi` hold unless
 they are set here. Scans without a label map are unlabelled. Where every scan
 has one, `--config.labeled_fraction=0.2` uses those of a fifth of the patients.

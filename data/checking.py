@@ -5,18 +5,13 @@ import json
 import pathlib
 import sys
 
-from data import (
-  first_task,
-  folder,
-  integrity,
-  names,
-  nnunet,
-  progress,
-  task_file,
-)
+from data import first_task, integrity, task_file
+from data.files import names, progress
 from data.first_task import BadFirst, First
-from data.folder import Findings
-from data.scan_error import ScanError, table
+from data.formats import nnunet
+from data.formats.scan_error import ScanError, table
+from data.readers import folder
+from data.readers.folder import Findings
 from data.task import Task
 
 

@@ -6,18 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import (
-  folder,
-  hounsfield,
-  nnunet,
-  planes,
-  preprocess,
-  scan_files,
-  task_file,
-  user_labels,
-)
-from data.folder import Held
-from data.scan_error import ScanError
+from data import task_file
+from data.formats import nnunet, scan_files
+from data.formats.scan_error import ScanError
+from data.preprocessing import hounsfield, planes, preprocess
+from data.readers import folder, user_labels
+from data.readers.folder import Held
 
 _SLICE_SIZES = (64, 96, 128, 192, 256)
 

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
-from data import hounsfield, names, planes, preprocess, split
+from data import split
+from data.files import names
+from data.formats.nifti import ScanError
+from data.preprocessing import hounsfield, planes, preprocess
 from data.task import Case, Modality, Scan, Task
-from data.volume_io import ScanError
 
 # Scans of a modality whose median pixel or slice distance differs by more from
 # this one's are another kind of scan, or their header is wrong.

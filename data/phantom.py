@@ -5,7 +5,7 @@
 
 It needs no download, is different in every subject and equal on every machine
 run, and lets the whole project be tried and tested. It says nothing about
-patients. What can be turned is in `phantom_anatomy.Difficulty`.
+patients. What can be turned is in `anatomy.Difficulty`.
 """
 
 import argparse
@@ -19,12 +19,12 @@ import nibabel as nib
 import numpy as np
 from rich.progress import track
 
-from data import atomic, destination
-from data import phantom_anatomy as anatomy
-from data import phantom_archive as archive
-from data import phantom_scanner as scanner
-from data import phantom_shapes as shapes
-from data.phantom_anatomy import DIFFICULTY, Difficulty
+from data.files import atomic, destination
+from data.phantoms import anatomy as anatomy
+from data.phantoms import archive as archive
+from data.phantoms import scanner as scanner
+from data.phantoms import shapes as shapes
+from data.phantoms.anatomy import DIFFICULTY, Difficulty
 
 # Raised whenever the same settings would give other scans.
 VERSION = 2

@@ -26,19 +26,12 @@ import runpy
 import sys
 from typing import Any
 
-from data import (
-  atomic,
-  builder,
-  checking,
-  destination,
-  find_cases,
-  folder,
-  progress,
-  record_writer,
-  task_file,
-)
-from data.prepared import META, Prepared, summary
-from data.scan_error import ScanError, table
+from data import checking, task_file
+from data.cache import builder, record_writer
+from data.cache.prepared import META, Prepared, summary
+from data.files import atomic, destination, progress
+from data.formats.scan_error import ScanError, table
+from data.readers import find_cases, folder
 from data.task import Case, Modality, Task
 
 # Part of the cache's key: raise it when prepared data would change, or when a

@@ -12,8 +12,8 @@ import zlib
 
 import numpy as np
 
-from data import atomic
-from data.prepared import PreparedCase
+from data.cache.prepared import PreparedCase
+from data.files import atomic
 
 Split = dict[str, dict[str, list[str]]]
 

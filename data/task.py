@@ -124,8 +124,8 @@ class Scan(NamedTuple):
     image: `[X, Y, Z]` float32, scanner units.
     label: `[X, Y, Z]` uint8 class indices of the task, or None.
     affine: `[4, 4]` float64, voxel index to RAS millimetres.
-    notes: what people should know of it, see `volume_io.Volume`.
-    tags: what it says of itself, see `volume_io.Volume`.
+    notes: what people should know of it, see `nifti.Volume`.
+    tags: what it says of itself, see `nifti.Volume`.
   """
 
   image: np.ndarray
@@ -149,7 +149,7 @@ class Case:
     affine: reads where its voxels lie, from the headers alone; only for scans
       of modalities that are cut as they were acquired.
 
-  `read` raises `volume_io.ScanError` (file, reason, remedy) for a bad scan.
+  `read` raises `nifti.ScanError` (file, reason, remedy) for a bad scan.
   """
 
   name: str

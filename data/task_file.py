@@ -37,7 +37,9 @@ import pathlib
 import re
 from typing import Any
 
-from data import atomic, names, nnunet, planes
+from data.files import atomic, names
+from data.formats import nnunet
+from data.preprocessing import planes
 from data.task import TASKS, Intensity, Modality, Task
 
 # Keys of a file and of each of its modalities, with their meaning.

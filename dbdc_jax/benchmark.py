@@ -26,24 +26,26 @@ from typing import Any
 import jax
 
 from data.task import TASKS
-from dbdc_jax import counting, memory, methods, parallel
-from dbdc_jax.measuring import (
+from dbdc_jax import methods
+from dbdc_jax.benchmarking import (
   ahead_of_time,
   collectives,
   prediction,
   recognising,
-  report,
+  scores,
   steps,
-  volumes,
+  tables,
   waiting,
 )
-from dbdc_jax.measuring.workload import (
+from dbdc_jax.benchmarking.workload import (
   Workload,
   modality_counts,
   use_virtual_devices,
 )
+from dbdc_jax.models import counting
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
+from dbdc_jax.runtime import memory, parallel
 
 _TASKS = (('heart', 8, 96), ('abdomen', 5, 128))
 # Twice the modalities may take this much longer.
@@ -255,8 +257,8 @@ def _compile(workloads: list[Workload], card: str) -> list[dict[str, Any]]:
   rows = []
   for workload in workloads:
     rows.append(ahead_of_time.count_elsewhere(workload, card))
-    print(f'\n{report.compiled_table(rows[-1])}', flush=True)
-  print(f'\n{report.COMPILED_NOTES}')
+    print(f'\n{tables.compiled_table(rows[-1])}', flush=True)
+  print(f'\n{tables.COMPILED_NOTES}')
   return rows
 
 
@@ -280,13 +282,13 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
   kept = True
   if flags.steps:
     found['steps'] = steps.measure(workloads, flags.rounds)
-    print(report.steps_table(found['steps']))
+    print(tables.steps_table(found['steps']))
   if flags.parts:
     found['parts'] = {}
     for w in workloads:
       title = f'{w.method}, K={w.modalities}, width {w.width}'
       found['parts'][title] = steps.measure_parts(w, flags.rounds)
-      print(f'\n{title}\n{report.parts_table(found["parts"][title])}')
+      print(f'\n{title}\n{tables.parts_table(found["parts"][title])}')
   if flags.waiting:
     found['waiting'] = _measure_waiting(joint, flags)
     share, ms = (found['waiting'][k] for k in ('waiting_share', 'step_ms'))
@@ -301,20 +303,20 @@ def _run(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
     found['collectives'] = [
       collectives.count_elsewhere(joint, n) for n in flags.collectives
     ]
-    print(report.collectives_table(found['collectives']))
+    print(tables.collectives_table(found['collectives']))
   if flags.compare:
     small = dataclasses.replace(joint, dtype='float32')
     kept = _compare(small, flags, found)
   if flags.metrics:
-    found['metrics'] = volumes.measure()
-    print(report.metrics_line(found['metrics']))
+    found['metrics'] = scores.measure()
+    print(tables.metrics_line(found['metrics']))
   if flags.recognition:
     found['recognition'] = _measure_recognition(flags)
   if flags.compile_for:
     found['compiled'] = _compile(workloads, flags.compile_for)
   if flags.predict:
     found['predict'] = prediction.measure(joint)
-    print(report.predict_line(found['predict']))
+    print(tables.predict_line(found['predict']))
   return kept
 
 
@@ -337,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   print(', '.join(f'{k} {v}' for k, v in found['machine'].items() if v))
   within = _run(flags, found)
   if flags.json:
-    report.write_json(found, flags.json)
+    tables.write_json(found, flags.json)
   return 0 if within else 1
 
 

@@ -18,7 +18,8 @@ import pathlib
 import sys
 from typing import TextIO
 
-from data import names, progress, scan_error
+from data.files import names, progress
+from data.formats import scan_error
 from dbdc_jax.evaluation import (
   case_pool,
   case_scores,

@@ -24,9 +24,11 @@ import sys
 from absl import logging
 import numpy as np
 
-from data import atomic
-from dbdc_jax import bank_rows, deployed, exported, model_record
-from dbdc_jax.model_record import Model
+from data.files import atomic
+from dbdc_jax.inference import exported_model, trained_run
+from dbdc_jax.inference.exported_model import Model
+from dbdc_jax.models import bank_rows
+from dbdc_jax.workdir import export_folder
 
 _ROWS_FILE = 'rows.npz'
 
@@ -43,8 +45,10 @@ def write_model(model: Model, output: pathlib.Path, overwrite: bool) -> None:
     ValueError: `output` is there and must not be replaced.
     OSError: the disk is full.
   """
-  with exported.making(output, overwrite, [model.source]) as folder:
-    exported.describe(folder, exported.MODEL, model_record.write(model, folder))
+  with export_folder.making(output, overwrite, [model.source]) as folder:
+    export_folder.describe(
+      folder, export_folder.MODEL, exported_model.write(model, folder)
+    )
 
 
 def write_rows(
@@ -64,13 +68,13 @@ def write_rows(
   """
   index = _names(model, 'without banks it has no rows').index(modality)
   learnt = model.networks[0].weights
-  said = model_record.of_modality(model, modality)
+  said = exported_model.of_modality(model, modality)
   said['shared'] = bank_rows.shared_fingerprint(learnt)
   data = io.BytesIO()
   np.savez(data, **bank_rows.take(learnt, index))
-  with exported.making(output, overwrite, [model.source]) as folder:
+  with export_folder.making(output, overwrite, [model.source]) as folder:
     atomic.write(folder / _ROWS_FILE, data.getvalue())
-    exported.describe(folder, exported.ROWS, said)
+    export_folder.describe(folder, export_folder.ROWS, said)
 
 
 def add_rows(model: Model, rows: pathlib.Path) -> Model:
@@ -83,7 +87,7 @@ def add_rows(model: Model, rows: pathlib.Path) -> Model:
   Raises:
     ValueError: the rows are damaged, or of another network.
   """
-  said = exported.read(rows, exported.ROWS)
+  said = export_folder.read(rows, export_folder.ROWS)
   names = _names(model, 'without banks it takes no rows')
   name = said['modality']
   if name in names:
@@ -99,7 +103,7 @@ def add_rows(model: Model, rows: pathlib.Path) -> Model:
     )
   with np.load(rows / _ROWS_FILE) as file:
     learnt = bank_rows.append(learnt, dict(file))
-  return model_record.with_modality(model, said, learnt)
+  return exported_model.with_modality(model, said, learnt)
 
 
 def _names(model: Model, otherwise: str) -> list[str]:
@@ -152,11 +156,11 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
 def _run(flags: argparse.Namespace) -> None:
   output = pathlib.Path(flags.output)
   # Before anything is computed; and again when it is written.
-  exported.check(output, flags.overwrite, [flags.run, *flags.add])
-  run = deployed.load(flags.run)
+  export_folder.check(output, flags.overwrite, [flags.run, *flags.add])
+  run = trained_run.load(flags.run)
   if flags.modality:
     run.modality(flags.modality)
-  model = model_record.of_run(run)
+  model = exported_model.of_run(run)
   if flags.modality:
     write_rows(model, flags.modality, output, flags.overwrite)
     print(f'rows of {flags.modality}: {output}')

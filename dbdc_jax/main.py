@@ -138,14 +138,16 @@ def _explain(error: OSError) -> OSError:
 
 def _run(config) -> int:
   """Trains and tests; returns the exit code."""
-  from dbdc_jax import memory
+  from dbdc_jax.runtime import memory
 
   memory.keep()
   # Imported late: --help and bad flags should not wait for it.
   from data import prepare
-  from data.volume_io import ScanError
-  from dbdc_jax import checkpoint, compilation_cache, parallel, stopping, train
-  from dbdc_jax.epoch_metrics import NonFiniteLossError
+  from data.formats.nifti import ScanError
+  from dbdc_jax.runtime import compilation_cache, parallel, stopping
+  from dbdc_jax.training import train
+  from dbdc_jax.training.epoch_metrics import NonFiniteLossError
+  from dbdc_jax.workdir import checkpoint
 
   if config.deterministic:
     parallel.make_deterministic()

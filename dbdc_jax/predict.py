@@ -30,10 +30,18 @@ import sys
 
 from absl import logging
 
-from data import atomic, names, nnunet, prepare, scan_files
-from data.scan_error import ScanError, table
-from dbdc_jax import compilation_cache, deployed, memory, segmentation
-from dbdc_jax.prediction import batch, provenance, results
+from data import prepare
+from data.files import atomic, names
+from data.formats import nnunet, scan_files
+from data.formats.scan_error import ScanError, table
+from dbdc_jax.inference import (
+  folder_of_scans,
+  provenance,
+  results,
+  segmentation,
+  trained_run,
+)
+from dbdc_jax.runtime import compilation_cache, memory
 
 
 def load(
@@ -57,7 +65,7 @@ def load(
     ValueError: a folder holds no sound run; says what is wrong.
   """
   return segmentation.Segmenter(
-    [deployed.load(workdir) for workdir in workdirs],
+    [trained_run.load(workdir) for workdir in workdirs],
     mirror=mirror,
     keep_largest=keep_largest,
     entropy=entropy,
@@ -227,7 +235,7 @@ def _segment(flags: argparse.Namespace) -> int:
     volumes=flags.volumes,
     format=flags.format,
   )
-  outcome = batch.run(job, found.scans)
+  outcome = folder_of_scans.run(job, found.scans)
   for name, note in outcome.notes:
     print(names.printable(f'{name}: {note}'))
   print(

@@ -25,8 +25,8 @@ import sys
 from absl import logging
 
 from data import prepare
-from dbdc_jax import compilation_cache, parallel
 from dbdc_jax.reporting import curves, page, runs, sections
+from dbdc_jax.runtime import compilation_cache, parallel
 
 
 def _flags() -> argparse.ArgumentParser:

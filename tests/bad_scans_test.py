@@ -14,9 +14,11 @@ from PIL import Image
 import pydicom
 import pytest
 
-from data import phantom_archive, prepare, preprocess
+from data import prepare
+from data.formats.nifti import ScanError, read_nifti, write_nifti
+from data.phantoms import archive
+from data.preprocessing import preprocess
 from data.task import ABDOMEN
-from data.volume_io import ScanError, read_nifti, write_nifti
 
 CT, T2 = ABDOMEN.modalities[:2]
 # Three prepared pixels a voxel: voxel centres fall on pixel centres.
@@ -292,7 +294,7 @@ BAD_NIFTI = {
 @pytest.fixture
 def archives(tmp_path):
   """A sound case of BTCV; a second one is added by each test."""
-  phantom_archive.write_btcv(tmp_path / 'btcv', 0, _image(), _label(), AFFINE)
+  archive.write_btcv(tmp_path / 'btcv', 0, _image(), _label(), AFFINE)
   return tmp_path
 
 
@@ -302,9 +304,7 @@ def patient(tmp_path):
   for index in (0, 1):
     image = (_image() + 200 + index).astype(np.uint16)
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
-    phantom_archive.write_chaos_t2(
-      tmp_path / 'chaos', index, image, _label(), affine
-    )
+    archive.write_chaos_t2(tmp_path / 'chaos', index, image, _label(), affine)
   return tmp_path / 'chaos' / 'Train_Sets' / 'MR' / '1'
 
 

@@ -4,19 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from dbdc_jax import benchmark, counting, parallel
-from dbdc_jax.measuring import (
+from dbdc_jax import benchmark
+from dbdc_jax.benchmarking import (
   collectives,
   parts,
   prediction,
   program,
-  report,
+  scores,
   steps,
-  volumes,
+  tables,
   waiting,
   workload,
 )
+from dbdc_jax.models import counting
 from dbdc_jax.models.unet import UNet
+from dbdc_jax.runtime import parallel
 
 SMALL = workload.Workload(
   method='supervised', width=2, patch=16, batch=4, classes=3, dtype='float32'
@@ -48,9 +50,9 @@ def test_rates_follow_from_times_and_counts(row):
 
 
 def test_the_table_has_a_line_for_each_step(row, tmp_path):
-  text = report.steps_table([row, row | {'width': 77}])
+  text = tables.steps_table([row, row | {'width': 77}])
   assert 'supervised' in text and '77' in text
-  report.write_json({'steps': [row]}, str(tmp_path / 'found.json'))
+  tables.write_json({'steps': [row]}, str(tmp_path / 'found.json'))
   (read,) = json.loads((tmp_path / 'found.json').read_text())['steps']
   assert read['counted_macs'] == row['counted_macs']
 
@@ -111,7 +113,7 @@ def test_waiting_for_data_is_a_share_of_the_loop(cache, tmp_path):
 
 
 def test_the_volumes_are_alike_as_a_prediction_and_its_reference():
-  found = volumes.measure((48, 48, 40), repeats=1)
+  found = scores.measure((48, 48, 40), repeats=1)
   assert 0.5 < found['dice'] < 1 and found['hd95_mm'] > 0
 
 
@@ -128,4 +130,4 @@ def test_a_predictions_parts_add_up():
   parts_of_it = sum(found[k] for k in ('read', 'resample', 'network', 'write'))
   np.testing.assert_allclose(parts_of_it, found['total'])
   assert min(found[k] for k in ('read', 'network', 'write')) > 0
-  assert '20 x 24 x 10' in report.predict_line(found)
+  assert '20 x 24 x 10' in tables.predict_line(found)

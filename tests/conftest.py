@@ -80,7 +80,7 @@ def _two_epochs(cache, modalities, **fields):
 @pytest.fixture(scope='session')
 def ct_alone(cache, tmp_path_factory):
   """Workdir of a run on one modality."""
-  from dbdc_jax import train
+  from dbdc_jax.training import train
 
   workdir = tmp_path_factory.mktemp('run') / 'ct'
   train.train_and_evaluate(_two_epochs(cache, 'ct'), workdir)
@@ -98,7 +98,7 @@ def adding(cache, ct_alone):
 @pytest.fixture(scope='session')
 def mr_added(adding, tmp_path_factory):
   """Workdir of that run."""
-  from dbdc_jax import train
+  from dbdc_jax.training import train
 
   workdir = tmp_path_factory.mktemp('run') / 'mr_added'
   train.train_and_evaluate(adding, workdir)
@@ -110,7 +110,7 @@ def trained(cache, tmp_path_factory):
   """One DBDC run on the tiny heart phantom: workdir, results, epochs."""
   import tiny
 
-  from dbdc_jax import train
+  from dbdc_jax.training import train
 
   workdir = tmp_path_factory.mktemp('run') / 'heart'
   epochs = []
@@ -129,7 +129,7 @@ def own_run(cache, tmp_path_factory):
   import tiny
 
   from configs import folder
-  from dbdc_jax import train
+  from dbdc_jax.training import train
 
   place = tmp_path_factory.mktemp('own')
   own_scans.write(place, cache)

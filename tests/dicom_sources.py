@@ -8,8 +8,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from data import dicom_io, phantom_archive
-from data.volume_io import Volume
+from data.formats import dicom
+from data.formats.nifti import Volume
+from data.phantoms import archive
 
 ENHANCED_MR = '1.2.840.10008.5.1.4.1.1.4.1'
 _UID = '1.2.826.0.1.3680043.8.498.8'
@@ -17,7 +18,7 @@ _UID = '1.2.826.0.1.3680043.8.498.8'
 
 def read(folder: pathlib.Path) -> Volume:
   """A series as a volume that knows its files."""
-  found = dicom_io.read_dicom(folder)
+  found = dicom.read_dicom(folder)
   if isinstance(found, Volume):
     return found
   return found[0]._replace(files=tuple(found[1]))
@@ -26,7 +27,7 @@ def read(folder: pathlib.Path) -> Volume:
 def write(folder, affine, shape=(6, 5, 4), numbers=None) -> Volume:
   """Writes noise as a series and reads it again."""
   noise = np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16)
-  phantom_archive.write_dicom(
+  archive.write_dicom(
     folder,
     noise,
     affine,

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
-from dbdc_jax import checkpoint, parallel, train
+from dbdc_jax.runtime import parallel
+from dbdc_jax.training import train
+from dbdc_jax.workdir import checkpoint
 
 # Process 1 is killed in the second epoch.
 DIES = """
 import os, signal, sys
-from dbdc_jax.metric_writer import MetricWriter
+from dbdc_jax.workdir.metric_writer import MetricWriter
 
 progress = MetricWriter.progress
 def replaced(self, step, text):

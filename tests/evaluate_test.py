@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.scan_error import ScanError
-from data.volume_io import write_nifti
+from data.formats.nifti import write_nifti
+from data.formats.scan_error import ScanError
 from dbdc_jax import evaluate
 from dbdc_jax.evaluation import case_pool, case_scores, matching, metrics
 

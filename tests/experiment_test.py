@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from data.task import TASKS
-from dbdc_jax import experiment, run_record
+from dbdc_jax import experiment
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.experiments import plan, runner
+from dbdc_jax.workdir import run_record
 
 
 def _case(modality, number, classes, rng):

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import tiny
 
-from dbdc_jax import artifact, deployed, export, exported, train
+from dbdc_jax import export
+from dbdc_jax.inference import stablehlo, trained_run
+from dbdc_jax.training import train
+from dbdc_jax.workdir import export_folder
 
 # Runs in a folder of its own: what is imported from here fails.
 ALONE = """
@@ -105,7 +108,7 @@ def _alone(folder, names, images, tmp_path):
 
 
 def test_an_export_is_loaded_as_its_run_is(mr_added, whole):
-  run, model = deployed.load(mr_added), deployed.load(whole)
+  run, model = trained_run.load(mr_added), trained_run.load(whole)
   # Results of either are results of both.
   assert model.identity == run.identity
   assert tiny.same(_learnt(model), _learnt(run))
@@ -121,13 +124,13 @@ def test_an_export_is_loaded_as_its_run_is(mr_added, whole):
 
 
 def test_the_network_runs_with_jax_alone(mr_added, whole, images, tmp_path):
-  run = deployed.load(mr_added)
+  run = trained_run.load(mr_added)
   found = _alone(whole, ['ct', 'mr'], images, tmp_path)
   for name, logits in found.items():
     _close(logits, _logits(run, name, images))
   assert np.abs(found['ct'] - found['mr']).max() > 1e-3
   (network,) = json.loads((whole / 'model.json').read_text())['networks']
-  assert network['platforms'] == list(artifact.PLATFORMS)
+  assert network['platforms'] == list(stablehlo.PLATFORMS)
   # One file, with the weights in it.
   assert len(list(whole.glob('*.stablehlo'))) == 1
 
@@ -156,7 +159,7 @@ def test_the_description_holds_what_a_user_needs(mr_added, whole):
 
 def test_an_export_of_an_export_is_the_same(whole, tmp_path):
   assert _export('--run', whole, '--output', tmp_path / 'again') == 0
-  before, after = deployed.load(whole), deployed.load(tmp_path / 'again')
+  before, after = trained_run.load(whole), trained_run.load(tmp_path / 'again')
   assert tiny.same(_learnt(before), _learnt(after))
   one, two = (
     json.loads((folder / 'model.json').read_text())
@@ -176,7 +179,7 @@ def test_ct_alone_and_the_rows_of_mr_are_the_whole_network(
   assert (
     _export('--run', tmp_path / 'ct', '--add', rows, '--output', output) == 0
   )
-  run, model = deployed.load(mr_added), deployed.load(output)
+  run, model = trained_run.load(mr_added), trained_run.load(output)
   # Behind the others: CT first here, MR first there.
   assert [m.name for m in model.modalities] == ['ct', 'mr']
   assert model.modalities == run.modalities[::-1]
@@ -209,7 +212,7 @@ def test_rows_of_other_shared_weights_are_refused(ct_alone, mr_added, rows):
 
 
 def _model(folder):
-  return export.model_record.of_run(deployed.load(folder))
+  return export.exported_model.of_run(trained_run.load(folder))
 
 
 def _flip(path):
@@ -258,7 +261,7 @@ def test_what_is_damaged_foreign_or_cut_short_is_refused(
   shutil.copytree(whole, tmp_path / 'model')
   harm(tmp_path / 'model')
   with pytest.raises(ValueError, match=part):
-    deployed.load(tmp_path / 'model')
+    trained_run.load(tmp_path / 'model')
 
 
 def test_damaged_rows_are_refused(ct_alone, rows, tmp_path):
@@ -267,7 +270,7 @@ def test_damaged_rows_are_refused(ct_alone, rows, tmp_path):
   with pytest.raises(ValueError, match=r'rows.npz is damaged'):
     export.add_rows(_model(ct_alone), tmp_path / 'rows')
   with pytest.raises(ValueError, match=r'run.json: not readable'):
-    deployed.load(rows)
+    trained_run.load(rows)
 
 
 def test_an_export_appears_whole_or_not_at_all(
@@ -278,7 +281,7 @@ def test_an_export_appears_whole_or_not_at_all(
   def full(*_):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(artifact, 'write_loader', full)
+  monkeypatch.setattr(stablehlo, 'write_loader', full)
   assert _export('--run', mr_added, '--output', output) == 1
   assert not list(tmp_path.iterdir())
   monkeypatch.undo()
@@ -295,7 +298,7 @@ def test_an_export_appears_whole_or_not_at_all(
 def test_what_must_stay_is_known_before_anything_is_computed(
   mr_added, rows, whole, monkeypatch, capsys
 ):
-  monkeypatch.setattr(deployed, 'load', lambda _: pytest.fail('computed'))
+  monkeypatch.setattr(trained_run, 'load', lambda _: pytest.fail('computed'))
   for source, output, more in (
     (mr_added, mr_added, ()),
     (mr_added, mr_added / 'exported', ()),
@@ -307,8 +310,8 @@ def test_what_must_stay_is_known_before_anything_is_computed(
     arguments = ('--run', source, '--output', output, '--overwrite', *more)
     assert _export(*arguments) == 1
     assert 'choose another --output' in capsys.readouterr().err
-  exported.read(whole, exported.MODEL)
-  exported.read(rows, exported.ROWS)
+  export_folder.read(whole, export_folder.MODEL)
+  export_folder.read(rows, export_folder.ROWS)
 
 
 def test_overwrite_replaces_an_export(mr_added, tmp_path):
@@ -324,7 +327,9 @@ def test_overwrite_replaces_an_export(mr_added, tmp_path):
   (tmp_path / 'x' / 'rows.npz').unlink()
   assert _export(*arguments) == 1
   assert _export(*arguments, '--overwrite') == 0
-  assert exported.read(tmp_path / 'x', exported.ROWS)['modality'] == 'mr'
+  assert (
+    export_folder.read(tmp_path / 'x', export_folder.ROWS)['modality'] == 'mr'
+  )
   assert [f.name for f in tmp_path.iterdir()] == ['x']
 
 
@@ -334,8 +339,8 @@ def test_an_export_is_a_start_for_training(whole, mr_added, cache, tmp_path):
     {'epochs': 1, 'optimizer.learning_rate': 0.0, 'init_from': str(whole)}
   )
   train.train_and_evaluate(config, tmp_path)
-  learnt = deployed.load(tmp_path).networks['ct'].params
-  wanted = deployed.load(mr_added).networks['ct'].params
+  learnt = trained_run.load(tmp_path).networks['ct'].params
+  wanted = trained_run.load(mr_added).networks['ct'].params
   # CT is the first row here, and the second there.
   flip = lambda x: x[::-1] if x.ndim == 2 and x.shape[0] == 2 else x
   found, wanted = (
@@ -354,7 +359,7 @@ def test_each_modality_may_have_its_own_network(
   train.train_and_evaluate(config, tmp_path / 'run')
   output = tmp_path / 'model'
   assert _export('--run', tmp_path / 'run', '--output', output) == 0
-  run, model = deployed.load(tmp_path / 'run'), deployed.load(output)
+  run, model = trained_run.load(tmp_path / 'run'), trained_run.load(output)
   assert tiny.same(_learnt(model), _learnt(run))
   (tmp_path / 'alone').mkdir()
   found = _alone(output, ['ct', 'mr'], images, tmp_path / 'alone')

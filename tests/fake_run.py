@@ -7,8 +7,8 @@ import numpy as np
 
 from configs import common
 from data.task import Intensity, Modality, Task
-from dbdc_jax import segmentation
-from dbdc_jax.deployed import Deployed, Network
+from dbdc_jax.inference import segmentation
+from dbdc_jax.inference.trained_run import Deployed, Network
 from dbdc_jax.methods import Method
 
 CLASSES = ('background', 'grey', 'white')

@@ -16,8 +16,11 @@ import pytest
 import tiny
 import tmpfs
 
-from dbdc_jax import checkpoint, main, parallel, run_record, train
-from dbdc_jax.metric_writer import read_rows
+from dbdc_jax import main
+from dbdc_jax.runtime import parallel
+from dbdc_jax.training import train
+from dbdc_jax.workdir import checkpoint, run_record
+from dbdc_jax.workdir.metric_writer import read_rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Put before the command: what happens to the run, and when.
@@ -25,7 +28,7 @@ HIT = """
 import os, signal, sys, threading, time
 from dbdc_jax import checkpoint, loop, step
 from dbdc_jax.evaluation import inference
-from dbdc_jax.metric_writer import MetricWriter
+from dbdc_jax.workdir.metric_writer import MetricWriter
 
 def hit(number):
   os.kill(os.getpid(), number)
@@ -306,7 +309,7 @@ import errno, os, pathlib, shutil, sys
 sys.path.insert(0, 'tests')
 import tiny
 from dbdc_jax import checkpoint, main, train
-from dbdc_jax.metric_writer import MetricWriter
+from dbdc_jax.workdir.metric_writer import MetricWriter
 
 disk, cache, kept = map(pathlib.Path, ({paths}))
 filler, workdir = disk / 'filler', disk / 'run'

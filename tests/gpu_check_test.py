@@ -25,8 +25,9 @@ from benchmarks.gpu import (
   tracing,
   workspace,
 )
-from dbdc_jax import methods, supervision
-from dbdc_jax.measuring import workload
+from dbdc_jax import methods
+from dbdc_jax.benchmarking import workload
+from dbdc_jax.methods.common import supervision
 from dbdc_jax.models import modulation
 
 ROOT = pathlib.Path(__file__).parents[1]

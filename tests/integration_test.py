@@ -12,18 +12,13 @@ import pytest
 import tiny
 
 from configs import abdomen
+from data.formats.nifti import read_nifti, write_nifti
 from data.task import ABDOMEN
-from data.volume_io import read_nifti, write_nifti
-from dbdc_jax import (
-  checkpoint,
-  epoch_metrics,
-  optimizer,
-  parallel,
-  run_record,
-  step,
-  train,
-)
-from dbdc_jax.metric_writer import read_rows
+from dbdc_jax.ops import optimizer
+from dbdc_jax.runtime import parallel
+from dbdc_jax.training import epoch_metrics, step, train
+from dbdc_jax.workdir import checkpoint, run_record
+from dbdc_jax.workdir.metric_writer import read_rows
 
 
 def _state(workdir):

@@ -60,17 +60,17 @@ DIRECTIONS = {
   'data': ('configs', 'dbdc_jax'),
   'dbdc_jax.models': (
     'dbdc_jax.evaluation',
-    'dbdc_jax.input_pipeline',
+    'dbdc_jax.training.input_pipeline',
     'dbdc_jax.methods',
-    'dbdc_jax.train',
+    'dbdc_jax.training.train',
   ),
   'dbdc_jax.methods': (
-    'dbdc_jax.checkpoint',
+    'dbdc_jax.workdir.checkpoint',
     'dbdc_jax.evaluation',
-    'dbdc_jax.input_pipeline',
-    'dbdc_jax.metric_writer',
-    'dbdc_jax.parallel',
-    'dbdc_jax.train',
+    'dbdc_jax.training.input_pipeline',
+    'dbdc_jax.workdir.metric_writer',
+    'dbdc_jax.runtime.parallel',
+    'dbdc_jax.training.train',
   ),
 }
 # These, with all they import from here, work without jax.
@@ -143,9 +143,13 @@ def _dotted(node: ast.AST) -> str:
 
 
 def test_the_walk_sees_the_project():
-  assert {'dbdc_jax.main', 'dbdc_jax.train', 'data.task'} <= _modules().keys()
-  assert 'dbdc_jax.train' in _imports('dbdc_jax.main')
-  assert 'dbdc_jax.losses' in _reach('dbdc_jax.main')
+  assert {
+    'dbdc_jax.main',
+    'dbdc_jax.training.train',
+    'data.task',
+  } <= _modules().keys()
+  assert 'dbdc_jax.training.train' in _imports('dbdc_jax.main')
+  assert 'dbdc_jax.ops.losses' in _reach('dbdc_jax.main')
 
 
 @pytest.mark.parametrize('start', JAX_FREE)
@@ -195,7 +199,7 @@ def test_only_parallel_knows_the_devices():
     bad |= {
       f'{module}: {name}'
       for name in used
-      if module != 'dbdc_jax.parallel'
+      if module != 'dbdc_jax.runtime.parallel'
       and name.split('.')[0] == 'jax'
       and name.split('.')[1:2]
       and name.split('.')[1] in DEVICE_NAMES

@@ -10,7 +10,7 @@ import pytest
 
 from configs import heart
 from configs import saved as saved_config
-from dbdc_jax import run_record
+from dbdc_jax.workdir import run_record
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = {

@@ -7,7 +7,8 @@ import numpy as np
 import tiny
 
 from configs import folder as folder_config
-from dbdc_jax import predict, train
+from dbdc_jax import predict
+from dbdc_jax.training import train
 
 
 def test_classes_without_labels_are_in_no_score(own_run):

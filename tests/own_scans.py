@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 
-from data import btcv, chaos, phantom, volume_io
+from data import phantom
+from data.formats import nifti
+from data.readers import btcv, chaos
 from data.task import ABDOMEN
 
 TASK = {
@@ -50,5 +52,5 @@ def write(folder, cache, subjects=5, unlabeled=1):
         voxels = table[voxels]
       place = folder / case.modality / kind
       place.mkdir(parents=True, exist_ok=True)
-      volume_io.write_nifti(place / f'{case.name}.nii.gz', voxels, scan.affine)
+      nifti.write_nifti(place / f'{case.name}.nii.gz', voxels, scan.affine)
   (folder / 'dataset.json').write_text(json.dumps(TASK))

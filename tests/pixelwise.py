@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import abdomen
-from dbdc_jax import augment, methods, parallel, passes, plain
+from dbdc_jax import methods
+from dbdc_jax.methods.common import passes, plain
 from dbdc_jax.models.modulation import ModulationBank
+from dbdc_jax.ops import augment
+from dbdc_jax.runtime import parallel
 
 # The least that a discriminator can look at is 24 pixels.
 K, B, SIZE, C, PATCH = 2, 4, 28, 5, 24

@@ -13,9 +13,10 @@ import pydicom
 import pytest
 import scipy.spatial
 
-from data import itk_io, phantom_archive, scan_files, volume_io
-from dbdc_jax import deployed, predict
-from dbdc_jax.prediction import batch, provenance, results
+from data.formats import itk, nifti, scan_files
+from data.phantoms import archive
+from dbdc_jax import predict
+from dbdc_jax.inference import folder_of_scans, provenance, results, trained_run
 
 SPACING = (1.1, 1.4, 2.6)
 TURN = scipy.spatial.transform.Rotation.from_rotvec([0.2, -0.1, 0.15])
@@ -30,7 +31,7 @@ def _corners(affine, shape):
 def _segment(path, output, **options):
   job = results.Job(fake_run.segmenter(), output, modality='ct', **options)
   scans = scan_files.find(path, without=(output,)).scans
-  outcome = batch.run(job, scans, quiet=True)
+  outcome = folder_of_scans.run(job, scans, quiet=True)
   assert not outcome.errors
   return outcome
 
@@ -77,7 +78,7 @@ def test_a_dicom_series_comes_back_in_its_own_place(codes, tmp_path):
   voxels = fake_run.blocks((16, 14, 12))
   affine = affine_of(codes, SPACING, (-80, 60, 5), TURN.as_matrix())
   folder = tmp_path / 'series'
-  phantom_archive.write_dicom(
+  archive.write_dicom(
     folder,
     voxels.astype(np.uint16),
     affine,
@@ -130,7 +131,7 @@ def test_the_scans_scaling_is_not_the_labels(tmp_path):
   (tmp_path / 'scaled.nii.gz').write_bytes(gzip.compress(data))
   output = tmp_path / 'out'
   output.mkdir()
-  read = volume_io.read_nifti(tmp_path / 'scaled.nii.gz')
+  read = nifti.read_nifti(tmp_path / 'scaled.nii.gz')
   np.testing.assert_array_equal(read.voxels, voxels)
   _segment(tmp_path, output)
   found = nib.load(output / 'scaled.nii.gz')
@@ -156,7 +157,7 @@ def folder(tmp_path):
 def command(monkeypatch, tmp_path):
   """The command, with a run whose network says what a value is."""
   run = fake_run.make(modalities=('ct', 'mr'), folder=str(tmp_path / 'run'))
-  monkeypatch.setattr(deployed, 'load', lambda folder: run)
+  monkeypatch.setattr(trained_run, 'load', lambda folder: run)
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'xla'))
 
   def call(place, *flags):
@@ -223,7 +224,7 @@ def test_a_full_disk_leaves_nothing_half_written(folder, command, monkeypatch):
 def test_no_name_leaves_the_output_folder(name, tmp_path, monkeypatch):
   """A series named by its folder is named by the folder's real name."""
   place = tmp_path / 'inner' / 'deep'
-  phantom_archive.write_dicom(
+  archive.write_dicom(
     place,
     fake_run.blocks((16, 14, 4)).astype(np.uint16),
     affine_of('LPS', SPACING),
@@ -369,10 +370,10 @@ def test_names_of_nnunet_are_written_as_cases(
 def test_results_may_have_the_scans_own_format(ending, tmp_path):
   """Voxels and places come back as from NIfTI."""
   affine = affine_of('LPS', SPACING, (5, -3, 2), TURN.as_matrix())
-  like = volume_io.Volume(np.zeros(1), affine)
+  like = nifti.Volume(np.zeros(1), affine)
   voxels = fake_run.blocks((16, 14, 12))
   (tmp_path / 'in').mkdir()
-  for name, data in itk_io.encode(voxels, like, 'scan', ending):
+  for name, data in itk.encode(voxels, like, 'scan', ending):
     (tmp_path / 'in' / name).write_bytes(data)
   found = {}
   for format in ('nifti', 'input'):
@@ -399,7 +400,7 @@ def test_a_segmentation_object_needs_a_dicom_series(folder, command, capsys):
 def test_a_series_comes_back_as_a_segmentation_object(form, tmp_path):
   place = tmp_path / 'in' / 'series'
   voxels = fake_run.blocks((16, 14, 12))
-  phantom_archive.write_dicom(
+  archive.write_dicom(
     place,
     voxels.astype(np.uint16),
     affine_of('LIP', SPACING, (-80, 60, 5), TURN.as_matrix()),
@@ -448,7 +449,7 @@ def test_a_trained_run_segments_scans_as_its_test_did(trained, cache, tmp_path):
   split = json.loads((workdir / 'split.json').read_text())
   (root,) = cache.glob('phantom*-heart-tiny-5-0')
   name = split['mr']['test'][0]
-  image = volume_io.read_nifti(next(root.rglob(f'{name}_image.nii.gz')))
+  image = nifti.read_nifti(next(root.rglob(f'{name}_image.nii.gz')))
   sides = np.linalg.norm(image.affine[:3, :3], axis=0)
   found = segmenter.segment(image.voxels, sides, 'mr', image.affine)
   assert found.labels.shape == image.voxels.shape

@@ -12,14 +12,15 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from dbdc_jax import checkpoint, report
-from dbdc_jax.evaluation import sliding_window
+from dbdc_jax import report
+from dbdc_jax.inference import sliding_window
 from dbdc_jax.reporting import (
   features,
   predictions,
   pseudo_labels,
   runs,
 )
+from dbdc_jax.workdir import checkpoint
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 # Clicks everything that can be clicked, and says what did not do its work.

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from configs import heart
-from dbdc_jax.metric_writer import read_rows
+from dbdc_jax.workdir.metric_writer import read_rows
 
 # Fields of a row that hold times.
 CLOCKS = ('time', 'images_per_second', 'seconds', 'share_outside_steps')

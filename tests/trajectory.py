@@ -16,7 +16,10 @@ import numpy as np
 import optax
 
 from configs import abdomen
-from dbdc_jax import losses, methods, parallel, step, weighting
+from dbdc_jax import methods
+from dbdc_jax.ops import losses, weighting
+from dbdc_jax.runtime import parallel
+from dbdc_jax.training import step
 
 K, B, SIZE, C = 2, 4, 24, 5
 STEPS = 10

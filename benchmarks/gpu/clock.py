@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dbdc_jax.measuring import timing
+from dbdc_jax.benchmarking import timing
 
 
 def seconds(

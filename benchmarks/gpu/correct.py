@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import plan
-from dbdc_jax import methods, supervision
-from dbdc_jax.measuring import workload as workloads
+from dbdc_jax import methods
+from dbdc_jax.benchmarking import workload as workloads
+from dbdc_jax.methods.common import supervision
 
 _SIZES = {'width': 16, 'patch': 48, 'batch': 4, 'embedding_dim': 32}
 # Relative change of the parameters that stands for sums in another order.

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from benchmarks.gpu import clock, plan, steps, training, workspace
-from dbdc_jax import artifact, load_network
-from dbdc_jax.measuring import workload as workloads
+from dbdc_jax.benchmarking import workload as workloads
+from dbdc_jax.inference import load_network, stablehlo
 
 _MODALITIES = ('m0', 'm1')
 
@@ -20,7 +20,9 @@ _MODALITIES = ('m0', 'm1')
 def _write(method, weights, classes: int, folder: pathlib.Path) -> int:
   """Writes the network and its model.json; returns the network's bytes."""
   folder.mkdir(exist_ok=True)
-  said = artifact.write(folder, 'network', method.predict, weights, _MODALITIES)
+  said = stablehlo.write(
+    folder, 'network', method.predict, weights, _MODALITIES
+  )
   code = (folder / said['file']).read_bytes()
   model = {
     'modalities': _MODALITIES,

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import clock, plan
-from dbdc_jax import run_record
-from dbdc_jax.measuring import timing
+from dbdc_jax.benchmarking import timing
+from dbdc_jax.workdir import run_record
 
 # Beside what a run records: packages that a machine may lack.
 _PACKAGES = (

@@ -15,8 +15,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from benchmarks.gpu import clock, plan, workspace
-from dbdc_jax import sinkhorn
 from dbdc_jax.models import convolution, modulation, projector, unet
+from dbdc_jax.ops import sinkhorn
 
 _CLASSES = 8
 # Two modalities in each of three passes.
@@ -186,7 +186,7 @@ import sys
 if sys.argv[1] == 'keep':
   from dbdc_jax import memory
   memory.keep()
-from dbdc_jax.measuring import steps, workload
+from dbdc_jax.benchmarking import steps, workload
 patch, batch, width = map(int, sys.argv[2:])
 found = workload.Workload(
   method='supervised', patch=patch, batch=batch, width=width

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.gpu import clock, plan, steps
-from dbdc_jax import parallel
-from dbdc_jax.evaluation import sliding_window
-from dbdc_jax.measuring import workload as workloads
+from dbdc_jax.benchmarking import workload as workloads
+from dbdc_jax.inference import sliding_window
+from dbdc_jax.runtime import parallel
 
 _WINDOWS = (8, 72, 512)
 # Slices a call; each is a program of its own, which is compiled for seconds.

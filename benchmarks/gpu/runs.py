@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from benchmarks.gpu import plan, training, workspace
-from dbdc_jax import checkpoint
-from dbdc_jax.metric_writer import read_rows
+from dbdc_jax.workdir import checkpoint
+from dbdc_jax.workdir.metric_writer import read_rows
 
 _FIRST = 'deterministic_1'
 # Fields of a row that hold times.

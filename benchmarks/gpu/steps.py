@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from benchmarks.gpu import clock, plan
-from dbdc_jax import parallel
-from dbdc_jax.measuring import program, steps
-from dbdc_jax.measuring.workload import Workload, make
+from dbdc_jax.benchmarking import program, steps
+from dbdc_jax.benchmarking.workload import Workload, make
+from dbdc_jax.runtime import parallel
 
 # Modalities, patch and classes of the paper's tasks.
 TASKS = {'heart': (2, 96, 8), 'abdomen': (4, 128, 5)}

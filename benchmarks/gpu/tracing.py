@@ -68,10 +68,10 @@ def _record(step, count: int, folder: pathlib.Path) -> float:
 def _events(path: pathlib.Path, found: plan.Found):
   """The kernels' (name, start, duration) in nanoseconds."""
   data = jax.profiler.ProfileData.from_file(str(path))
-  planes = [plane.name for plane in data.planes]
+  planes = [plane.name for plane in data.preprocessing.planes]
   gpus = [n for n in planes if 'GPU' in n and 'device' in n.lower()]
   events, counts = [], collections.Counter()
-  for plane in data.planes:
+  for plane in data.preprocessing.planes:
     if plane.name not in (gpus or planes):
       continue
     for line in plane.lines:

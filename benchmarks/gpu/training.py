@@ -16,9 +16,9 @@ import ml_collections
 
 from benchmarks.gpu import plan, workspace
 from configs import heart
-from dbdc_jax import input_pipeline
-from dbdc_jax.measuring import waiting
-from dbdc_jax.metric_writer import read_rows
+from dbdc_jax.benchmarking import waiting
+from dbdc_jax.training import input_pipeline
+from dbdc_jax.workdir.metric_writer import read_rows
 
 RUN = 'run'
 _DATA = 'data.json'

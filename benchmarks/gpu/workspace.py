@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any
 
-from data import atomic, destination
+from data.files import atomic, destination
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from data import scan_files
-from data.scan_error import ScanError
-from data.volume_io import Volume, close_affines
+from data.formats import scan_files
+from data.formats.nifti import Volume, close_affines
+from data.formats.scan_error import ScanError
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.evaluation.label_codes import Classes
 from dbdc_jax.evaluation.matching import Case

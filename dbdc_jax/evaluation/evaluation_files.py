@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from data import atomic
+from data.files import atomic
 from dbdc_jax.evaluation import case_scores, metrics
 
 _JSON, _CSV = 'evaluation.json', 'evaluation.csv'

@@ -6,9 +6,10 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from data import names, scan_files
-from data.scan_error import ScanError, table
-from data.scan_files import Source
+from data.files import names
+from data.formats import scan_files
+from data.formats.scan_error import ScanError, table
+from data.formats.scan_files import Source
 
 # What archives and tools put around a case's name, one after the other: the
 # channel of an image, the kind of the file, the prefixes of two archives.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data import atomic
+from data.files import atomic
 from dbdc_jax.evaluation import metrics
 
 NATIVE = ('dice', 'hd95', 'assd', 'nsd')

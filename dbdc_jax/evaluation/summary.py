@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data.scan_error import ScanError
+from data.formats.scan_error import ScanError
 from dbdc_jax.evaluation import case_scores, matching, metrics, scoring
 from dbdc_jax.evaluation.label_codes import Classes
 

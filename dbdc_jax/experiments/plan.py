@@ -15,8 +15,9 @@ from ml_collections import config_flags
 
 from data.task import TASKS
 from data.task import names as task_names
-from dbdc_jax import methods, run_record
+from dbdc_jax import methods
 from dbdc_jax.experiments.variants import Table, Variant
+from dbdc_jax.workdir import run_record
 
 ROOT = pathlib.Path(__file__).parents[2]
 # What a run is started with; `ROOT` is the folder to start it in.

@@ -6,8 +6,9 @@ import jax
 
 from data.task import TASKS
 from data.task import names as task_names
-from dbdc_jax import counting, methods
+from dbdc_jax import methods
 from dbdc_jax.experiments import plan
+from dbdc_jax.models import counting
 
 # Scans of any kind: what a config has with them are the paper's sizes.
 _SCANS = 'none'

@@ -10,7 +10,7 @@ import shlex
 import statistics
 from typing import Any
 
-from data import atomic, destination
+from data.files import atomic, destination
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.experiments import comparison, plan, sizes
 from dbdc_jax.experiments.plan import Options, Run

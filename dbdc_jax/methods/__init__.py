@@ -5,7 +5,7 @@ import pkgutil
 
 import ml_collections
 
-from dbdc_jax.methods.base import Method, Signals, full_signals
+from dbdc_jax.methods.common.base import Method, Signals, full_signals
 from dbdc_jax.models.unet import MODULATIONS
 
 __all__ = ['Method', 'Signals', 'build', 'full_signals', 'names']
@@ -20,8 +20,8 @@ _CHOICES = {
 
 def names() -> tuple[str, ...]:
   """Returns the names of all methods, sorted."""
-  found = (module.name for module in pkgutil.iter_modules(__path__))
-  return tuple(sorted(name for name in found if name != 'base'))
+  found = pkgutil.iter_modules(__path__)
+  return tuple(sorted(m.name for m in found if not m.ispkg))
 
 
 def build(

@@ -14,8 +14,8 @@ optimizers have the same rate: they are one.
 
 import ml_collections
 
-from dbdc_jax import losses, passes, plain, supervision
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.ops import losses
 
 
 def build(

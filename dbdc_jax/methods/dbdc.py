@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import ml_collections
 
 from data import task_file
-from dbdc_jax import augment, four_passes, losses, prototypes, supervision
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, four_passes, supervision
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
-from dbdc_jax.precision import compute_dtype
+from dbdc_jax.ops import augment, losses, prototypes
+from dbdc_jax.runtime.precision import compute_dtype
 
 
 def build(

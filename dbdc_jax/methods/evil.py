@@ -33,8 +33,8 @@ from jax.scipy.special import digamma, gammaln
 import ml_collections
 import optax
 
-from dbdc_jax import losses, optimizer, passes, plain, supervision
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.ops import losses, optimizer
 
 _TEMPERATURE = 0.25
 _WEIGHT_DECAY = 1e-3

@@ -23,9 +23,9 @@ here in one.
 import jax
 import ml_collections
 
-from dbdc_jax import losses, passes, plain, supervision
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision
 from dbdc_jax.methods.mean_teacher import squared_difference
+from dbdc_jax.ops import losses
 
 
 def build(

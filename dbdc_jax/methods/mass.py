@@ -38,11 +38,11 @@ import ml_collections
 import optax
 
 from data import task_file
-from dbdc_jax import losses, optimizer, passes
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes
 from dbdc_jax.models import registration
-from dbdc_jax.models.similarity import local_correlation
-from dbdc_jax.precision import EXACT, compute_dtype
+from dbdc_jax.ops import losses, optimizer
+from dbdc_jax.ops.local_correlation import local_correlation
+from dbdc_jax.runtime.precision import EXACT, compute_dtype
 
 _OWN_RATE = 3e-4
 

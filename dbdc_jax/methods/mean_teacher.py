@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from dbdc_jax import losses, passes, plain, supervision, teacher
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.ops import losses, teacher
 
 _OWN_START = 1 / 30
 

@@ -33,10 +33,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from dbdc_jax import losses, passes, plain, supervision, transfer
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision, transfer
 from dbdc_jax.models.ram_dsir import RamDsir
-from dbdc_jax.precision import compute_dtype
+from dbdc_jax.ops import losses
+from dbdc_jax.runtime.precision import compute_dtype
 
 # r is one of so many equal steps.
 _RATIOS = 10

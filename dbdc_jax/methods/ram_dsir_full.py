@@ -5,7 +5,8 @@ Everything else as in `ram_dsir.py`.
 
 import ml_collections
 
-from dbdc_jax.methods import base, ram_dsir
+from dbdc_jax.methods import ram_dsir
+from dbdc_jax.methods.common import base
 
 
 def build(

@@ -42,18 +42,16 @@ import ml_collections
 import numpy as np
 import optax
 
-from dbdc_jax import (
+from dbdc_jax.methods.common import (
+  base,
   co_training,
-  image_pool,
-  losses,
-  optimizer,
   passes,
   plain,
   supervision,
 )
-from dbdc_jax.methods import base
 from dbdc_jax.models.patch_gan import PatchGan
 from dbdc_jax.models.unet import UNet
+from dbdc_jax.ops import image_pool, losses, optimizer
 
 # Weight of the way there and back.
 CYCLE = 10.0

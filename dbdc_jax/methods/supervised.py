@@ -8,8 +8,7 @@ Loss: cross entropy + Dice (the paper's eq 21 without its MPCL term);
 
 import ml_collections
 
-from dbdc_jax import passes, plain, supervision
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision
 
 
 def build(

@@ -21,9 +21,9 @@ from jax import lax
 import jax.numpy as jnp
 import ml_collections
 
-from dbdc_jax import losses, passes, plain, supervision, teacher
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, supervision
 from dbdc_jax.methods.mean_teacher import squared_difference
+from dbdc_jax.ops import losses, teacher
 
 _EPSILON = 1e-6
 

@@ -39,10 +39,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from dbdc_jax import domain_distance, losses, passes, plain, transfer
-from dbdc_jax.methods import base
+from dbdc_jax.methods.common import base, passes, plain, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
-from dbdc_jax.precision import compute_dtype
+from dbdc_jax.ops import domain_distance, losses
+from dbdc_jax.runtime.precision import compute_dtype
 
 _OWN_RATE = 1e-3
 _OWN_DECAY = 1e-5

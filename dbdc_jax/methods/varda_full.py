@@ -5,7 +5,8 @@ Everything else as in `varda.py`.
 
 import ml_collections
 
-from dbdc_jax.methods import base, varda
+from dbdc_jax.methods import varda
+from dbdc_jax.methods.common import base
 
 
 def build(

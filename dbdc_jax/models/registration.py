@@ -15,7 +15,7 @@ import numpy as np
 
 from dbdc_jax.models.convolution import KERNEL_INIT, convolve
 from dbdc_jax.models.instance_norm import InstanceNorm
-from dbdc_jax.precision import EXACT
+from dbdc_jax.runtime.precision import EXACT
 
 # Shifts that are compared, either way along each axis.
 REACH = 2

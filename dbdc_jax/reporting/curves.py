@@ -4,8 +4,7 @@ from collections.abc import Sequence
 import json
 from typing import Any
 
-from dbdc_jax import pictures
-from dbdc_jax.evaluation import metrics
+from dbdc_jax.evaluation import metrics, pictures
 from dbdc_jax.reporting import charts, page
 from dbdc_jax.reporting.charts import Box, Line
 from dbdc_jax.reporting.runs import Network, Run

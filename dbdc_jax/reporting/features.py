@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.prepared import Prepared, PreparedCase
+from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
-from dbdc_jax import pictures
+from dbdc_jax.evaluation import pictures
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet

@@ -8,7 +8,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from data import atomic, destination
+from data.files import atomic, destination
 
 # What every page starts with, and by which one is known: no other file does.
 _START = (

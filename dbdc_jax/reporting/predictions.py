@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from data.prepared import Prepared, PreparedCase
+from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
-from dbdc_jax.evaluation import inference
+from dbdc_jax.inference import prepared_cases
 from dbdc_jax.reporting.runs import Run
 
 # Which scans are shown, by their mean DSC over the classes that have one.
@@ -85,14 +85,14 @@ def predict(
     out[case.name] = Prediction(case, prediction, reference, dice)
 
   for network in run.networks:
-    scans = inference.Scans(
+    scans = prepared_cases.Scans(
       network.config,
       network.method,
       *network.state(network.facts['best_step']),
       prepared,
       run.cases(prepared, split, network, 'labeled'),
     )
-    found = inference.test_cases(
+    found = prepared_cases.test_cases(
       network.config,
       scans,
       prepared,

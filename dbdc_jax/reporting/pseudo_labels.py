@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data.prepared import Prepared
+from data.cache.prepared import Prepared
 from data.split import Split
-from dbdc_jax.evaluation import inference, metrics
+from dbdc_jax.evaluation import metrics
+from dbdc_jax.inference import prepared_cases
 from dbdc_jax.reporting.runs import Network, Run
 
 METHOD = (
@@ -43,7 +44,7 @@ def _of_network(run, network: Network, prepared, split, limit):
   atlases = run.cases(prepared, split, network, 'labeled')
   out = []
   for step in network.steps():
-    scans = inference.Scans(
+    scans = prepared_cases.Scans(
       network.config, network.method, *network.state(step), prepared, atlases
     )
     for index, cases in enumerate(groups):

@@ -13,18 +13,14 @@ import numpy as np
 from configs import saved
 from data import split as splits
 from data import task_file
-from data.prepared import Prepared, PreparedCase
+from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
-from dbdc_jax import (
-  checkpoint,
-  exported,
-  input_pipeline,
-  methods,
-  parallel,
-  run_record,
-)
-from dbdc_jax.metric_writer import read_rows
-from dbdc_jax.step import state_shapes
+from dbdc_jax import methods
+from dbdc_jax.runtime import parallel
+from dbdc_jax.training import input_pipeline
+from dbdc_jax.training.step import state_shapes
+from dbdc_jax.workdir import checkpoint, export_folder, run_record
+from dbdc_jax.workdir.metric_writer import read_rows
 
 # What is read of a run's files.
 _RESULTS = ('run', 'classes', 'modalities', 'mean', 'cases')
@@ -183,7 +179,7 @@ def _missing(path: pathlib.Path) -> str:
     return f'{folder}: no such folder: give the workdir of a finished run'
   if not folder.is_dir():
     return f'{folder}: a file: give the workdir of a finished run'
-  if (folder / exported.MODEL).exists():
+  if (folder / export_folder.MODEL).exists():
     return f'{folder}: an export: a report needs the run that it is of'
   if (folder / 'config.json').exists() and not (
     folder / 'results.json'

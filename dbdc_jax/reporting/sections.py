@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data import preprocess
+from data.cache.prepared import Prepared
 from data.prepare import BadScans
-from data.prepared import Prepared
+from data.preprocessing import preprocess
 from data.split import Split
-from dbdc_jax import pictures
+from dbdc_jax.evaluation import pictures
 from dbdc_jax.reporting import (
   charts,
   curves,

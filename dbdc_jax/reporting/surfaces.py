@@ -25,7 +25,7 @@ def upright(
 
   Args:
     label: `[S, h, w]` class indices on a scan's own grid.
-    geometry: of the prepared scan, see `data.preprocess`.
+    geometry: of the prepared scan, see `data.preprocessing.preprocess`.
 
   Returns:
     The same voxels with the axes that are nearest to feet-head, front-back and

@@ -1,0 +1,156 @@
+"""Prepared scans, read back from the cache."""
+
+import dataclasses
+import json
+import pathlib
+import threading
+from typing import Any
+
+import numpy as np
+
+from data.cache import builder
+from data.files import names
+
+# Everything about the scans but their voxels; written last.
+META = 'prepared.json'
+# Notes that a summary shows.
+_NOTES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCase:
+  """What is known of a prepared scan; its slices are in `Prepared`.
+
+  Attributes:
+    name: unique within the task.
+    patient: equal for all scans of a person.
+    modality: name of the modality.
+    labeled: whether it has a label.
+    num_slices: S.
+    offset: its first record in the modality's records.
+    geometry: see `preprocess`.
+    spacing: (slice, row, column) of the native grid, mm.
+    mm_per_pixel: of the prepared slices.
+    voxels_per_class: on the prepared grid; for reports only.
+    content: hash of the prepared voxels, not of the label.
+    signs: what the whole scan shows of its modality, see `signs.take`.
+  """
+
+  name: str
+  patient: str
+  modality: str
+  labeled: bool
+  num_slices: int
+  offset: int
+  geometry: dict[str, Any]
+  spacing: tuple[float, float, float]
+  mm_per_pixel: float
+  voxels_per_class: list[int]
+  content: str
+  signs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Prepared:
+  """Prepared scans of some modalities.
+
+  Attributes:
+    folder: where they are.
+    cases: by modality, then name.
+    fingerprint: what the data is, for the run's record.
+    planes: modality -> along which axis its scans were cut (`planes.PLANES`).
+    notes: what people should know of scans that are used: dicts of file, note.
+    skipped: bad scans left out: dicts of file, reason, remedy.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Opens prepared scans.
+
+    Raises:
+      ValueError: they are damaged.
+    """
+    self.folder = folder
+    try:
+      meta = json.loads((folder / META).read_text())
+    except ValueError as error:
+      raise ValueError(
+        f'{folder / META} is damaged ({error}): remove {folder}, and the scans'
+        ' are prepared again'
+      ) from error
+    self.cases = tuple(
+      PreparedCase(**{**c, 'spacing': tuple(c['spacing'])})
+      for c in meta['cases']
+    )
+    self.fingerprint: dict[str, Any] = meta['fingerprint']
+    self.planes: dict[str, str] = meta['planes']
+    self.notes: list[dict[str, str]] = meta['notes']
+    self.skipped: list[dict[str, str]] = meta['skipped']
+    self._records: dict[str, builder.Records] = {}
+    self._opening = threading.Lock()
+
+  def _array(self, case: PreparedCase, index: int, name: str) -> np.ndarray:
+    # Opening redirects the process's output for a moment: one at a time.
+    with self._opening:
+      if case.modality not in self._records:
+        self._records[case.modality] = builder.Records(
+          str(self.folder), case.modality
+        )
+    return self._records[case.modality].array(case.offset + index, name)
+
+  def _all(self, case: PreparedCase, name: str) -> np.ndarray:
+    return np.stack(
+      [self._array(case, i, name) for i in range(case.num_slices)]
+    )
+
+  def image(self, case: PreparedCase, index: int) -> np.ndarray:
+    """One slice, `[size, size]` uint16."""
+    return self._array(case, index, 'image')
+
+  def label(self, case: PreparedCase, index: int) -> np.ndarray:
+    """One slice's label, `[size, size]` uint8."""
+    return self._array(case, index, 'label')
+
+  def images(self, case: PreparedCase) -> np.ndarray:
+    """All slices, `[S, size, size]` uint16."""
+    return self._all(case, 'image')
+
+  def labels(self, case: PreparedCase) -> np.ndarray:
+    """All slices' labels, `[S, size, size]` uint8."""
+    return self._all(case, 'label')
+
+  def native_labels(self, case: PreparedCase) -> np.ndarray:
+    """Labels on the native grid inside the region of interest, `[S, h, w]`."""
+    return self._all(case, 'native_label')
+
+
+def summary(prepared: Prepared) -> str:
+  """The fingerprint as lines for people."""
+  lines = [f'prepared data in {prepared.folder}']
+  for name, facts in prepared.fingerprint.items():
+    if name == 'hash':
+      lines.append(f'  data hash {facts[:16]}')
+      continue
+    spacing = ' x '.join(f'{mm:.2f}' for mm in facts['median_spacing_mm'])
+    spread = ', '.join(
+      f'{q} %: {v:.2f}' for q, v in facts['intensity_percentiles'].items()
+    )
+    voxels = ', '.join(
+      f'{c} {n:,}' for c, n in facts['voxels_per_class'].items()
+    )
+    lines += [
+      f'  {name}: {facts["cases"]} scans, {facts["labeled"]} with labels,'
+      f' {facts["slices"]} slices, median spacing {spacing} mm, prepared at'
+      f' {facts["mm_per_pixel"]:.2f} mm per pixel, {prepared.planes[name]}',
+      f'    intensities {spread}',
+      f'    voxels {voxels}',
+    ]
+  lines += [
+    names.printable(f'  note {n["file"]}: {n["note"]}')
+    for n in prepared.notes[:_NOTES]
+  ]
+  if len(prepared.notes) > _NOTES:
+    lines.append(f'  ... and {len(prepared.notes) - _NOTES} more notes')
+  lines += [
+    names.printable(f'  skipped {b["file"]}: {b["reason"]}')
+    for b in prepared.skipped
+  ]
+  return '\n'.join(lines)

@@ -1,0 +1,212 @@
+"""Undoes how the pixels of a DICOM file are stored and compressed.
+
+Nothing is decoded that is larger than its header says, and nothing of which a
+part is missing.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import re
+import sys
+import tempfile
+
+import numpy as np
+from pydicom import encaps
+from pydicom import uid as uids
+from pydicom.pixels import get_decoder
+
+from data.formats.dicom_header import AGAIN, Header, frame_count, text
+from data.formats.scan_error import ScanError
+
+_PLAIN = 'export the series uncompressed'
+JPEG_2000 = (
+  *uids.JPEG2000TransferSyntaxes,
+  uids.HTJ2K,
+  uids.HTJ2KLossless,
+  uids.HTJ2KLosslessRPCL,
+)
+# What pydicom decodes these with, as people install it.
+_PACKAGES = (
+  (JPEG_2000, 'pylibjpeg and pylibjpeg-openjpeg'),
+  (uids.JPEGLSTransferSyntaxes, 'pyjpegls'),
+  (uids.JPEGTransferSyntaxes, 'python-gdcm'),
+)
+_TWELVE_BITS = 'pylibjpeg and pylibjpeg-libjpeg'
+# Words of the decoders for JPEG and JPEG 2000.
+_REMARK = re.compile(
+  rb'JPE?G|[Mm]arker|[Tt]ile|codeblock|SO[FST]\b|SIZ|COD|Huffman|[Dd]ecod'
+)
+_ITEM, _END = b'\xfe\xff\x00\xe0', b'\xfe\xff\xdd\xe0'
+
+
+def syntax_of(header: Header) -> uids.UID:
+  """A file's transfer syntax; from how it was read where it does not say."""
+  meta = getattr(header.found, 'file_meta', {})
+  if named := text(meta, 'TransferSyntaxUID'):
+    return uids.UID(named)
+  implicit, little = header.found.original_encoding
+  if implicit:
+    return uids.ImplicitVRLittleEndian
+  return uids.ExplicitVRLittleEndian if little else uids.ExplicitVRBigEndian
+
+
+def check_decoder(header: Header) -> None:
+  """Checks that a file's compression can be undone here.
+
+  Raises:
+    ScanError: naming what is missing.
+  """
+  syntax = syntax_of(header)
+  try:
+    decoder = get_decoder(syntax)
+  except NotImplementedError:
+    name = syntax.name if syntax.is_transfer_syntax else str(syntax)
+    raise ScanError(
+      header.path, f'transfer syntax {name} cannot be decoded', _PLAIN
+    ) from None
+  packages = next((p for group, p in _PACKAGES if syntax in group), '')
+  able = not decoder.is_encapsulated or decoder.is_available
+  if syntax == uids.JPEGExtended12Bit and header.whole('BitsStored') > 8:
+    # The other plug-ins know 8 bits only.
+    packages = _TWELVE_BITS
+    able = 'pylibjpeg' in decoder.available_plugins
+  if not able:
+    raise ScanError(
+      header.path,
+      f'no decoder for {syntax.name} is installed',
+      f'install {packages}, or {_PLAIN}',
+    )
+
+
+def _bytes(header: Header) -> bytes:
+  """The value of a file's pixel element, without what follows it.
+
+  Raises:
+    ScanError: bytes are missing.
+  """
+  place = header.pixels
+  with header.path.open('rb') as file:
+    file.seek(place.offset)
+    if place.length is not None:
+      return file.read(place.length)
+    data = file.read()
+  at = 0
+  while data[at : at + 4] == _ITEM:
+    at += 8 + int.from_bytes(data[at + 4 : at + 8], 'little')
+  # Some writers forget the last mark: nothing is missing then.
+  if at > len(data) or data[at : at + 4] not in (_END, b''):
+    raise ScanError(
+      header.path,
+      'truncated, or damaged: its compressed pixels end early',
+      AGAIN,
+    )
+  return data[:at]
+
+
+def _picture_size(data: bytes) -> tuple[int, int] | None:
+  """Rows and columns that a JPEG or JPEG 2000 picture says it has."""
+  number = lambda at, size: int.from_bytes(data[at : at + size], 'big')
+  start = data.find(b'\xff\x4f\xff\x51')
+  if start >= 0:
+    at = start + 8
+    return (
+      number(at + 4, 4) - number(at + 12, 4),
+      number(at, 4) - number(at + 8, 4),
+    )
+  at = data.find(b'\xff\xd8') + 2
+  while at > 1 and at + 9 < len(data) and data[at] == 0xFF:
+    marker = data[at + 1]
+    if marker == 0xF7 or marker in set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}:
+      return number(at + 5, 2), number(at + 7, 2)
+    at += 1 if marker == 0xFF else 2 + number(at + 2, 2)
+  return None
+
+
+@contextlib.contextmanager
+def c_remarks() -> Iterator[list[str]]:
+  """Keeps from the terminal what decoders written in C say there.
+
+  Yields:
+    Their lines, once it is over. What others said meanwhile is handed on.
+  """
+  said, failed = [], True
+  try:
+    sys.stderr.flush()
+    terminal = os.dup(2)
+  except (AttributeError, OSError, ValueError):
+    yield said  # There is no terminal.
+    return
+  with tempfile.TemporaryFile() as kept:
+    os.dup2(kept.fileno(), 2)
+    try:
+      yield said
+      failed = False
+    finally:
+      os.dup2(terminal, 2)
+      os.close(terminal)
+      kept.seek(0)
+      for line in kept.read().splitlines(keepends=True):
+        if failed or _REMARK.search(line):
+          said.append(line.decode(errors='replace'))
+        else:
+          os.write(2, line)
+
+
+def _check_pictures(header: Header, data: bytes, offsets) -> None:
+  """A small picture may say that it is a huge one: decoders believe it."""
+  size = (header.whole('Rows'), header.whole('Columns'))
+  for encoded in encaps.generate_frames(
+    data, number_of_frames=frame_count(header), extended_offsets=offsets
+  ):
+    if not encoded.rstrip(b'\0\xff').endswith(b'\xff\xd9'):
+      raise ScanError(
+        header.path, 'truncated, or damaged: a picture in it has no end', AGAIN
+      )
+    if (found := _picture_size(encoded)) != size:
+      raise ScanError(
+        header.path,
+        f'damaged: a compressed picture of {found or "no"} rows and columns in'
+        f' a file of {size}',
+        AGAIN,
+      )
+
+
+def decode(header: Header) -> np.ndarray:
+  """The pixels of a checked file, `[frames, rows, columns]`, all their bits.
+
+  Raises:
+    ScanError: they are damaged.
+  """
+  found, data, syntax = header.found, _bytes(header), syntax_of(header)
+  options = {
+    'rows': header.whole('Rows'),
+    'columns': header.whole('Columns'),
+    'number_of_frames': frame_count(header),
+    'samples_per_pixel': 1,
+    'photometric_interpretation': 'MONOCHROME2',
+    'bits_allocated': header.whole('BitsAllocated'),
+    'bits_stored': header.whole('BitsStored'),
+    'pixel_representation': header.whole('PixelRepresentation'),
+    'pixel_keyword': 'PixelData',
+    'pixel_vr': header.pixels.vr or 'OW',
+    'allow_excess_frames': False,
+    'correct_unused_bits': False,
+  }
+  if 'ExtendedOffsetTable' in found and 'ExtendedOffsetTableLengths' in found:
+    options['extended_offsets'] = (
+      found.ExtendedOffsetTable,
+      found.ExtendedOffsetTableLengths,
+    )
+  if syntax.is_encapsulated and syntax != uids.RLELossless:
+    _check_pictures(header, data, options.get('extended_offsets'))
+  decoder = get_decoder(syntax)
+  if decoder.is_encapsulated:
+    with c_remarks() as said:
+      values, _ = decoder.as_array(data, raw=True, **options)
+    # It is only a remark to them that a part of a picture is not there.
+    if broken := [line for line in said if 'orrupt' in line or 'Prem' in line]:
+      raise ValueError(broken[0])
+  else:
+    values, _ = decoder.as_array(data, raw=True, **options)
+  return values.reshape(-1, options['rows'], options['columns'])

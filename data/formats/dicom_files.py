@@ -1,0 +1,330 @@
+"""Which DICOM series the files of a folder make up, from their headers alone.
+
+Every file is used, or left out with the reason. A file that is damaged is never
+left out: it belongs to its series, which cannot be read without it.
+"""
+
+from collections.abc import Sequence
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+from pydicom import uid as uids
+
+from data.formats.dicom_header import (
+  AGAIN,
+  LOST_PIXELS,
+  Header,
+  damaged,
+  object_class,
+  read_header,
+  unsaid,
+)
+from data.formats.scan_error import ScanError
+
+# What has pixels and is no scan.
+_NO_SCAN = {
+  uids.SegmentationStorage: 'a segmentation (SEG)',
+  uids.UID('1.2.840.10008.5.1.4.1.1.66.7'): 'a segmentation (SEG)',
+  uids.RTDoseStorage: 'a radiotherapy dose',
+  uids.RTImageStorage: 'a radiotherapy image',
+}
+_NO_DICOM = 'no DICOM file'
+_CONTENTS = 'a DICOMDIR, a table of contents'
+_COLOURS = ('RGB', 'YBR')
+_ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
+
+
+class Series(NamedTuple):
+  """A series of images.
+
+  Attributes:
+    uid: its SeriesInstanceUID; '' if the files have none.
+    files: sorted by name; damaged ones too.
+    description: its SeriesDescription, or ''.
+    number: its SeriesNumber, or ''.
+    modality: 'CT', 'MR', ..., or ''.
+    images: how many slices; a file of many frames counts its frames.
+  """
+
+  uid: str
+  files: tuple[pathlib.Path, ...]
+  description: str
+  number: str
+  modality: str
+  images: int = 0
+
+  def __str__(self) -> str:
+    count = self.images or len(self.files)
+    facts = [f'series {self.number}'] if self.number else []
+    facts += [self.modality] if self.modality else []
+    facts.append(f'{count} image{"s" * (count != 1)}')
+    return f'{self.description or "no description"} ({", ".join(facts)})'
+
+
+def _no_scan(header: Header) -> str:
+  """Why a sound DICOM file is no image of a scan; '' if it may be one."""
+  kind = object_class(header.found)
+  if kind == uids.MediaStorageDirectoryStorage:
+    return _CONTENTS
+  if kind in _NO_SCAN:
+    return f'{_NO_SCAN[kind]}, no scan'
+  if header.pixels is None:
+    name = kind.name.removesuffix(' Storage') or 'unknown'
+    return f'a DICOM object without pixels ({name})'
+  return ''
+
+
+def _of_no_kind(header: Header) -> bool:
+  """Whether its kind of object does not exist, though not a vendor's own.
+
+  What is so, and lies among slices, is one of them, cut and scrambled.
+  """
+  kind = object_class(header.found)
+  standard = not kind.is_valid or kind.startswith('1.2.840.10008.')
+  return standard and not kind.name.endswith(' Storage')
+
+
+def _pattern(path: pathlib.Path) -> str:
+  """A file's name without what counts files up."""
+  return re.sub(r'\d+', '#', path.name.lower())
+
+
+def _lost_slice(path: pathlib.Path, patterns: set[str]) -> bool:
+  """Whether a file that is no DICOM was a slice once, by its name.
+
+  A download's error page, or a file that the disk lost, would otherwise leave
+  a volume that ends early.
+  """
+  return path.suffix.lower() in _ENDINGS or _pattern(path) in patterns
+
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files directly in a folder, hidden ones left out, sorted by name."""
+  return sorted(
+    f
+    for f in folder.iterdir()
+    if not f.name.startswith('.') and (f.is_file() or f.is_symlink())
+    if not f.is_dir()
+  )
+
+
+def read_headers(
+  folder: str | os.PathLike, files: Sequence[pathlib.Path] | None = None
+) -> tuple[list[tuple[Series, list[Header]]], list[ScanError]]:
+  """Every series of a folder with its files' headers; what was left out.
+
+  Args:
+    folder: its files are looked at, not those of folders inside.
+    files: only these of them.
+
+  Raises:
+    ScanError: the folder cannot be read.
+  """
+  if files is None:
+    try:
+      files = files_in(pathlib.Path(folder))
+    except OSError as error:
+      reason = f'cannot be read ({error.strerror})'
+      raise ScanError(folder, reason, 'check name and permissions') from error
+  with unsaid():
+    return _read_headers(sorted(files))
+
+
+def _read_headers(paths: Sequence[pathlib.Path]):
+  headers, pixelless, strangers, left_out = [], [], [], []
+  for path in paths:
+    try:
+      header = read_header(path)
+    except OSError as error:
+      reason = f'cannot be read ({error.strerror})'
+      strangers.append(ScanError(path, reason, 'check name and permissions'))
+      continue
+    if header is None:
+      strangers.append(ScanError(path, _NO_DICOM, 'nothing to do'))
+    elif header.damage and path.name.upper() == 'DICOMDIR':
+      left_out.append(ScanError(path, _CONTENTS, 'nothing to do'))
+    elif header.damage is None and (reason := _no_scan(header)):
+      error = ScanError(path, reason, 'nothing to do')
+      if header.pixels:
+        left_out.append(error)
+      else:
+        pixelless.append((error, header))
+    else:
+      headers.append(header)
+  patterns = {_pattern(header.path) for header in headers}
+  series = {header.text('SeriesInstanceUID') for header in headers}
+  for error, header in pixelless:
+    if _of_no_kind(header) and (
+      header.text('SeriesInstanceUID') in series
+      or _pattern(header.path) in patterns
+    ):
+      error = ScanError(header.path, LOST_PIXELS, AGAIN)
+      headers.append(header._replace(damage=error))
+    else:
+      left_out.append(error)
+  for error in strangers:
+    path = pathlib.Path(error.file)
+    if not _lost_slice(path, patterns):
+      left_out.append(error)
+      continue
+    if error.reason == _NO_DICOM:
+      empty = '' if path.stat().st_size else ': it is empty'
+      error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
+    headers.append(damaged(error))
+  found = _grouped(headers, left_out)
+  return found, sorted(left_out, key=lambda error: error.file)
+
+
+def _grouped(
+  headers: list[Header], left_out: list[ScanError]
+) -> list[tuple[Series, list[Header]]]:
+  """The headers of every series; a damaged one of no series goes with all."""
+  groups: dict[str, list[Header]] = {}
+  lost = []
+  sound = {h.text('SeriesInstanceUID') for h in headers if not h.damage}
+  for header in headers:
+    uid = header.text('SeriesInstanceUID')
+    if header.damage and uid not in sound:
+      lost.append(header)
+    else:
+      groups.setdefault(uid, []).append(header)
+  groups = _scans_only(groups, left_out)
+  if lost and not groups:
+    groups[''] = []
+  out = []
+  for uid, members in groups.items():
+    members = sorted([*members, *lost], key=lambda header: header.path)
+    out.append((_series(uid, members), members))
+  return out
+
+
+def _coloured(header: Header) -> bool:
+  kind = header.text('PhotometricInterpretation')
+  return kind.startswith(_COLOURS) and header.text('SamplesPerPixel') != '1'
+
+
+def _without_place(header: Header) -> bool:
+  """Whether it is a picture that was taken of a screen."""
+  return 'Secondary Capture' in object_class(header.found).name and not (
+    header.text('ImagePositionPatient')
+    or header.items('PerFrameFunctionalGroupsSequence')
+  )
+
+
+def _scans_only(groups, left_out):
+  """The groups without what only goes with a scan, if there is a scan."""
+  pictures = {
+    uid
+    for uid, members in groups.items()
+    if all(_coloured(header) for header in members)
+  }
+  localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
+  scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
+  scans = [h for h in scans if not _without_place(h)]
+  if all(localizer(h) for h in scans):
+    return groups
+  screen_shots = {
+    uid
+    for uid, members in groups.items()
+    if all(_without_place(header) for header in members)
+  }
+  kept = {}
+  for uid, members in groups.items():
+    for header in members:
+      if uid in pictures:
+        reason = 'a colour picture, no slice of a scan'
+      elif uid in screen_shots:
+        reason = 'a picture without a place (Secondary Capture), no slice'
+      elif localizer(header):
+        reason = 'a localizer, no slice of a scan'
+      else:
+        kept.setdefault(uid, []).append(header)
+        continue
+      left_out.append(ScanError(header.path, reason, 'nothing to do'))
+  return kept
+
+
+def _series(uid: str, members: list[Header]) -> Series:
+  first = next((h for h in members if h.found), members[0])
+  frames = lambda h: max(int(h.text('NumberOfFrames') or 1), 1)
+  count = 0
+  for header in members:
+    try:
+      count += frames(header)
+    except ValueError:
+      count += 1
+  return Series(
+    uid,
+    tuple(header.path for header in members),
+    *map(first.text, ('SeriesDescription', 'SeriesNumber', 'Modality')),
+    count,
+  )
+
+
+def series_in(
+  folder: str | os.PathLike, files: Sequence[pathlib.Path] | None = None
+) -> tuple[list[Series], list[ScanError]]:
+  """The series of images in a folder, and what was left out with the reason.
+
+  Left out are files that are no DICOM, objects without pixels, segmentations,
+  and, beside a scan, its localizers and colour pictures. No pixel is read.
+
+  Args:
+    folder: its files are looked at, not those of folders inside.
+    files: only these of them.
+  """
+  found, left_out = read_headers(folder, files)
+  return [series for series, _ in found], left_out
+
+
+def choose(
+  found: list[tuple[Series, list[Header]]], wanted: str, folder: str
+) -> list[Header]:
+  """The headers of the one series that is wanted.
+
+  Args:
+    found: of `read_headers`.
+    wanted: a SeriesInstanceUID, SeriesNumber or SeriesDescription; '' where
+      there must be only one.
+    folder: shown in errors.
+
+  Raises:
+    ScanError: none or several match.
+  """
+  if not found:
+    raise ScanError(folder, 'no DICOM images in it', 'copy the series there')
+  matching = found
+  if wanted:
+    plain = lambda value: ' '.join(value.casefold().split())
+    for key in ('uid', 'number', 'description'):
+      matching = [
+        pair for pair in found if plain(getattr(pair[0], key)) == plain(wanted)
+      ]
+      if matching:
+        break
+  if len(matching) == 1:
+    return matching[0][1]
+  if len(matching) > 2 and all(s.images == 1 for s, _ in matching):
+    raise ScanError(
+      folder,
+      f'{len(matching)} series of one image each: every slice has a'
+      ' SeriesInstanceUID of its own',
+      'export them as one series',
+    )
+  names = '; '.join(str(series) for series, _ in (matching or found)[:8])
+  if not matching:
+    raise ScanError(
+      folder, f'no series "{wanted}" in it, but {names}', '--series DESCRIPTION'
+    )
+  remedy = '--series DESCRIPTION, or a folder per series'
+  if wanted:
+    remedy = '--series NUMBER, or a folder per series'
+  more = len(matching) - 8
+  raise ScanError(
+    folder,
+    f'{len(matching)} series in one folder: {names}'
+    + (f' and {more} more' if more > 0 else ''),
+    remedy,
+  )

@@ -1,0 +1,208 @@
+"""The stored values of a DICOM file, checked before anything is decoded."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from pydicom import uid as uids
+
+from data.formats import dicom_codec
+from data.formats.dicom_header import (
+  AGAIN,
+  EXPORT,
+  HEADERS,
+  Header,
+  frame_count,
+  unsaid,
+)
+from data.formats.nifti_bytes import MAX_VOXELS
+from data.formats.scan_error import ScanError
+
+_PIXEL_DATA = 0x7FE00010
+_GREY = 'export the scan as grey values (MONOCHROME2)'
+
+
+class Stored(NamedTuple):
+  """A file's pixels as they are stored.
+
+  Attributes:
+    values: `[frames, rows, columns]` integers.
+    padded: where a PixelPaddingValue says that there is no image, in the same
+      shape; None if nowhere.
+    notes: what people should know of them, a phrase each.
+  """
+
+  values: np.ndarray
+  padded: np.ndarray | None
+  notes: tuple[str, ...]
+
+
+def check_meaning(header: Header) -> None:
+  """Checks that a file's pixels are the grey values of a scan.
+
+  Raises:
+    ScanError: they are colours, run the other way, or mean something else.
+  """
+  file = header.path
+  kind = header.text('PhotometricInterpretation').upper()
+  if kind == 'MONOCHROME1':
+    raise ScanError(
+      file, 'MONOCHROME1: low values are bright', 'export as MONOCHROME2'
+    )
+  if kind == 'PALETTE COLOR':
+    raise ScanError(file, 'PALETTE COLOR: colours by a palette', _GREY)
+  if kind.startswith(('RGB', 'YBR', 'ARGB', 'CMYK', 'HSV', 'XYB')):
+    raise ScanError(file, f'{kind}: colours, no grey-value slice', _GREY)
+  if kind != 'MONOCHROME2':
+    raise ScanError(
+      file,
+      f'impossible PhotometricInterpretation {kind}'
+      if kind
+      else 'PhotometricInterpretation is missing',
+      HEADERS,
+    )
+  if header.items('ModalityLUTSequence'):
+    raise ScanError(
+      file,
+      'a Modality LUT Sequence: a table says what its values mean',
+      'export with RescaleSlope and RescaleIntercept instead',
+    )
+
+
+def voxel_count(header: Header) -> int:
+  """How many voxels a file announces.
+
+  Raises:
+    ScanError: no sensible number.
+  """
+  rows, columns = (header.whole(name) for name in ('Rows', 'Columns'))
+  if min(rows, columns) < 1:
+    raise ScanError(
+      header.path, f'impossible Rows x Columns {rows} x {columns}', HEADERS
+    )
+  count = rows * columns * frame_count(header)
+  if count > MAX_VOXELS:
+    raise ScanError(
+      header.path,
+      f'announces {rows} x {columns} x {frame_count(header)} voxels, more than'
+      ' any scan has',
+      AGAIN + ', or resample it if it is that large',
+    )
+  return count
+
+
+def check_layout(header: Header) -> None:
+  """Checks what a file says of its pixels' layout, and their length.
+
+  Raises:
+    ScanError: it makes no sense, or bytes are missing.
+  """
+  file, place = header.path, header.pixels
+  if place.tag != _PIXEL_DATA:
+    raise ScanError(file, 'floating-point pixels', 'export it as integers')
+  samples = header.whole('SamplesPerPixel')
+  if samples != 1:
+    raise ScanError(
+      file, f'{samples} samples a pixel: colours, no grey-value slice', _GREY
+    )
+  allocated, bits, sign = (
+    header.whole(name)
+    for name in ('BitsAllocated', 'BitsStored', 'PixelRepresentation')
+  )
+  if allocated not in (1, 8, 16, 32) or not 1 <= bits <= allocated:
+    raise ScanError(
+      file, f'impossible BitsAllocated {allocated}, BitsStored {bits}', HEADERS
+    )
+  if sign not in (0, 1):
+    raise ScanError(file, f'impossible PixelRepresentation {sign}', HEADERS)
+  if header.text('HighBit') and header.whole('HighBit') >= bits:
+    raise ScanError(
+      file,
+      f'HighBit {header.text("HighBit")} beyond the {bits} bits stored',
+      EXPORT,
+    )
+  count = voxel_count(header)
+  encapsulated = place.length is None
+  syntax = dicom_codec.syntax_of(header)
+  known = syntax.is_transfer_syntax and not syntax.is_private
+  if known and syntax.is_encapsulated != encapsulated:
+    raise ScanError(
+      file, f'its pixels are not stored as {syntax.name} says', EXPORT
+    )
+  needed = -(-count * allocated // 8)
+  if not encapsulated and place.length < needed:
+    raise ScanError(
+      file,
+      f'{place.length} of the {needed} bytes that its header announces are'
+      ' there: truncated, or a damaged header',
+      AGAIN,
+    )
+  extra = 0 if encapsulated else place.length - needed
+  frame = max(needed // frame_count(header), 1)
+  if extra >= frame and extra % frame <= 1:
+    raise ScanError(
+      file,
+      f'{extra // frame} more frames than the {frame_count(header)} announced',
+      EXPORT,
+    )
+
+
+def _paddings(header: Header, dtype: np.dtype) -> Iterator[int]:
+  """PixelPaddingValue and PixelPaddingRangeLimit as numbers of that type.
+
+  Writers confuse the signs: 63536 is -2000 among signed pixels of 16 bits.
+  """
+  for name in ('PixelPaddingValue', 'PixelPaddingRangeLimit'):
+    try:
+      value = header.found.get(name)
+      if isinstance(value, bytes):
+        value = int.from_bytes(value, 'little') if len(value) == 2 else None
+      value = None if value in (None, '') else int(value)
+    except Exception:  # An element that nobody can read pads nothing.
+      value = None
+    bits = 8 * dtype.itemsize
+    if value is None or not -(1 << (bits - 1)) <= value < 1 << bits:
+      return
+    pattern = np.array(value % (1 << bits), f'u{dtype.itemsize}')
+    yield int(pattern.view(dtype.newbyteorder('=')))
+
+
+def read_stored(header: Header) -> Stored:
+  """Reads the pixels of a file that the checks have passed.
+
+  Raises:
+    ScanError: they are damaged.
+  """
+  try:
+    with unsaid():
+      raw = dicom_codec.decode(header)
+  except ScanError:
+    raise
+  except Exception as error:
+    words = ' '.join(str(error).split())[:200]
+    raise ScanError(
+      header.path, f'damaged: its pixels cannot be decoded ({words})', AGAIN
+    ) from error
+  shift = 8 * raw.dtype.itemsize - header.whole('BitsStored')
+  values, notes = raw, ()
+  syntax = dicom_codec.syntax_of(header)
+  # What these decode to has its own number of bits, and a sign.
+  own = syntax in (*dicom_codec.JPEG_2000, *uids.JPEGLSTransferSyntaxes)
+  if shift > 0 and not own:
+    # Overlays were kept there once; a sign goes on into them.
+    values = (raw << shift) >> shift
+  padded, pads = None, list(_paddings(header, raw.dtype))
+  if pads:
+    low, high = min(pads), max(pads)
+    padded = (raw >= low) & (raw <= high)
+    padded |= (values >= low) & (values <= high)
+    padded = padded if padded.any() else None
+  differs = values != raw if values is not raw else None
+  if differs is not None and (
+    differs.any() if padded is None else (differs & ~padded).any()
+  ):
+    notes = (
+      f'bits beyond the {header.whole("BitsStored")} stored ones are not'
+      ' zero: they are ignored',
+    )
+  return Stored(values, padded, notes)

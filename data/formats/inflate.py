@@ -1,0 +1,129 @@
+"""Compressed bytes, verified to their end and never more than announced.
+
+Ordinary readers stop before a gzip trailer, so that a flipped bit or a wrong
+checksum passes, and they allocate what a header claims.
+"""
+
+import zlib
+
+from data.formats.scan_error import ScanError
+
+AGAIN = 'copy the file again from its source'
+# Any scan's files are written again by the program that wrote them.
+EXPORT = 'export the scan again'
+# Of `zlib`: gzip alone, and gzip or zlib, whichever it is.
+GZIP, EITHER = 31, 47
+# Deflate makes no more bytes than this out of one.
+_MAX_RATIO = 1032
+# Programs pad the end of a volume; more is a volume that the header hides.
+SLACK = 4096
+
+
+def _damaged(file: str, error: zlib.error) -> ScanError:
+  return ScanError(
+    file, f'damaged: compressed data or checksum wrong ({error})', AGAIN
+  )
+
+
+def peek(raw: bytes, length: int, file: str) -> bytes:
+  """The first bytes that a gzip file holds, at most `length`.
+
+  Args:
+    raw: the file's own first bytes; a part of them may be enough.
+    length: how many are wanted.
+    file: for the error.
+
+  Raises:
+    ScanError: they are damaged.
+  """
+  found, rest = b'', raw
+  while rest[:2] == b'\x1f\x8b' and len(found) < length:
+    decompressor = zlib.decompressobj(GZIP)
+    try:
+      found += decompressor.decompress(rest, length - len(found))
+    except zlib.error as error:
+      raise _damaged(file, error) from error
+    rest = decompressor.unused_data
+  return found
+
+
+def check_ratio(announced: int, compressed: int, file: str) -> None:
+  """Checks that so few bytes can hold what a header announces.
+
+  Raises:
+    ScanError: they cannot; or they are far more than deflate ever makes of it.
+  """
+  if announced > _MAX_RATIO * compressed:
+    raise ScanError(
+      file,
+      f'its header announces {announced} bytes, which cannot come out of'
+      f' {compressed}: truncated, or a damaged header',
+      AGAIN,
+    )
+  if compressed > 2 * announced + (1 << 20):
+    raise _more(announced, file)
+
+
+def _more(announced: int, file: str) -> ScanError:
+  return ScanError(
+    file,
+    f'holds more than the {announced} bytes its header announces',
+    EXPORT + ': the dimensions in its header are not those of its voxels',
+  )
+
+
+def inflate(raw: bytes, announced: int, file: str, kind: int = GZIP) -> bytes:
+  """All that compressed bytes hold; several gzip members are one file.
+
+  Args:
+    raw: the compressed bytes, whole.
+    announced: how many bytes the header says that there are. At most `SLACK`
+      more are accepted.
+    file: for the errors.
+    kind: `GZIP` or `EITHER`.
+
+  Raises:
+    ScanError: damaged, fewer bytes than announced, or more.
+  """
+  check_ratio(announced, len(raw), file)
+  parts, length, rest = [], 0, raw
+  while rest:
+    decompressor = zlib.decompressobj(kind)
+    try:
+      # Never more than the header announces (and a little, to notice it).
+      parts.append(decompressor.decompress(rest, announced + SLACK - length))
+    except zlib.error as error:
+      raise _damaged(file, error) from error
+    length += len(parts[-1])
+    if not decompressor.eof:
+      if length > announced:
+        raise _more(announced, file)
+      raise ScanError(
+        file,
+        f'truncated: {length} of {announced} bytes, or no gzip trailer',
+        AGAIN,
+      )
+    rest = decompressor.unused_data.lstrip(b'\0')
+    if rest and rest[:2] != b'\x1f\x8b':
+      raise ScanError(file, 'bytes behind the end of the gzip data', AGAIN)
+    if rest and length >= announced + SLACK:
+      raise _more(announced, file)
+  check_length(length, announced, file)
+  return parts[0] if len(parts) == 1 else b''.join(parts)
+
+
+def check_length(length: int, announced: int, file: str) -> None:
+  """Checks that a header's bytes are there.
+
+  Raises:
+    ScanError: there are fewer; or over a MiB more, which no padding is.
+  """
+  if length < announced:
+    raise ScanError(
+      file,
+      f'its header announces {announced} bytes, the file holds {length}:'
+      ' truncated, or a damaged header',
+      AGAIN,
+    )
+  if length > announced + (1 << 20):
+    raise _more(announced, file)

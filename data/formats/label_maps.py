@@ -1,0 +1,116 @@
+"""Label maps: from what a file holds to codes, and from codes to classes."""
+
+import os
+
+import numpy as np
+
+from data.formats.scan_error import ScanError
+
+# Up to this step every whole number has a stored value of its own, well apart
+# from the next one's.
+_FINE_STEP = 0.5
+
+
+def label_codes(
+  voxels: np.ndarray, file: str, step: float = 0.0
+) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Whole-numbered codes, rounded before any cast.
+
+  A map of floating point numbers that was saved under an integer type holds
+  the stored integers times a slope: each lies within half a step of its code.
+
+  Args:
+    voxels: as the file means them.
+    file: for errors.
+    step: between two values that the file can hold; 0 if it is not known.
+
+  Returns:
+    int32 codes; what people should know of them.
+
+  Raises:
+    ScanError: they are not codes.
+  """
+  rounded, notes = voxels, ()
+  if not np.issubdtype(voxels.dtype, np.integer):
+    rounded = np.round(voxels)
+    with np.errstate(invalid='ignore'):  # Of infinite ones; found below.
+      gap = np.abs(voxels - rounded)
+    if not (gap <= 1e-3).all():
+      notes = _check_rounding(voxels, gap, step, file)
+  # A cast would wrap them, possibly onto a code that exists.
+  wild = max(float(rounded.max()), -float(rounded.min()))
+  if wild > np.iinfo(np.int32).max:
+    raise ScanError(
+      file, f'label codes as large as {wild:.4g}', 'correct the label map'
+    )
+  return rounded.astype(np.int32), notes
+
+
+def _check_rounding(voxels, gap, step: float, file: str) -> tuple[str, ...]:
+  """What to tell of values off whole numbers by `gap`, if they are codes."""
+  empty = int(np.isnan(voxels).sum())
+  if empty:
+    raise ScanError(file, f'{empty} voxels are NaN', 'set them to 0')
+  scaled = step not in (0.0, 1.0)
+  if scaled and step <= _FINE_STEP and (gap <= 0.5 * step + 1e-3).all():
+    return (f'saved with intensity scaling (scl_slope {step:.3g}): rounded',)
+  if scaled and step > 1e-3:
+    raise ScanError(
+      file,
+      f'saved with intensity scaling (scl_slope {step:.3g}): its codes are no'
+      ' longer whole numbers',
+      'save it as integers, from its source: np.round(data).astype(np.uint16)',
+    )
+  bad = int((~(gap <= 1e-3)).sum())
+  raise ScanError(
+    file,
+    f'{bad} label voxels are not whole numbers',
+    'resample labels with nearest neighbour',
+  )
+
+
+def map_codes(
+  label: np.ndarray, codes: dict[int, int], file: str | os.PathLike
+) -> np.ndarray:
+  """Label codes on disk to class indices, uint8.
+
+  A label map without a single labelled voxel is refused: every labelled scan
+  of these archives shows what was drawn, so that it is an export that failed,
+  and it would teach that an organ is background. A map whose codes all mean
+  background here (another organ was drawn) is sound, and so is one that lacks
+  some of the classes.
+
+  Raises:
+    ScanError: naming every unknown code and its voxel count; or nothing is
+      labelled.
+  """
+  if not label.any():
+    raise ScanError(
+      file,
+      'all background: no voxel is labelled',
+      'give the label map of this scan, or move the scan to the unlabelled'
+      ' ones',
+    )
+  lowest, highest = int(label.min()), int(label.max())
+  # A table over the codes that occur is much faster than sorting all voxels;
+  # wild codes are all in one bin, the report below finds them.
+  span = min(highest - lowest, 1 << 16) + 1
+  place = np.minimum(label.astype(np.int64) - lowest, span - 1)
+  counts = np.bincount(place.ravel(), minlength=span)
+  occurring = lowest + np.flatnonzero(counts)
+  if any(int(code) not in codes for code in occurring):
+    values, counts = np.unique(label, return_counts=True)
+    unknown = [
+      f'{value} ({count} voxels)'
+      for value, count in zip(values, counts, strict=True)
+      if int(value) not in codes
+    ]
+    raise ScanError(
+      file,
+      f'unknown label codes: {", ".join(unknown[:8])}',
+      f'expected {sorted(codes)}; correct the label map, or list codes that are'
+      ' not segmented under "background" in the labels of dataset.json',
+    )
+  table = np.zeros(span, np.uint8)
+  table[occurring - lowest] = [codes[int(code)] for code in occurring]
+  return table[place]

@@ -1,0 +1,206 @@
+"""The verified bytes of a NIfTI file, and what its header says of them.
+
+A file is decompressed to its end, and never to more than its own header
+announces.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from data.formats.inflate import (
+  AGAIN,
+  EXPORT,
+  check_length,
+  check_ratio,
+  inflate,
+  peek,
+)
+from data.formats.scan_error import ScanError
+
+# sizeof_hdr -> first possible voxel byte of a single file. The standard takes
+# any lower offset for this one.
+_FIRST = {348: 352, 540: 544}
+_MAX_OFFSET = 1 << 20
+# No scan has more (1024 x 1024 x 1024); a header that says so is damaged or
+# wants the memory.
+MAX_VOXELS = 1 << 30
+_HEAD = 1024
+_DAMAGED = EXPORT + ': its header is damaged'
+
+
+class Layout(NamedTuple):
+  """What a header announces.
+
+  Attributes:
+    header: as it is on disk, with nothing repaired.
+    offset: of the first voxel byte.
+    dtype: of a voxel as stored, with its byte order.
+    shape: with every axis that the header has.
+    length: bytes that the file must have.
+  """
+
+  header: nib.Nifti1Header
+  offset: int
+  dtype: np.dtype
+  shape: tuple[int, ...]
+  length: int
+
+
+def byte_order(head: bytes) -> str:
+  """'<' or '>' by the size that a header says it has; '' if by none."""
+  for code, order in (('<', 'little'), ('>', 'big')):
+    if int.from_bytes(head[:4], order) in _FIRST:
+      return code
+  return ''
+
+
+def check_voxels(shape: tuple[int, ...], file: str) -> int:
+  """How many voxels there are.
+
+  Raises:
+    ScanError: more than any scan has.
+  """
+  count = 1
+  for side in shape:
+    count *= side
+  if count > MAX_VOXELS:
+    sides = ' x '.join(map(str, shape))
+    raise ScanError(
+      file,
+      f'its header announces {sides} voxels, more than any scan has',
+      EXPORT + ', at a lower resolution if it is that large',
+    )
+  return count
+
+
+def raw_header(head: bytes, file: str) -> nib.Nifti1Header:
+  """A NIfTI header (or what has its length) as it is on disk, not repaired.
+
+  Raises:
+    ScanError: the bytes are none.
+  """
+  if len(head) < 348:
+    raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
+  order = byte_order(head)
+  if not order:
+    raise ScanError(
+      file,
+      'not a NIfTI file',
+      'give scans as NIfTI (.nii, .nii.gz) or DICOM folders, or move it away',
+    )
+  size = int.from_bytes(head[:4], 'little' if order == '<' else 'big')
+  if len(head) < size:
+    raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
+  kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
+  return kind(head[:size], endianness=order, check=False)
+
+
+def layout(head: bytes, file: str) -> Layout:
+  """What the first bytes of a single file (.nii) announce.
+
+  Raises:
+    ScanError: the bytes are no NIfTI header, or one that makes no sense.
+  """
+  header = raw_header(head, file)
+  kind = type(header)
+  magic = header['magic'].item()
+  if magic == kind.pair_magic:
+    raise ScanError(
+      file,
+      'the header of a pair of files (its magic is ni1), named as one file',
+      'name it .hdr and put its .img beside it',
+    )
+  if magic != kind.single_magic:
+    raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', _DAMAGED)
+  try:
+    dtype = header.get_data_dtype()
+  except (KeyError, nib.spatialimages.HeaderDataError):
+    dtype = np.dtype('V')
+  if not dtype.itemsize:
+    code = int(header['datatype'])
+    raise ScanError(file, f'unknown data type {code} in the header', _DAMAGED)
+  dims = [int(d) for d in header['dim']]
+  shape = tuple(dims[1 : dims[0] + 1])
+  if not 1 <= dims[0] <= 7 or min(shape) < 1:
+    raise ScanError(file, f'impossible dimensions {dims}', _DAMAGED)
+  offset = float(header['vox_offset'])
+  if not np.isfinite(offset) or offset > _MAX_OFFSET:
+    raise ScanError(file, f'impossible voxel offset {offset}', _DAMAGED)
+  start = max(int(offset), _FIRST[kind.sizeof_hdr])
+  length = start + check_voxels(shape, file) * dtype.itemsize
+  return Layout(header, start, dtype, shape, length)
+
+
+def unreadable(path: pathlib.Path, error: OSError) -> ScanError:
+  """Why a file cannot be opened."""
+  if path.is_symlink() and not path.exists():
+    return ScanError(
+      path,
+      f'a link to {os.readlink(path)}, which is not there',
+      'fetch the file that it points to, or remove the link',
+    )
+  return ScanError(
+    path, f'cannot be read ({error.strerror})', 'check name and permissions'
+  )
+
+
+def read_head(path: pathlib.Path) -> bytes:
+  """The first bytes of a file, of what it holds if it is gzip-compressed.
+
+  Raises:
+    ScanError: it cannot be read, is empty or damaged.
+  """
+  try:
+    with path.open('rb') as file:
+      raw = file.read(1 << 16)
+  except OSError as error:
+    raise unreadable(path, error) from error
+  if not raw:
+    raise ScanError(path, 'the file is empty', AGAIN)
+  if raw[:2] == b'\x1f\x8b':
+    return peek(raw, _HEAD, str(path))
+  if path.suffix.lower() == '.gz':
+    raise ScanError(
+      path,
+      'named .gz but not gzip-compressed',
+      'take .gz off its name if it opens then, or compress it with gzip',
+    )
+  return raw[:_HEAD]
+
+
+def read_all(path: pathlib.Path, announced: int) -> bytes:
+  """What a file holds, decompressed to its end and verified.
+
+  Args:
+    path: plain, or gzip-compressed.
+    announced: bytes that there must be; at most a little more is read.
+
+  Raises:
+    ScanError: they are damaged, or not those that are announced.
+  """
+  file = str(path)
+  try:
+    size = path.stat().st_size
+    with path.open('rb') as opened:
+      packed = opened.read(2) == b'\x1f\x8b'
+      opened.seek(0)
+      if packed:
+        check_ratio(announced, size, file)
+        return inflate(opened.read(), announced, file)
+      check_length(size, announced, file)
+      return opened.read(announced)
+  except OSError as error:
+    raise unreadable(path, error) from error
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  """The bytes of a NIfTI file, decompressed to their end and verified.
+
+  Raises:
+    ScanError: they are damaged, or not those that their header announces.
+  """
+  return read_all(path, layout(read_head(path), str(path)).length)

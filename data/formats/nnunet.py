@@ -1,0 +1,214 @@
+"""nnU-Net's dataset.json, in its old and its new form, read as a task.
+
+  new   {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}
+  old   {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}
+
+A class may have several codes (a region). A voxel has one class here, so that
+regions that overlap are refused, and so is `ignore`: what was not annotated is
+never trained as an organ.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+import re
+from typing import Any
+import unicodedata
+
+from data.formats.scan_error import ScanError
+from data.formats.scan_source import Source
+
+# What voxels that nobody annotated are called.
+IGNORE = 'ignore'
+_KEYS = (
+  'labels',
+  'channel_names',
+  'modality',
+  'file_ending',
+  'numTraining',
+  'training',
+)
+# The number of an image's channel.
+_CHANNEL = re.compile(r'(.+)_(\d{4})')
+# The grey values that abdominal CT is shown with, HU.
+CT_WINDOW = [-125.0, 275.0]
+PERCENTILE = 99.5
+
+
+class NotUsableError(ValueError):
+  """What cannot be trained here.
+
+  Attributes:
+    reason: why.
+    remedy: what to do about it.
+  """
+
+  def __init__(self, reason: str, remedy: str = 'mend it, or move it away'):
+    self.reason, self.remedy = reason, remedy
+    super().__init__(f'{reason}; {remedy}')
+
+
+def is_one(found: Any) -> bool:
+  """Whether a JSON's content is nnU-Net's rather than our own."""
+  return (
+    isinstance(found, dict)
+    and 'modalities' not in found
+    and any(key in found for key in _KEYS)
+  )
+
+
+def not_annotated(codes: Sequence[int]) -> NotUsableError:
+  """Why a class that means 'not annotated' is refused."""
+  listed = ', '.join(map(str, codes))
+  return NotUsableError(
+    f'{IGNORE!r} (code{"s" * (len(codes) > 1)} {listed}) means voxels that were'
+    ' not annotated: that is not supported, and never trained as an organ',
+    f'draw them, or move these scans away, and remove {IGNORE!r}',
+  )
+
+
+def codes(found: Mapping[str, Any]) -> dict[str, list[int]]:
+  """Class -> its codes, background left out.
+
+  Args:
+    found: the JSON's content.
+
+  Raises:
+    NotUsableError: regions overlap, something is to be ignored, or the labels
+      are no names and codes.
+  """
+  labels = found.get('labels')
+  if not isinstance(labels, dict) or not labels:
+    raise NotUsableError('labels must give each class its code')
+  old = any(isinstance(value, str) for value in labels.values())
+  out: dict[str, list[int]] = {}
+  for key, value in labels.items():
+    name, numbers = (value, key) if old else (key, value)
+    numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
+    try:
+      if old:
+        numbers = [int(n) for n in numbers]
+      whole = all(type(n) is int for n in numbers) and numbers
+    except (TypeError, ValueError):
+      whole = False
+    if not whole or not isinstance(name, str):
+      raise NotUsableError(
+        f'labels: {key!r}: {value!r} is no name with a whole number'
+      )
+    if name.strip().lower() == IGNORE:
+      raise not_annotated(numbers)
+    if name.strip().lower() == 'background' or numbers == [0]:
+      continue
+    out.setdefault(name, []).extend(numbers)
+  if not out:
+    raise NotUsableError('labels name no class but background')
+  _check_overlap(out)
+  return out
+
+
+def _check_overlap(classes: Mapping[str, list[int]]) -> None:
+  owner: dict[int, str] = {}
+  for name, numbers in classes.items():
+    for number in numbers:
+      other = owner.setdefault(number, name)
+      if other != name:
+        raise NotUsableError(
+          f'regions overlap: code {number} is in {other!r} and in {name!r}, and'
+          ' a voxel has one class here',
+          'list the codes one by one, each with a name of its own',
+        )
+
+
+def _channel(found: Mapping[str, Any]) -> str:
+  """The name of the only channel."""
+  channels = found.get('channel_names', found.get('modality')) or {'0': 'image'}
+  if not isinstance(channels, dict | list):
+    raise NotUsableError(f'channel_names must name the channels: {channels!r}')
+  listed = list(channels.values() if isinstance(channels, dict) else channels)
+  if len(listed) != 1:
+    raise NotUsableError(
+      f'{len(listed)} channels ({", ".join(map(str, listed))}), and a modality'
+      ' is one',
+      'put the scans of each channel into a folder of its own,'
+      ' MODALITY/images/,'
+      ' with their label maps in MODALITY/labels/',
+    )
+  return str(listed[0])
+
+
+def clean(name: str) -> str:
+  """A name as a modality may have it: letters, digits, '_' and '-'."""
+  name = unicodedata.normalize('NFKD', name).encode('ascii', 'ignore').decode()
+  return re.sub(r'[^A-Za-z0-9-]+', '_', name).strip('_-')
+
+
+def intensity(ct: bool) -> dict[str, Any]:
+  """First guess of how a modality's values are treated."""
+  return {'window': CT_WINDOW} if ct else {'upper_percentile': PERCENTILE}
+
+
+def task(found: Mapping[str, Any]) -> dict[str, Any]:
+  """The content of our own dataset.json that means the same.
+
+  Args:
+    found: the content of nnU-Net's, which lies beside imagesTr/.
+
+  Raises:
+    NotUsableError: it cannot be trained here.
+  """
+  title = _channel(found)
+  name = clean(title).lower() or 'image'
+  out = {
+    'modalities': {
+      name: {
+        'title': title,
+        'folder': '.',
+        'labels': codes(found),
+        'intensity': intensity(name == 'ct'),
+      }
+    }
+  }
+  if isinstance(found.get('name'), str):
+    out['name'] = found['name']
+  return out
+
+
+def channels(
+  scans: Mapping[str, Source], labels: Collection[str] = ()
+) -> tuple[dict[str, Source], list[ScanError]]:
+  """Images as nnU-Net names them, CASE_0000, by case.
+
+  Names are of that form only where some end in _0000, and where no label map
+  has one of these names: patient_1001 is a name.
+
+  Args:
+    scans: name -> image.
+    labels: the names of the label maps, where they are known.
+
+  Returns:
+    Case -> image, and what is wrong: other channels, and names without one.
+  """
+  split = {name: _CHANNEL.fullmatch(name) for name in scans}
+  first = [n for n, found in split.items() if found and found[2] == '0000']
+  if not first or set(labels) & set(scans):
+    return dict(scans), []
+  out, problems = {}, []
+  for name, source in scans.items():
+    found = split[name]
+    if found is None:
+      problems.append(
+        ScanError(
+          source.path,
+          f'no channel number, and {scans[first[0]].path.name} has one',
+          "end all names in _0000 (nnU-Net's way), or none",
+        )
+      )
+    elif found[2] != '0000':
+      problems.append(
+        ScanError(
+          source.path,
+          f'channel {found[2]} of scan {found[1]!r}: a modality is one channel',
+          'give each channel a modality folder of its own',
+        )
+      )
+    else:
+      out[found[1]] = source._replace(name=found[1])
+  return out, problems

@@ -1,0 +1,228 @@
+"""Writes the phantom's scans the way the official archives lay theirs out.
+
+With the archives' known quirks, so that readers meet them: see each function.
+"""
+
+import pathlib
+import warnings
+
+import numpy as np
+from PIL import Image
+import pydicom
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from data.formats.nifti import write_nifti
+
+# The MR cases whose scanner used the other slice axis.
+MMWHS_SAGITTAL = (1001, 1002, 1009, 1012, 1013, 1014)
+CHAOS_IDS = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20)
+CHAOS_IDS += (21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
+# BTCV code -> grey value in CHAOS.
+_GREY = {6: 63, 2: 126, 3: 189, 1: 252}
+_ROOT_UID = '1.2.826.0.1.3680043.8.498.7'
+_MR_STORAGE = '1.2.840.10008.5.1.4.1.1.4'
+
+
+def btcv_number(index: int) -> int:
+  """The archive's id of the n-th case: 1-10, then from 21 on."""
+  return index + 1 if index < 10 else index + 11
+
+
+def chaos_id(index: int) -> int:
+  """The archive's id of the n-th patient with labels."""
+  if index < len(CHAOS_IDS):
+    return CHAOS_IDS[index]
+  return CHAOS_IDS[-1] + 1 + index - len(CHAOS_IDS)
+
+
+def write_mmwhs(
+  root: pathlib.Path, kind: str, index: int, subjects: int, image, label, affine
+) -> None:
+  """One MM-WHS case.
+
+  Quirks: code 421 for some left-atrium voxels in the first MR label, stray
+  foreground at the volume's border in the second, and one CT whose label
+  affine differs slightly from the image's.
+
+  Args:
+    root: of the archive.
+    kind: 'ct' or 'mr'.
+    index: of the case.
+    subjects: how many cases there are.
+    image: `[X, Y, Z]`.
+    label: `[X, Y, Z]`, MM-WHS codes.
+    affine: `[4, 4]`, RAS mm.
+  """
+  folder = root / f'{kind}_train'
+  folder.mkdir(parents=True, exist_ok=True)
+  label, label_affine = label.copy(), affine.copy()
+  if kind == 'mr' and index == 0:
+    atrium = np.flatnonzero(label.ravel() == 420)
+    label.ravel()[atrium[:: max(len(atrium) // 5, 1)]] = 421
+  if kind == 'mr' and index == min(1, subjects - 1):
+    label[:2, :1, :2] = 500
+  if kind == 'ct' and index == min(3, subjects - 1):
+    label_affine[:3, 3] += 0.06
+  stem = f'{kind}_train_{1001 + index}'
+  image = image.astype(np.int16)
+  write_nifti(folder / f'{stem}_image.nii.gz', image, affine)
+  write_nifti(folder / f'{stem}_label.nii.gz', label, label_affine)
+
+
+def write_btcv(root: pathlib.Path, index: int, image, label, affine) -> None:
+  """One BTCV case; arguments as in `write_mmwhs`, with BTCV codes."""
+  number = btcv_number(index)
+  for kind, voxels in (('img', image), ('label', label.astype(np.uint8))):
+    folder = root / 'RawData' / 'Training' / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    write_nifti(folder / f'{kind}{number:04d}.nii.gz', voxels, affine)
+
+
+def _slice_file(patient: int, series: int, protocol: str) -> FileDataset:
+  """A DICOM header without what differs between slices."""
+  meta = FileMetaDataset()
+  meta.MediaStorageSOPClassUID = _MR_STORAGE
+  meta.MediaStorageSOPInstanceUID = f'{_ROOT_UID}.0'
+  meta.TransferSyntaxUID = ExplicitVRLittleEndian
+  meta.ImplementationClassUID = f'{_ROOT_UID}.1'
+  file = FileDataset('', {}, file_meta=meta, preamble=b'\0' * 128)
+  file.SOPClassUID = _MR_STORAGE
+  file.Modality = 'MR'
+  file.PatientName = f'PHANTOM^{patient}'
+  file.PatientID = str(patient)
+  file.SeriesDescription = protocol
+  file.SeriesNumber = series
+  file.StudyInstanceUID = f'{_ROOT_UID}.{patient}'
+  file.SeriesInstanceUID = f'{_ROOT_UID}.{patient}.{series}'
+  file.FrameOfReferenceUID = f'{_ROOT_UID}.{patient}.0.1'
+  file.SamplesPerPixel, file.PhotometricInterpretation = 1, 'MONOCHROME2'
+  file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
+  file.PixelRepresentation = 0
+  return file
+
+
+def _number(value: float) -> str:
+  """A decimal string that DICOM's 16 characters can hold."""
+  return f'{value:.6f}'
+
+
+def write_dicom(
+  folder: pathlib.Path,
+  voxels: np.ndarray,
+  affine: np.ndarray,
+  numbers: list[int],
+  *,
+  patient: int,
+  series: int,
+  protocol: str,
+) -> None:
+  """Writes a series, one file per slice along the last axis.
+
+  Args:
+    folder: made if missing.
+    voxels: `[columns, rows, slices]` uint16.
+    affine: `[4, 4]`, RAS mm.
+    numbers: file number of every slice.
+    patient: id.
+    series: number, unique within the patient.
+    protocol: shown as the series' description.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+  sizes = np.linalg.norm(lps[:3, :3], axis=0)
+  directions = (lps[:3, :3] / sizes).T
+  file = _slice_file(patient, series, protocol)
+  file.Columns, file.Rows = voxels.shape[:2]
+  file.PixelSpacing = [_number(sizes[1]), _number(sizes[0])]
+  file.SliceThickness = _number(sizes[2])
+  file.SpacingBetweenSlices = _number(sizes[2])
+  file.ImageOrientationPatient = [
+    _number(v) for v in np.concatenate(directions[:2])
+  ]
+  for index, number in enumerate(numbers):
+    place = lps[:3, 3] + index * lps[:3, 2]
+    file.ImagePositionPatient = [_number(v) for v in place]
+    file.SliceLocation = _number(float(place @ directions[2]))
+    file.InstanceNumber = number
+    uid = f'{_ROOT_UID}.{patient}.{series}.{number}'
+    file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = uid
+    file.PixelData = np.ascontiguousarray(voxels[:, :, index].T).tobytes()
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      pydicom.dcmwrite(
+        folder / f'IMG-{series:04d}-{number:05d}.dcm',
+        file,
+        enforce_file_format=True,
+      )
+
+
+def _write_ground(folder, label, numbers, series) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  grey = np.zeros(label.shape, np.uint8)
+  for code, value in _GREY.items():
+    grey[label == code] = value
+  for index, number in enumerate(numbers):
+    picture = Image.fromarray(np.ascontiguousarray(grey[:, :, index].T))
+    picture.save(folder / f'IMG-{series:04d}-{number:05d}.png')
+
+
+def _chaos_numbers(index: int, count: int) -> list[int]:
+  """1..count over the slices, downwards in every second patient."""
+  numbers = list(range(1, count + 1))
+  return numbers[::-1] if index % 2 else numbers
+
+
+def write_chaos_t2(
+  root: pathlib.Path, index: int, image, label, affine
+) -> None:
+  """The T2-SPIR series of a patient; arguments as in `write_btcv`."""
+  patient = chaos_id(index)
+  folder = root / 'Train_Sets' / 'MR' / str(patient) / 'T2SPIR'
+  numbers = _chaos_numbers(index, image.shape[2])
+  write_dicom(
+    folder / 'DICOM_anon',
+    image,
+    affine,
+    numbers,
+    patient=patient,
+    series=1,
+    protocol='T2_SPIR',
+  )
+  _write_ground(folder / 'Ground', label, numbers, 1)
+
+
+def write_chaos_t1(
+  root: pathlib.Path, index: int, phases, label, affine
+) -> None:
+  """In- and out-phase of a patient, and the labels they share.
+
+  One acquisition numbers both: out-phase files are odd, in-phase files even,
+  and the labels are named like the in-phase files.
+
+  Args:
+    root: of the archive.
+    index: of the patient.
+    phases: in-phase and out-phase, `[columns, rows, slices]` each.
+    label: of both.
+    affine: `[4, 4]`, RAS mm.
+  """
+  patient = chaos_id(index)
+  folder = root / 'Train_Sets' / 'MR' / str(patient) / 'T1DUAL'
+  numbers = _chaos_numbers(index, label.shape[2])
+  even = [2 * n for n in numbers]
+  odd = [2 * n - 1 for n in numbers]
+  for name, image, own, series in (
+    ('InPhase', phases[0], even, 2),
+    ('OutPhase', phases[1], odd, 3),
+  ):
+    write_dicom(
+      folder / 'DICOM_anon' / name,
+      image,
+      affine,
+      own,
+      patient=patient,
+      series=series,
+      protocol='T1_DUAL',
+    )
+  _write_ground(folder / 'Ground', label, even, 2)

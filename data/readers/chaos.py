@@ -1,0 +1,178 @@
+"""CHAOS: abdominal MR, DICOM series with labels as grey-value PNG files.
+
+[CHAOS_Train_Sets/]Train_Sets/MR/<id>/T2SPIR/DICOM_anon/*.dcm
+                                     /T2SPIR/Ground/*.png
+                                     /T1DUAL/DICOM_anon/{InPhase,OutPhase}/
+                                     /T1DUAL/Ground/*.png    (of both phases)
+[CHAOS_Test_Sets/]Test_Sets/MR/<id>/...                      (no labels)
+"""
+
+from collections.abc import Iterator, Sequence
+import functools
+import pathlib
+import re
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from data.formats.dicom import read_dicom
+from data.formats.dicom_files import files_in
+from data.formats.nifti import ScanError, map_codes
+from data.task import Case, Modality, Scan
+
+# Grey values (above, up to) of each organ, and the middle that stands for it.
+_GREY = ((55, 70, 63), (110, 135, 126), (175, 200, 189), (240, 255, 252))
+
+
+def grey_codes(grey: np.ndarray) -> np.ndarray:
+  """Grey values to one code per organ; values outside all ranges stay."""
+  out = grey.astype(np.int32)
+  for above, up_to, middle in _GREY:
+    out[(grey > above) & (grey <= up_to)] = middle
+  return out
+
+
+def _number(path: pathlib.Path) -> int:
+  """The integer after the last '-' of a file's name."""
+  match = re.search(r'(\d+)$', path.stem.rsplit('-', 1)[-1])
+  if match is None:
+    raise ScanError(
+      path, 'no slice number behind the last "-"', 'keep the official names'
+    )
+  return int(match.group(1))
+
+
+def _read_png(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+  """The grey values of a picture of `size` (columns, rows), `[H, W]`."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')  # Of absurdly large pictures.
+      picture = Image.open(path)
+    with picture:
+      # Before the pixels are unpacked: a small file may hold a huge picture.
+      if picture.size != size:
+        raise ScanError(
+          path,
+          f'label slice of {picture.size} pixels, image slices of {size}',
+          'give the labels that were drawn on this series',
+        )
+      # A palette's indices, or colours, are not the archive's grey values.
+      if picture.mode not in ('L', 'I', 'I;16'):
+        raise ScanError(
+          path,
+          f'a picture of mode {picture.mode}, not of grey values',
+          'export the labels as grey-value PNG',
+        )
+      return np.asarray(picture)
+  except ScanError:
+    raise
+  except Exception as error:
+    raise ScanError(
+      path,
+      f'not a readable PNG ({error})',
+      'copy the file again from its source',
+    ) from error
+
+
+def _read_label(
+  ground: pathlib.Path, files: Sequence[pathlib.Path], shape, codes
+) -> np.ndarray:
+  """Label volume `[X, Y, Z]` on the series' grid.
+
+  The n-th PNG by number belongs to the n-th DICOM by number; that file's
+  position says which slice of the volume it is.
+
+  Args:
+    ground: the folder of PNG files.
+    files: the DICOM files in slice order.
+    shape: of the volume.
+    codes: of the modality.
+  """
+  pngs = sorted(
+    (p for p in ground.glob('*.png') if not p.name.startswith('.')),
+    key=_number,
+  )
+  if len(pngs) != len(files):
+    raise ScanError(
+      ground,
+      f'{len(pngs)} label slices for {len(files)} image slices',
+      'copy both folders again from their source',
+    )
+  by_number = sorted(range(len(files)), key=lambda i: _number(files[i]))
+  label = np.zeros(shape, np.int32)
+  for png, index in zip(pngs, by_number, strict=True):
+    label[:, :, index] = grey_codes(_read_png(png, shape[:2])).T
+  return map_codes(label, codes, ground)
+
+
+def _read(folder: pathlib.Path, ground: pathlib.Path | None, codes) -> Scan:
+  volume = read_dicom(folder)
+  if ground is None:
+    return Scan(volume.voxels, None, volume.affine, volume.notes, volume.tags)
+  if not ground.is_dir():
+    raise ScanError(
+      folder, 'its Ground folder is missing', f'put the labels into {ground}'
+    )
+  label = _read_label(ground, volume.files, volume.voxels.shape, codes)
+  return Scan(volume.voxels, label, volume.affine, volume.notes, volume.tags)
+
+
+def _patients(root: str, which: str) -> list[pathlib.Path]:
+  top = pathlib.Path(root)
+  for folder in (
+    top / f'CHAOS_{which}_Sets' / f'{which}_Sets' / 'MR',
+    top / f'{which}_Sets' / 'MR',
+    top / 'MR',
+  ):
+    if folder.is_dir() and (which == 'Train' or folder != top / 'MR'):
+      return sorted(
+        (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()),
+        key=lambda p: int(p.name),
+      )
+  return []
+
+
+def cases(
+  root: str, modalities: Sequence[Modality], include_unlabeled: bool = False
+) -> Iterator[Case]:
+  """The scans under `root`, sorted by patient.
+
+  Args:
+    root: the folder that holds CHAOS_Train_Sets/ or Train_Sets/.
+    modalities: those of this source.
+    include_unlabeled: also the archive's test scans.
+
+  Raises:
+    ScanError: a modality has no scan there.
+  """
+  sets = [('Train', p) for p in _patients(root, 'Train')]
+  if include_unlabeled:
+    sets += [('Test', p) for p in _patients(root, 'Test')]
+  for modality in modalities:
+    sequence, _, phase = modality.series.partition('/')
+    count = 0
+    for which, patient in sets:
+      folder = patient / sequence / 'DICOM_anon' / phase
+      if not folder.is_dir():
+        continue  # This patient was not scanned with this sequence.
+      count += which == 'Train'
+      ground = patient / sequence / 'Ground' if which == 'Train' else None
+      files = files_in(folder)
+      if ground is not None:
+        files += sorted(ground.glob('*.png'))
+      yield Case(
+        name=f'{patient.name}_{modality.name}',
+        patient=f'chaos_{patient.name}',
+        modality=modality.name,
+        files=tuple(map(str, files)),
+        labeled=ground is not None,
+        read=functools.partial(_read, folder, ground, modality.codes),
+      )
+    if not count:
+      raise ScanError(
+        root,
+        f'no CHAOS {modality.title} scans found',
+        f'expected Train_Sets/MR/<id>/{sequence}/DICOM_anon'
+        f'{"/" + phase if phase else ""}/*.dcm and {sequence}/Ground/*.png',
+      )

@@ -1,0 +1,75 @@
+"""The scans of a task, from whatever archives and folders they lie in."""
+
+from collections.abc import Sequence
+import contextlib
+import importlib
+
+from data.formats.scan_error import ScanError
+from data.preprocessing import planes
+from data.readers import folder
+from data.task import Case, Modality
+
+
+def look(
+  modalities: Sequence[Modality],
+  roots: dict[str, str],
+  include_unlabeled: bool = False,
+) -> folder.Findings:
+  """All cases of the modalities, by modality and then as the reader sorts.
+
+  Args:
+    modalities: in bank order.
+    roots: archive -> folder.
+    include_unlabeled: also the archives' own test scans.
+
+  Returns:
+    The cases; of own folders also what cannot be used, and what is no scan.
+
+  Raises:
+    ScanError: an archive is not where it should be, or a scan is there twice.
+  """
+  found, problems, left_out = [], [], []
+  for source in dict.fromkeys(m.source for m in modalities):
+    mine = [m for m in modalities if m.source == source]
+    if source == 'folder':
+      held = folder.look(roots[source], mine, include_unlabeled)
+      found += held.cases
+      problems += held.problems
+      left_out += held.left_out
+    else:
+      reader = importlib.import_module(f'data.readers.{source}')
+      found += reader.cases(roots[source], mine, include_unlabeled)
+  seen: dict[tuple[str, str], Case] = {}
+  for case in found:
+    other = seen.setdefault((case.modality, case.name), case)
+    if other is not case:
+      raise ScanError(
+        case.files[0],
+        f'the same scan as {other.files[0]}',
+        'remove one of them',
+      )
+  order = {m.name: k for k, m in enumerate(modalities)}
+  cases = sorted(found, key=lambda case: order[case.modality])
+  return folder.Findings(cases, problems, left_out)
+
+
+def decide_planes(
+  modalities: Sequence[Modality], cases: Sequence[Case]
+) -> list[Modality]:
+  """Decides how each modality's scans are cut, by the headers of all of them.
+
+  Args:
+    modalities: some of whose planes may be 'acquired'.
+    cases: their scans; bad ones have no say.
+  """
+  decided = []
+  for modality in modalities:
+    affines = []
+    for case in cases:
+      asked = modality.plane == planes.ACQUIRED and case.affine is not None
+      if asked and case.modality == modality.name:
+        with contextlib.suppress(ScanError):
+          affines.append(case.affine())
+    plane = planes.decide(modality.plane, affines)
+    decided.append(modality._replace(plane=plane))
+  return decided

@@ -1,0 +1,128 @@
+"""What a label map of a user holds: codes, and whether it is one at all."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from data.formats import label_maps
+from data.formats.scan_error import ScanError
+
+# A map of so many codes is looked at more closely.
+_MANY = 30
+# Neighbouring voxels of a drawn region mostly have one code; in an image with
+# noise hardly any two are equal.
+_ALIKE = 0.5
+_WIDEST = 1 << 16
+# Every so many voxels are compared before all are.
+_SAMPLE = 997
+
+
+def codes_of(label: np.ndarray) -> dict[int, int]:
+  """Code -> number of voxels, sorted by code.
+
+  Args:
+    label: `[X, Y, Z]` int32 codes.
+  """
+  low, high = int(label.min()), int(label.max())
+  if high - low < _WIDEST:  # Much faster than sorting all voxels.
+    counts = np.zeros(high - low + 1, np.int64)
+    for part in label:  # A large map need not be there in 64 bits.
+      counts += np.bincount(part.ravel() - low, minlength=len(counts))
+    return {low + int(k): int(counts[k]) for k in np.flatnonzero(counts)}
+  values, counts = np.unique(label, return_counts=True)
+  return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
+
+
+def never_a_class(code: int) -> bool:
+  """Whether a code says by custom that a voxel was not annotated."""
+  return code < 0 or code == 255
+
+
+def _same(image: np.ndarray, label: np.ndarray) -> bool:
+  """Whether image and label map hold the same values."""
+  if image.shape != label.shape:
+    return False
+  few = image.flat[::_SAMPLE], label.flat[::_SAMPLE]
+  return np.array_equal(*few) and all(map(np.array_equal, image, label))
+
+
+def _alike(label: np.ndarray) -> float:
+  """Share of neighbours with one code, where neither is background."""
+  most, neighbours, equal = label.min(), 0, 0
+  for axis in range(label.ndim):
+    one = np.moveaxis(label, axis, 0)
+    drawn = (one[1:] != most) & (one[:-1] != most)
+    drawn &= (one[1:] != 0) & (one[:-1] != 0)
+    neighbours += int(drawn.sum())
+    equal += int(((one[1:] == one[:-1]) & drawn).sum())
+  return equal / max(neighbours, 1)
+
+
+def check_drawn(
+  label: np.ndarray,
+  image: np.ndarray | None,
+  label_file: str,
+  image_file: str = '',
+) -> dict[int, int]:
+  """Checks that a label map is one, and not an image.
+
+  Args:
+    label: `[X, Y, Z]` int32 codes.
+    image: `[X, Y, Z]` scanner values of the scan that it belongs to, if known.
+    label_file: where it lies.
+    image_file: where the image lies.
+
+  Returns:
+    Code -> number of voxels.
+
+  Raises:
+    ScanError: an image lies where the label map should.
+  """
+  codes = codes_of(label)
+  twice = image is not None and _same(image, label)
+  if len(codes) > _MANY and (twice or _alike(label) < _ALIKE):
+    raise ScanError(
+      label_file,
+      f'{len(codes)} different codes ({min(codes)} to {max(codes)})'
+      + (': the voxels of its own image' if twice else ''),
+      'give the label map, not an image',
+    )
+  if twice:
+    raise ScanError(
+      image_file,
+      f'holds the voxels of its label map {label_file}',
+      'give the image that the label map was drawn on',
+    )
+  return codes
+
+
+def classes(
+  label: np.ndarray, codes: Mapping[int, int], file: str
+) -> np.ndarray:
+  """Codes of a user's label map to class indices, uint8.
+
+  Args:
+    label: int32 codes.
+    codes: code -> class index, of a dataset.json.
+    file: where the label map lies.
+
+  Raises:
+    ScanError: codes that dataset.json does not name, with their voxel counts;
+      or nothing is labelled.
+  """
+  unknown = {c: n for c, n in codes_of(label).items() if c not in codes}
+  if unknown and all(map(never_a_class, unknown)):
+    raise ScanError(
+      file,
+      f'unknown label codes: {counted(unknown)}, by custom voxels that were not'
+      ' annotated',
+      'name their class in dataset.json, list them under "background" there, or'
+      ' remove them',
+    )
+  return label_maps.map_codes(label, dict(codes), file)
+
+
+def counted(codes: Mapping[int, int]) -> str:
+  """Codes with their voxel counts, the first few."""
+  listed = [f'{c} ({n} voxels)' for c, n in list(codes.items())[:8]]
+  return ', '.join(listed) + (', ...' if len(codes) > 8 else '')

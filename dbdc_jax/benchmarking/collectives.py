@@ -1,0 +1,122 @@
+"""What a step sends on 8 or 64 devices, counted without having them.
+
+  python -m dbdc_jax.benchmarking.collectives --devices 64
+
+The step is traced and lowered, not compiled, for that many virtual CPU devices
+in a process of its own. A ring all-reduce over n devices makes every device
+send (and receive) 2 (n - 1) / n times the array's bytes.
+"""
+
+import argparse
+from collections.abc import Sequence
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+from dbdc_jax.benchmarking import program
+from dbdc_jax.benchmarking.workload import Workload, make, use_virtual_devices
+from dbdc_jax.runtime import parallel
+
+
+def ring_factor(devices: int) -> float:
+  """Bytes a device sends for each byte that a ring all-reduce sums."""
+  return 2 * (devices - 1) / devices
+
+
+def count(workload: Workload) -> dict[str, Any]:
+  """Counts a step's collectives on the devices of this process.
+
+  Args:
+    workload: its batch is raised to a multiple of the devices.
+
+  Returns:
+    'devices'; 'kinds': kind -> {'arrays', 'bytes'} per step as written;
+    'lowered': kind -> number of places in the lowered program (the body of a
+    loop once); 'gradient_bytes': the part of the all-reduced bytes that is the
+    gradients; 'ring_bytes': what a device sends for the all-reduces.
+  """
+  devices = parallel.device_count()
+  batch = -(-workload.batch // devices) * devices
+  step = make(dataclasses.replace(workload, batch=batch))
+  found = program.count(step.function, *step.arguments)
+  text = step.function.lower(*step.arguments).as_text()
+  kinds = {
+    kind: {'arrays': arrays, 'bytes': found.collective_bytes[kind]}
+    for kind, arrays in found.collectives.items()
+  }
+  reduced = found.collective_bytes['all_reduce']
+  return {
+    'devices': devices,
+    'batch': batch,
+    'kinds': kinds,
+    'lowered': {kind: text.count(f'"stablehlo.{kind}"') for kind in kinds},
+    'gradient_bytes': sum(
+      x.size * x.dtype.itemsize for x in jax.tree.leaves(step.shapes.params)
+    ),
+    'ring_bytes': round(ring_factor(devices) * reduced),
+  }
+
+
+def count_elsewhere(workload: Workload, devices: int) -> dict[str, Any]:
+  """`count` in a new process that has this many virtual CPU devices.
+
+  Raises:
+    RuntimeError: with the process's last words if it fails.
+  """
+  flags = [f'--devices={devices}', f'--workload={_to_text(workload)}']
+  done = subprocess.run(
+    [sys.executable, '-m', __spec__.name, *flags],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if done.returncode:
+    raise RuntimeError(
+      f'counting for {devices} devices failed: {done.stderr[-2000:]}'
+    )
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _to_text(workload: Workload) -> str:
+  return json.dumps(dataclasses.asdict(workload))
+
+
+def table(found: dict[str, Any]) -> str:
+  """The counts as text for the terminal."""
+  devices = found['devices']
+  lines = [f'{devices} devices, {found["batch"]} slices per modality and kind:']
+  for kind, sent in found['kinds'].items():
+    lines.append(
+      f'  {kind}: {sent["arrays"]} arrays, {sent["bytes"] / 2**20:.2f} MiB a'
+      f' step ({found["lowered"][kind]} places in the lowered program)'
+    )
+  lines.append(
+    f'  of these the gradients: {found["gradient_bytes"] / 2**20:.2f} MiB'
+  )
+  lines.append(
+    f'  a ring all-reduce moves 2 (n - 1) / n = {ring_factor(devices):.3f}'
+    f' times the bytes: each device sends {found["ring_bytes"] / 2**20:.2f}'
+    ' MiB a step'
+  )
+  return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; prints one line of JSON."""
+  parser = argparse.ArgumentParser(description='Counts collectives of a step.')
+  parser.add_argument('--devices', type=int, required=True)
+  parser.add_argument('--workload', default='{}', help='fields as JSON')
+  flags = parser.parse_args(argv)
+  use_virtual_devices(flags.devices)
+  print(json.dumps(count(Workload(**json.loads(flags.workload)))))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,218 @@
+"""Pictures of a run: training curves and overlays of test slices."""
+
+from collections.abc import Mapping, Sequence
+import io
+import os
+import pathlib
+from typing import Any
+import warnings
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+import numpy as np
+
+from data.files import atomic
+
+# Distinct for colour-blind readers as well (after Okabe and Ito), on grey.
+COLOURS = (
+  '#e69f00',
+  '#56b4e9',
+  '#009e73',
+  '#f0e442',
+  '#d55e00',
+  '#cc79a7',
+  '#0072b2',
+  '#ffffff',
+)
+
+# Letters of a title or a class name that a figure has room for.
+_LONGEST = 60
+
+# Loss terms that are drawn; no method has more than five of them.
+_MAIN_TERMS = (
+  'sup_ce',
+  'sup_edl',
+  'sup_dice',
+  'ipc_ce',
+  'fpc_ce',
+  'consistency',
+  'cross_ce',
+  'cross_edl',
+  'cross2_ce',
+)
+
+
+def _png(figure: Figure) -> bytes:
+  FigureCanvasAgg(figure)
+  png = io.BytesIO()
+  with warnings.catch_warnings():
+    # A letter that the font lacks becomes a box.
+    warnings.filterwarnings('ignore', 'Glyph .* missing', UserWarning)
+    figure.savefig(png, format='png', dpi=120)
+  return png.getvalue()
+
+
+def _plain(name: str) -> str:
+  """A name as a label of a figure, where $ would begin a formula."""
+  shown = name if len(name) <= _LONGEST else name[: _LONGEST - 3] + '...'
+  return shown.replace('$', r'\$')
+
+
+def _save(png: bytes, path: str | os.PathLike) -> None:
+  """Writes a PNG that is whole or not there."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  atomic.write(path, png)
+
+
+def _series(rows, name):
+  """Epochs and values of the rows that have a value."""
+  found = [(r['epoch'], r[name]) for r in rows if r.get(name) is not None]
+  return [e for e, _ in found], [v for _, v in found]
+
+
+def progress(
+  rows: Sequence[Mapping[str, Any]],
+  path: str | os.PathLike,
+  modalities: Sequence[str],
+) -> None:
+  """Losses, validation DSC and modality weights over the epochs.
+
+  Args:
+    rows: epoch rows of metrics.jsonl.
+    path: the PNG file.
+    modalities: names, in bank order.
+  """
+  figure = Figure(figsize=(13, 4), layout='constrained')
+  left, middle, right = figure.subplots(1, 3)
+  left.plot(*_series(rows, 'loss'), color='black', label='total')
+  drawn = 0
+  for name in _MAIN_TERMS:
+    summed = []
+    for row in rows:
+      values = [row.get(f'{name}/{m}') for m in modalities]
+      if None not in values and sum(values) > 0:
+        summed.append((row['epoch'], sum(values)))
+    if summed:
+      left.plot(*zip(*summed, strict=True), color=COLOURS[drawn], label=name)
+      drawn += 1
+  if any(row.get('loss') for row in rows):
+    left.set_yscale('log')
+  left.set_title('losses (sum over modalities)')
+  left.legend(fontsize=8)
+  for index, name in enumerate(modalities):
+    colour = COLOURS[(2 * index + 4) % 7]
+    epochs, values = _series(rows, f'validation_dice/{name}')
+    middle.plot(
+      epochs, [100 * v for v in values], '.-', color=colour, label=name
+    )
+    epochs, values = _series(rows, f'train_dice/{name}')
+    middle.plot(
+      epochs,
+      [100 * v for v in values],
+      ':',
+      color=colour,
+      label=f'{name}, training',
+    )
+    right.plot(*_series(rows, f'weight/{name}'), color=colour, label=name)
+  middle.set_title('validation DSC (%)')
+  middle.set_ylim(0, 100)
+  middle.legend(fontsize=8, loc='lower right')
+  right.set_title('modality weight')
+  right.legend(fontsize=8)
+  for axes in (left, middle, right):
+    axes.set_xlabel('epoch')
+    axes.grid(alpha=0.3)
+  _save(_png(figure), path)
+
+
+def choose_slices(reference: np.ndarray, count: int) -> list[int]:
+  """Slices with most foreground, one in each of `count` parts of the volume.
+
+  Args:
+    reference: `[S, h, w]` class indices.
+    count: how many.
+  """
+  area = (reference > 0).sum((1, 2))
+  parts = np.array_split(np.arange(len(area)), min(count, len(area)))
+  return [int(part[np.argmax(area[part])]) for part in parts]
+
+
+def _fill(axes, label, num_classes, aspect):
+  """A translucent fill and an outline for every class."""
+  for index in range(1, num_classes):
+    mask = label == index
+    if not mask.any():
+      continue
+    colour = COLOURS[(index - 1) % len(COLOURS)]
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    fill = np.zeros((*mask.shape, 4))
+    fill[mask] = [*rgb, 0.35]
+    axes.imshow(fill, interpolation='nearest', aspect=aspect)
+    if 0 < mask.sum() < mask.size and min(mask.shape) > 1:
+      axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.0)
+
+
+def overlay(
+  path: str | os.PathLike,
+  image: np.ndarray,
+  reference: np.ndarray | None,
+  prediction: np.ndarray,
+  classes: Sequence[str],
+  title: str = '',
+  spacing: tuple[float, float] = (1.0, 1.0),
+) -> None:
+  """Writes the PNG of `overlay_png`; the other arguments are that one's."""
+  _save(
+    overlay_png(image, reference, prediction, classes, title, spacing), path
+  )
+
+
+def overlay_png(
+  image: np.ndarray,
+  reference: np.ndarray | None,
+  prediction: np.ndarray,
+  classes: Sequence[str],
+  title: str = '',
+  spacing: tuple[float, float] = (1.0, 1.0),
+) -> bytes:
+  """Image, reference and prediction side by side, with a legend.
+
+  Args:
+    image: `[h, w]` in [0, 1].
+    reference: `[h, w]` class indices, or None.
+    prediction: `[h, w]` class indices.
+    classes: names, background first.
+    title: above the pictures.
+    spacing: (row, column) pixel sides in mm.
+  """
+  panels = [('image', None)]
+  if reference is not None:
+    panels.append(('reference', reference))
+  panels.append(('prediction', prediction))
+  aspect = spacing[0] / spacing[1]
+  shape = image.shape[0] * aspect / image.shape[1]
+  width = 3.4 * len(panels)
+  figure = Figure(figsize=(width, 3.4 * shape + 1.0), layout='constrained')
+  figure.suptitle(_plain(title), fontsize=11)
+  for axes, (name, label) in zip(
+    np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True
+  ):
+    axes.imshow(image, cmap='gray', vmin=0, vmax=1, aspect=aspect)
+    if label is not None:
+      _fill(axes, label, len(classes), aspect)
+    axes.set_title(name, fontsize=10)
+    axes.set_axis_off()
+  handles = [
+    Patch(
+      facecolor=COLOURS[i % len(COLOURS)],
+      edgecolor='black',
+      label=_plain(name),
+    )
+    for i, name in enumerate(classes[1:])
+  ]
+  figure.legend(
+    handles=handles, loc='outside lower center', ncols=4, fontsize=8
+  )
+  return _png(figure)

@@ -1,0 +1,234 @@
+"""What is known of a trained model beside its weights, and its files."""
+
+from collections.abc import Mapping
+import copy
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from configs import common
+from data import task_file
+from data.preprocessing import planes
+from data.task import Task
+from dbdc_jax import methods
+from dbdc_jax.inference import recognition, stablehlo
+from dbdc_jax.inference.trained_run import Deployed
+from dbdc_jax.runtime.precision import compute_dtype
+from dbdc_jax.workdir import export_folder, run_record
+from dbdc_jax.workdir.weights import Weights
+from dbdc_jax.workdir.weights import save as save_weights
+
+
+class Trained(NamedTuple):
+  """A network's weights and the modalities it takes, in bank order."""
+
+  names: list[str]
+  weights: Weights
+
+
+class Model(NamedTuple):
+  """All that an export holds.
+
+  Attributes:
+    source: the run or export that it comes from.
+    config: the run's config.
+    task: what is segmented.
+    names: modalities, in bank order.
+    joint: whether one network takes all of them.
+    networks: numpy weights.
+    record: the run's record: classes, data, package versions, commit.
+    scores: modality -> what `results.json` says of its test, or None.
+    fit: modality -> what `fit.json` says, where there is one.
+  """
+
+  source: pathlib.Path
+  config: ml_collections.ConfigDict
+  task: Task
+  names: list[str]
+  joint: bool
+  networks: list[Trained]
+  record: dict[str, Any]
+  scores: dict[str, Any]
+  fit: dict[str, Any]
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names, background first."""
+    return self.task.classes
+
+
+def _found(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file that may be missing."""
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _scores(folder: pathlib.Path) -> dict[str, Any]:
+  """Modality -> scores of its test, of a run or an export."""
+  if (folder / export_folder.MODEL).exists():
+    return _found(folder / export_folder.MODEL)['test']
+  return _found(folder / 'results.json').get('modalities', {})
+
+
+def of_run(run: Deployed) -> Model:
+  """Collects what is known of a run (or of an export)."""
+  names = [modality.name for modality in run.modalities]
+  first = run.networks[names[0]]
+  parts = [names] if first.method.joint else [[name] for name in names]
+  record = json.loads((run.folder / 'run.json').read_text())
+  kept = ('packages', 'commit', 'modalities', 'classes', 'data')
+  fit = _found(run.folder / recognition.FILE)
+  for name in names:
+    fit |= _found(run.folder / name / recognition.FILE)
+  networks = []
+  for part in parts:
+    network = run.networks[part[0]]
+    arrays = jax.device_get((network.params, network.memory))
+    networks.append(Trained(part, Weights(*arrays)))
+  scores = _scores(run.folder)
+  return Model(
+    source=run.folder,
+    config=_portable(run.config, run.task),
+    task=run.task,
+    names=names,
+    joint=first.method.joint,
+    networks=networks,
+    record={key: record[key] for key in kept},
+    scores={name: scores.get(name) for name in names},
+    fit=fit,
+  )
+
+
+def _portable(
+  config: ml_collections.ConfigDict, task: Task
+) -> ml_collections.ConfigDict:
+  """A run's config without the places of its machine."""
+  config = copy.deepcopy(config)
+  config.task = task.name
+  config.init_from = ''
+  for field in ('cache', 'split', *common.sources()):
+    config.data[field] = ''
+  return config
+
+
+def of_modality(model: Model, name: str) -> dict[str, Any]:
+  """What another model has to know of one modality; see `with_modality`."""
+  return {
+    'modality': name,
+    'entry': task_file.to_dict(model.task)['modalities'][name],
+    'classes': list(model.classes),
+    'data': model.record['data'][name],
+    'test': model.scores[name],
+    'fit': model.fit.get(name),
+    **run_record.versions(),
+  }
+
+
+def with_modality(
+  model: Model, said: Mapping[str, Any], weights: Weights
+) -> Model:
+  """A model that has one more modality.
+
+  Args:
+    model: without it.
+    said: what `of_modality` said.
+    weights: of the network with its rows, behind the others.
+  """
+  name = said['modality']
+  names = [*model.names, name]
+  task = task_file.to_dict(model.task)
+  task['modalities'][name] = said['entry']
+  config = copy.deepcopy(model.config)
+  config.modalities = ','.join(names)
+  data = {**model.record['data'], name: said['data']}
+  # It was of the model's own scans alone.
+  data.pop('hash', None)
+  fit = model.fit if said['fit'] is None else model.fit | {name: said['fit']}
+  return model._replace(
+    config=config,
+    # Rows of before planes could be said are of axial slices.
+    task=task_file.from_dict(task, model.task.name, 'axial'),
+    names=names,
+    networks=[Trained(names, weights)],
+    record=model.record | {'modalities': names, 'data': data},
+    scores=model.scores | {name: said['test']},
+    fit=fit,
+  )
+
+
+def write(model: Model, folder: pathlib.Path) -> dict[str, Any]:
+  """Writes a model's files: as a run keeps them, weights, StableHLO.
+
+  Args:
+    model: what is written.
+    folder: an empty one.
+
+  Returns:
+    What `model.json` says.
+  """
+  run_record.write_json(folder / 'config.json', model.config.to_dict())
+  run_record.write_json(folder / 'run.json', model.record)
+  task_file.write(task_file.to_dict(model.task), folder / run_record.TASK)
+  if model.fit:
+    run_record.write_json(folder / recognition.FILE, model.fit)
+  config = copy.deepcopy(model.config)
+  config.task = str(folder / run_record.TASK)
+  if config.dtype == 'auto':
+    # Which of the three platforms it will run on is not known.
+    config.dtype = 'float32'
+  networks = []
+  for names, learnt in model.networks:
+    own = folder if model.joint else folder / names[0]
+    own.mkdir(exist_ok=True)
+    save_weights(learnt, own)
+    config.modalities = ','.join(names)
+    file = 'network' if model.joint else f'network_{names[0]}'
+    predict = methods.build(config).predict
+    networks.append(stablehlo.write(folder, file, predict, learnt, names))
+  stablehlo.write_loader(folder)
+  return _description(model, networks, str(compute_dtype(config.dtype)))
+
+
+def _description(model, networks, dtype: str) -> dict[str, Any]:
+  """The content of `model.json`."""
+  patch = model.config.augment.patch_size
+  entries = task_file.to_dict(model.task)['modalities']
+  chosen = model.task.select(','.join(model.names))
+  return {
+    'method': model.config.method,
+    'task': model.task.name,
+    'classes': list(model.classes),
+    'modalities': {
+      modality.name: {
+        'title': modality.title,
+        'label_codes': {
+          model.classes[index]: code
+          for index, code in modality.written_codes().items()
+        },
+        'intensity': entries[modality.name]['intensity'],
+        'mm_per_pixel': model.record['data'][modality.name]['mm_per_pixel'],
+        'plane': modality.plane,
+        # Of slices, rows and columns, where the plane says no view: axial.
+        'axes': ''.join(planes.axes(modality.plane)),
+      }
+      for modality in chosen
+    },
+    'preprocessing': {
+      'intensity': 'window, or darkest value (padding counts as dark, single'
+      ' odd voxels do not count) to upper percentile of the volume, to [0, 1],'
+      ' clipped',
+      'roi': model.config.data.roi,
+      'slice_size': model.config.data.slice_size,
+      'patch_size': patch,
+      'stride': patch // 2,
+      'windows': 'softmax averaged where windows overlap',
+    },
+    'networks': networks,
+    'compute_dtype': dtype,
+    'data': model.record['data'],
+    'test': model.scores,
+    'trained_with': {k: model.record[k] for k in ('packages', 'commit')},
+    'exported_with': run_record.versions(),
+  }

@@ -1,0 +1,210 @@
+"""Many scans, one after another; reading and writing overlap with computing."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.files import progress
+from data.formats import scan_files
+from data.formats.nifti import Volume
+from data.formats.scan_error import ScanError
+from data.formats.scan_files import Source
+from data.preprocessing import hounsfield, planes
+from data.task import Modality
+from dbdc_jax.inference import provenance, recognition, results
+from dbdc_jax.inference.results import Job
+from dbdc_jax.inference.segmentation import Segmentation
+from dbdc_jax.workdir import run_record
+
+_EDITED = 'its result was changed since it was made, and is left as it is'
+
+
+@dataclasses.dataclass
+class Outcome:
+  """What became of the scans.
+
+  Attributes:
+    done: names of those that were segmented.
+    skipped: names of those whose results were there.
+    notes: what people should know of them: name, phrase.
+    errors: what was wrong with the others.
+  """
+
+  done: list[str] = dataclasses.field(default_factory=list)
+  skipped: list[str] = dataclasses.field(default_factory=list)
+  notes: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+  errors: list[ScanError] = dataclasses.field(default_factory=list)
+
+
+def _segment(
+  job: Job, source: Source, volume: Volume, say: Callable[[str], None]
+) -> tuple[Segmentation, Modality, dict[str, Any]]:
+  """One scan: what was found, the modality it was taken for, and notes."""
+  name, segmenter, said = job.modality, job.segmenter, {}
+  if name == 'auto':
+    fit = recognition.recognize(segmenter, volume)
+    say(f'{source.name}: {fit}')
+    if fit.modality is None:
+      raise ScanError(
+        source.path,
+        f'no modality of the run fits: {fit}',
+        'name it with --modality, if it is one that the run was trained on',
+      )
+    name, said = fit.modality, {'confidence': round(fit.confidence, 4)}
+  modality = segmenter.runs[0].modality(name)
+  spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
+  found = segmenter.segment(volume.voxels, spacing, name, volume.affine)
+  notes = [*volume.notes, *_unusual(modality, volume, found)]
+  return found, modality, said | {'modality': name, 'notes': notes}
+
+
+def _unusual(
+  modality: Modality, volume: Volume, found: Segmentation
+) -> list[str]:
+  """What is odd about a scan, or about what was found in it."""
+  notes = []
+  view = planes.cut(volume.affine, modality.plane)
+  if planes.VIEWS[view] != planes.axes(modality.plane):
+    notes.append(
+      f'acquired as {view} slices, unlike the scans that {modality.name} was'
+      ' trained on'
+    )
+  window = modality.intensity.window
+  doubt = hounsfield.doubt(volume.voxels) if window and window[0] < 0 else ''
+  if doubt:
+    notes.append(doubt)
+  if not found.classes.any():
+    notes.append('nothing was found: the label map is empty')
+  return notes
+
+
+class _Read(NamedTuple):
+  """A scan that was looked at: its hash, and its voxels if they are needed."""
+
+  scan: str
+  state: str
+  volume: Volume | None
+
+
+def _read(
+  job: Job, source: Source, before: provenance.Result | None, measured: bool
+) -> _Read:
+  """Reads a scan whose result is not there, or has no line of volumes."""
+  wanted = job.written(source)
+  scan = provenance.digest(source.files())
+  state = provenance.state(job.output, before, scan, job.made_with, wanted)
+  if not job.overwrite and state == 'foreign':
+    raise ScanError(
+      job.output / wanted[-1],
+      'is there, and was not made by this command from this scan',
+      'give another --output, or --overwrite',
+    )
+  if state in ('done', 'edited') and measured and not job.overwrite:
+    return _Read(scan, state, None)
+  volume = scan_files.read(source)
+  job.check(source, volume)
+  return _Read(scan, state, volume)
+
+
+class _Found(NamedTuple):
+  """A scan that was segmented, ready to be written."""
+
+  source: Source
+  volume: Volume
+  segmentation: Segmentation
+  modality: Modality
+  entry: provenance.Result
+
+
+def _segmented(
+  job: Job,
+  sources: Sequence[Source],
+  outcome: Outcome,
+  say: Callable[[str], None],
+  advance: Callable[[], None],
+) -> Iterator[_Found]:
+  """Segments what is not done; while one is computed, the next is read."""
+  known = provenance.read(job.output)
+  measured = job.measured()
+  with futures.ThreadPoolExecutor(1) as reader:
+
+    def read(index: int) -> futures.Future | None:
+      if index >= len(sources):
+        return None
+      source = sources[index]
+      line = measured is None or source.name in measured
+      return reader.submit(_read, job, source, known.get(source.name), line)
+
+    following = read(0)
+    for index, source in enumerate(sources):
+      reading, following = following, read(index + 1)
+      try:
+        scan, state, volume = reading.result()
+        if volume is not None:
+          found, modality, said = _segment(job, source, volume, say)
+      except ScanError as error:
+        outcome.errors.append(error)
+        advance()
+        continue
+      if volume is None:
+        outcome.skipped.append(source.name)
+        if state == 'edited':
+          outcome.notes.append((source.name, _EDITED))
+        advance()
+        continue
+      outcome.notes += [(source.name, note) for note in said['notes']]
+      said['version'] = run_record.version()
+      entry = provenance.Result(scan, job.made_with, {}, said)
+      yield _Found(source, volume, found, modality, entry)
+
+
+def run(
+  job: Job, scans: Mapping[str, Source], *, quiet: bool = False
+) -> Outcome:
+  """Segments scans into a folder.
+
+  While one is computed, the next is read and the one before is written.
+
+  Args:
+    job: what is asked for; its output folder exists.
+    scans: name -> scan.
+    quiet: no progress bar, no messages.
+
+  Raises:
+    OSError: the disk took no more.
+    ScanError: the folder's table of volumes is another table.
+    ValueError: a result would replace a scan, or the output folder's own
+      record is damaged.
+  """
+  outcome, sources = Outcome(), list(scans.values())
+  provenance.check_targets(
+    job.output,
+    [name for source in sources for name in job.written(source)],
+    [file for source in sources for file in source.files()],
+  )
+  with futures.ThreadPoolExecutor(1) as writer, progress.bar(quiet) as bar:
+    say = (lambda text: None) if quiet else bar.console.print
+    task = bar.add_task('segmenting', total=len(sources))
+    advance = functools.partial(bar.advance, task)
+
+    def finish(writing: tuple[Source, futures.Future] | None) -> None:
+      """Waits for what is written; a format's refusal is the scan's error."""
+      if writing is None:
+        return
+      try:
+        writing[1].result()
+        outcome.done.append(writing[0].name)
+      except ScanError as error:
+        outcome.errors.append(error)
+      advance()
+
+    writing = None
+    for found in _segmented(job, sources, outcome, say, advance):
+      finish(writing)
+      writing = found.source, writer.submit(results.write, job, *found)
+    finish(writing)
+  return outcome

@@ -1,0 +1,233 @@
+"""Prepared cases through a network, to scores."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from data import task_file
+from data.cache.prepared import Prepared, PreparedCase
+from data.files import names
+from data.preprocessing import preprocess
+from dbdc_jax.evaluation import metrics, pictures, scoring
+from dbdc_jax.inference import sliding_window, voting
+from dbdc_jax.methods import Method
+from dbdc_jax.runtime import parallel
+
+
+def _window(config: ml_collections.ConfigDict) -> dict[str, int]:
+  patch = config.augment.patch_size
+  return {
+    'patch': patch,
+    'stride': patch // 2,
+    'batch': parallel.per_call(config.evaluation.batch_size),
+  }
+
+
+@dataclasses.dataclass
+class Slices:
+  """Slices of scans, one scan behind the other.
+
+  Attributes:
+    images: `[S, H, W]` uint16 prepared slices.
+    labels: `[S, H, W]` uint8, their classes.
+    counts: slices of each scan.
+    modalities: each scan's modality's id.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  counts: list[int]
+  modalities: list[int]
+  _placed: list[tuple[Any, Any, Any]] | None = None
+
+  def placed(self, batch: int) -> list[tuple[Any, Any, Any]]:
+    """Images, labels and ids on the devices, `batch` slices at a time.
+
+    They stay there, if the devices have memory of their own.
+    """
+    placed = self._placed
+    if placed is None:
+      ids = np.repeat(np.array(self.modalities, np.int32), self.counts)
+      parts = zip(
+        *(
+          sliding_window.filled(array, batch)
+          for array in (self.images, self.labels, ids)
+        ),
+        strict=True,
+      )
+      placed = [tuple(map(parallel.spread, part)) for part in parts]
+      if parallel.room() is not None:
+        self._placed = placed
+    return placed
+
+
+class Scans:
+  """Segments prepared scans with a method, in its own way.
+
+  Args of the constructor:
+    config: the run's config.
+    method: the method.
+    params: its parameters.
+    memory: its memory.
+    prepared: the prepared data.
+    labeled: labelled training cases per modality, in bank order; only a method
+      that votes (`Method.vote`) looks at them.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    method: Method,
+    params: Any,
+    memory: Any,
+    prepared: Prepared,
+    labeled: Sequence[Sequence[PreparedCase]],
+  ):
+    self._window = _window(config)
+    self._learnt = (method.predict, params, memory)
+    self._voters = None
+    self._classes = len(task_file.find(config.task).classes)
+    if method.vote:
+      self._voters = voting.Voters(method, params, memory, prepared, labeled)
+
+  def probabilities(self, images: np.ndarray, modality: int) -> np.ndarray:
+    """`[S, H, W]` uint16 slices to `[S, H, W, C]` float32."""
+    if self._voters:
+      return self._voters.probabilities(images, modality)
+    return sliding_window.probabilities(
+      *self._learnt, images, modality, **self._window
+    )
+
+  def labels(self, images: np.ndarray, modality: int) -> np.ndarray:
+    """`[S, H, W]` uint16 slices to their classes, `[S, H, W]` uint8."""
+    if self._voters:
+      p = self._voters.probabilities(images, modality)
+      return p.argmax(-1).astype(np.uint8)
+    return sliding_window.labels(
+      *self._learnt, images, modality, **self._window
+    )
+
+  def joint_histograms(self, slices: Slices) -> list[np.ndarray]:
+    """Of each scan, see `metrics.joint_histogram`: `[C, C]` counts.
+
+    Windows lie side by side here (the last one ends at the edge), as this is
+    done after every epoch: 4 instead of 9 cover a slice of twice their side.
+    """
+    ends = np.cumsum(slices.counts)[:-1]
+    if self._voters:
+      scans = zip(
+        slices.modalities,
+        np.split(slices.images, ends),
+        np.split(slices.labels, ends),
+        strict=True,
+      )
+      return [
+        metrics.joint_histogram(self.labels(images, k), labels, self._classes)
+        for k, images, labels in scans
+      ]
+    patch = self._window['patch']
+    placed = slices.placed(self._window['batch'])
+    # Nothing is read before the device has it all.
+    found = [
+      sliding_window.joint_histograms(
+        *self._learnt, *part, patch=patch, stride=patch
+      )
+      for part in placed
+    ]
+    joints = np.concatenate(jax.device_get(found))[: len(slices.images)]
+    return [part.sum(0) for part in np.split(joints, ends)]
+
+
+def test_cases(
+  config: ml_collections.ConfigDict,
+  scans: Scans,
+  prepared: Prepared,
+  cases: Sequence[Sequence[PreparedCase]],
+  classes: Sequence[str],
+  on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
+) -> list[dict[str, Any]]:
+  """Scores each modality's test cases.
+
+  Args:
+    config: the run's config.
+    scans: segments them.
+    prepared: the prepared data.
+    cases: per modality, in bank order.
+    classes: class names, background first.
+    on_case: called with the case, its native prediction and reference.
+
+  Returns:
+    One dict per case: `native` scores on the scan's own grid inside the
+    region of interest, `prepared` ones on the prepared grid.
+  """
+  out = []
+  scored = _scored_classes(config)
+  for modality, group in enumerate(cases):
+    for case in group:
+      p = scans.probabilities(prepared.images(case), modality)
+      native = preprocess.to_native(p, case.geometry)
+      reference = prepared.native_labels(case)
+      on_case(case, native, reference)
+      out.append(
+        {
+          'case': case.name,
+          'patient': case.patient,
+          'modality': case.modality,
+          'native': scoring.only(
+            scored[modality],
+            scoring.score_case(native, reference, case.spacing, classes),
+          ),
+          'prepared': scoring.only(
+            scored[modality],
+            scoring.score_prepared(
+              p.argmax(-1).astype(np.uint8), prepared.labels(case), classes
+            ),
+          ),
+        }
+      )
+  return out
+
+
+def _scored_classes(config: ml_collections.ConfigDict) -> list[set[str]]:
+  """Names of the classes that each modality's labels can contain."""
+  task = task_file.find(config.task)
+  rows = task.labelable(task.select(config.modalities))
+  return [{task.classes[c] for c in np.flatnonzero(row)} for row in rows]
+
+
+def overlay_writer(
+  folder: Any, prepared: Prepared, classes: Sequence[str], limit: int
+) -> Callable[[PreparedCase, np.ndarray, np.ndarray], None]:
+  """An `on_case` that writes overlays of each modality's first test cases.
+
+  Args:
+    folder: where the PNG files go.
+    prepared: the prepared data.
+    classes: class names, background first.
+    limit: pictures per modality.
+  """
+  written: dict[str, int] = {}
+
+  def write(case, prediction, reference):
+    if written.get(case.modality, 0) >= limit:
+      return
+    written[case.modality] = written.get(case.modality, 0) + 1
+    index = pictures.choose_slices(reference, 1)[0]
+    image = preprocess.image_to_native(
+      prepared.image(case, index), case.geometry
+    )
+    pictures.overlay(
+      folder / names.on_disk(case.name, f'_slice{index:03d}.png'),
+      image,
+      reference[index],
+      prediction[index],
+      classes,
+      title=f'{case.name}, slice {index}',
+      spacing=case.spacing[1:],
+    )
+
+  return write

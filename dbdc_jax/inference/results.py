@@ -1,0 +1,211 @@
+"""The files of one scan's result: their names, contents, and writing them."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from data.files import atomic, names
+from data.formats import file_kinds, itk
+from data.formats.nifti import Volume
+from data.formats.scan_error import ScanError
+from data.formats.scan_files import Source
+from data.preprocessing import preprocess
+from data.task import Modality
+from dbdc_jax.evaluation import pictures
+from dbdc_jax.inference import provenance, volumes
+from dbdc_jax.inference.segmentation import Segmentation, Segmenter
+from dbdc_jax.workdir import run_record
+
+FORMATS = ('nifti', 'input', 'dicom-seg')
+VOLUMES = 'volumes.csv'
+_SEG = '.dcm'
+_ONE = Volume(np.zeros((1, 1, 1)), np.eye(4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What is asked for.
+
+  Attributes:
+    segmenter: what segments the scans.
+    output: the folder of the results.
+    modality: one of the run's, or 'auto'.
+    overwrite: also scans whose results are there, whoever made them.
+    overlay: also overlays/NAME.png.
+    volumes: also volumes.csv.
+    format: of the label maps, one of `FORMATS`; 'input' is that of the scan, a
+      DICOM SEG object for a DICOM series.
+  """
+
+  segmenter: Segmenter
+  output: pathlib.Path
+  modality: str
+  overwrite: bool = False
+  overlay: bool = False
+  volumes: bool = False
+  format: str = 'nifti'
+
+  @functools.cached_property
+  def made_with(self) -> dict[str, Any]:
+    """Everything that a label map depends on but the scan."""
+    return {
+      'runs': [run.identity for run in self.segmenter.runs],
+      'modality': self.modality,
+      'format': self.format,
+      **self.segmenter.options,
+    }
+
+  def files(self, source: Source) -> dict[str, str]:
+    """Kind -> name of each file that is written for a scan."""
+    own = file_kinds.scan_ending(source.path) if source.path.is_file() else ''
+    endings = {'nifti': '.nii.gz', 'input': own or _SEG, 'dicom-seg': _SEG}
+    ending = endings[self.format]
+    out = {'label': names.on_disk(source.name, ending)}
+    if self.segmenter.entropy:
+      # A segmentation object holds no such values.
+      grey = '.nii.gz' if ending == _SEG else ending
+      out['entropy'] = names.on_disk(f'{source.name}_entropy', grey)
+    if self.overlay:
+      out['overlay'] = 'overlays/' + names.on_disk(source.name, '.png')
+    return out
+
+  def measured(self) -> set[str] | None:
+    """The scans that volumes.csv has a line of; None if none is asked for.
+
+    Raises:
+      ScanError: the file there is another table.
+    """
+    if not self.volumes:
+      return None
+    return {row[volumes.SCAN] for row in volumes.read(self.output / VOLUMES)}
+
+  def check(self, source: Source, volume: Volume) -> None:
+    """Refuses, before it is segmented, a scan that the format cannot hold.
+
+    Raises:
+      ScanError: it is no DICOM series, or lacks what an object must say.
+    """
+    if self.files(source)['label'].endswith(_SEG):
+      from dbdc_jax.inference.dicom import dicom_seg
+
+      if not volume.files:
+        raise ScanError(
+          source.path,
+          'no DICOM series, which a DICOM SEG object must refer to',
+          'give a DICOM series, or --format nifti',
+        )
+      dicom_seg.check(volume)
+
+  def written(self, source: Source) -> list[str]:
+    """Every file that is written for a scan, both of a pair; a label last."""
+    out = []
+    for kind, file in reversed(self.files(source).items()):
+      if kind == 'overlay' or file.endswith(_SEG):
+        out.append(file)
+      else:
+        out += [name for name, _ in _encoded(_ONE.voxels, _ONE, file)]
+    return out
+
+
+def _encoded(
+  voxels: np.ndarray, like: Volume, file: str
+) -> list[tuple[str, bytes]]:
+  """The files (name, content) that hold voxels on a scan's grid."""
+  ending = file_kinds.scan_ending(pathlib.Path(file))
+  return itk.encode(voxels, like, file[: -len(ending)], ending)
+
+
+def _label_files(
+  job: Job, file: str, volume: Volume, found: Segmentation, modality: Modality
+) -> list[tuple[str, bytes]]:
+  if not file.endswith(_SEG):
+    return _encoded(found.labels, volume, file)
+  from dbdc_jax.inference.dicom import dicom_seg
+
+  run = job.segmenter.runs[0]
+  data = dicom_seg.encode(
+    found.classes,
+    volume,
+    run.task.classes,
+    colours=pictures.COLOURS,
+    model=f'{run.task.name}, {run.config.method}, {modality.title}',
+    version=run_record.version(),
+  )
+  return [(file, data)]
+
+
+def write(
+  job: Job,
+  source: Source,
+  volume: Volume,
+  found: Segmentation,
+  modality: Modality,
+  entry: provenance.Result,
+) -> None:
+  """Writes a scan's results; last the entry that says what they are.
+
+  Args:
+    job: what was asked for.
+    source: the scan.
+    volume: as it was read.
+    found: in it.
+    modality: that it was taken for.
+    entry: without the files.
+
+  Raises:
+    ScanError: the format cannot hold it.
+    OSError: the disk took no more.
+  """
+  files = job.files(source)
+  contents: list[tuple[str, bytes]] = []
+  if 'overlay' in files:
+    (job.output / 'overlays').mkdir(exist_ok=True)
+    picture = _picture(job, source.name, volume, found, modality)
+    contents.append((files['overlay'], picture))
+  if 'entropy' in files:
+    contents += _encoded(found.entropy, volume, files['entropy'])
+  contents += _label_files(job, files['label'], volume, found, modality)
+  for name, data in contents:
+    atomic.write(job.output / name, data)
+  if job.volumes:
+    _write_volumes(job, source, volume, found, modality)
+  hashes = {n: hashlib.sha256(data).hexdigest() for n, data in contents}
+  provenance.add(job.output, source.name, entry._replace(files=hashes))
+
+
+def _write_volumes(job, source, volume, found, modality) -> None:
+  path = job.output / VOLUMES
+  now = volumes.rows(
+    source.name,
+    modality.name,
+    found.classes,
+    volume.affine,
+    job.segmenter.runs[0].task.classes,
+    set(modality.codes.values()),
+  )
+  volumes.write(path, volumes.merge(volumes.read(path), now))
+
+
+def _picture(job, name, volume, found, modality) -> bytes:
+  """The overlay of the slice with most foreground, as PNG."""
+  grid = volume.affine, modality.plane
+  image = preprocess.reorient(volume.voxels, *grid)
+  labels = preprocess.reorient(found.classes, *grid)
+  spacing = preprocess.reoriented_spacing(*grid)
+  index = pictures.choose_slices(labels, 1)[0]
+  inside = image[tuple(slice(*part) for part in found.box)]
+  shown = preprocess.between(
+    image[index], *preprocess.limits(inside, modality.intensity)
+  )
+  return pictures.overlay_png(
+    shown,
+    None,
+    labels[index],
+    job.segmenter.runs[0].task.classes,
+    title=f'{name}, slice {index}',
+    spacing=(spacing[1], spacing[2]),
+  )

@@ -1,0 +1,322 @@
+"""From a scan to its label map, with the networks of one or several runs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from data.preprocessing import planes, preprocess
+from data.task import Modality
+from dbdc_jax.inference import sliding_window
+from dbdc_jax.inference.trained_run import Deployed
+
+# Slices that are in memory as probabilities at a time, and windows per call.
+SLAB = 8
+WINDOWS = 32
+ROI_CHOICES = ('auto', 'none')
+# Passes that look for the region, and the share of what they find that may lie
+# outside of it on each side.
+_COARSE_PASSES = 3
+_OUTERMOST = 0.01
+
+Box = list[list[int]]
+
+
+class Segmentation(NamedTuple):
+  """What was found in a scan, on the scan's own grid.
+
+  Attributes:
+    labels: `[X, Y, Z]` label codes of the task (uint8, or uint16 or int32
+      where they need it).
+    classes: `[X, Y, Z]` uint8 class indices of the task.
+    entropy: `[X, Y, Z]` float32 in [0, 1], 1 being a guess between all
+      classes; None unless asked for.
+    box: `[[start, stop]] * 3` of the region that was segmented, on the
+      reoriented grid (slices, rows, columns).
+  """
+
+  labels: np.ndarray
+  classes: np.ndarray
+  entropy: np.ndarray | None
+  box: Box
+
+
+class Region(NamedTuple):
+  """A part of a reoriented scan, and how it becomes [0, 1].
+
+  Attributes:
+    image: `[S, h, w]`, scanner units.
+    spacing: (slice, row, column), mm.
+  """
+
+  image: np.ndarray
+  spacing: list[float]
+
+
+def _probabilities(
+  run: Deployed, modality: Modality, region: Region, mm: float, mirror: bool
+) -> Iterator[np.ndarray]:
+  """Slices of class probabilities on the region's grid, `[h, w, C]` each."""
+  network = run.networks[modality.name]
+  patch = run.config.augment.patch_size
+  geometry, canvas = preprocess.region_geometry(
+    region.image.shape, region.spacing, mm, patch
+  )
+  low, high = preprocess.limits(region.image, modality.intensity)
+  for first in range(0, len(region.image), SLAB):
+    slab = region.image[first : first + SLAB]
+    images = preprocess.resample(
+      preprocess.between(slab, low, high), geometry, canvas, order=1
+    )
+    found = sliding_window.of_any_size(
+      network.method.predict,
+      network.params,
+      network.memory,
+      images.astype(np.float32),
+      network.index,
+      patch=patch,
+      stride=patch // 2,
+      batch=WINDOWS,
+      mirrored=mirror,
+    )
+    for p in found:
+      yield preprocess.native_probabilities(p, geometry)
+
+
+def central_box(
+  classes: np.ndarray, spacing: Sequence[float], margin: float
+) -> Box:
+  """The box of what is found, without the outermost hundredth on each side.
+
+  Args:
+    classes: `[S, h, w]`, somewhere not 0.
+    spacing: mm.
+    margin: mm added on every side.
+  """
+  box = []
+  for axis, mm in enumerate(spacing):
+    others = tuple(i for i in range(3) if i != axis)
+    share = np.cumsum((classes > 0).sum(others))
+    share = share / share[-1]
+    extra = int(np.ceil(margin / mm))
+    first = int(np.searchsorted(share, _OUTERMOST)) - extra
+    last = int(np.searchsorted(share, 1 - _OUTERMOST)) + 1 + extra
+    box.append([max(0, first), min(classes.shape[axis], last)])
+  return box
+
+
+def largest_components(classes: np.ndarray, num_classes: int) -> np.ndarray:
+  """Keeps each class's largest connected component (6 neighbours).
+
+  Args:
+    classes: `[S, h, w]` uint8.
+    num_classes: background included.
+  """
+  out = np.zeros_like(classes)
+  boxes = ndimage.find_objects(classes, max_label=num_classes - 1)
+  for index, box in enumerate(boxes, 1):
+    if box is None:
+      continue
+    parts, count = ndimage.label(classes[box] == index)
+    if count:
+      sizes = np.bincount(parts.ravel())[1:]
+      out[box][parts == 1 + int(np.argmax(sizes))] = index
+  return out
+
+
+def to_codes(classes: np.ndarray, modality: Modality) -> np.ndarray:
+  """Class indices to the label codes of a modality's own label maps."""
+  codes = modality.written_codes()
+  table = np.zeros(256, np.int32)
+  table[list(codes)] = list(codes.values())
+  kinds = (np.uint8, np.uint16, np.int32)
+  low, high = table.min(), table.max()
+  kind = next(
+    k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max
+  )
+  return table.astype(kind)[classes]
+
+
+class Segmenter:
+  """Segments scans with one run, or with the average of several.
+
+  Attributes:
+    runs: what was trained, all on the same classes.
+    entropy: whether an entropy map is made, too.
+  """
+
+  def __init__(
+    self,
+    runs: Sequence[Deployed],
+    *,
+    mirror: bool = False,
+    keep_largest: bool = False,
+    entropy: bool = False,
+    roi: str = 'auto',
+  ):
+    """Makes a segmenter.
+
+    Args:
+      runs: at least one; their probabilities are averaged.
+      mirror: average over mirror images, too.
+      keep_largest: keep each class's largest component only.
+      entropy: return the entropy map.
+      roi: 'auto': for a run that was trained on cropped scans, a coarse pass
+        finds the region that a fine pass segments; 'none': one pass over
+        everything.
+
+    Raises:
+      ValueError: no runs, runs of other classes, or another `roi`.
+    """
+    if not runs:
+      raise ValueError('no run to segment with')
+    if roi not in ROI_CHOICES:
+      raise ValueError(f'roi={roi!r}: choose {" or ".join(ROI_CHOICES)}')
+    for run in runs[1:]:
+      if run.task.classes != runs[0].task.classes:
+        raise ValueError(
+          f'{run.folder} has other classes than {runs[0].folder}: only runs of'
+          ' one task can be averaged'
+        )
+    self.runs = tuple(runs)
+    self._mirror, self._keep_largest = mirror, keep_largest
+    self.entropy, self._roi = entropy, roi
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """What a label map depends on, beside the runs and the scan."""
+    return {
+      'mirror': self._mirror,
+      'keep_largest': self._keep_largest,
+      'roi': self._roi,
+    }
+
+  def segment(
+    self,
+    volume: np.ndarray,
+    spacing: Sequence[float],
+    modality: str,
+    affine: np.ndarray | None = None,
+  ) -> Segmentation:
+    """Segments one scan.
+
+    Args:
+      volume: `[X, Y, Z]` scanner values (HU for CT).
+      spacing: voxel sides in mm, in the order of the axes.
+      modality: name of one of the runs' modalities.
+      affine: `[4, 4]` voxel index to RAS mm, from which the orientation is
+        taken. Without it the axes are those of prepared slices, see
+        `data.preprocessing.planes`: of axial ones feet to head, front to back,
+        right to left of the patient.
+
+    Raises:
+      ValueError: a run was not trained on the modality, or the volume is not a
+        3-D one with positive voxel sides.
+    """
+    plane = self._plane(modality)
+    volume = np.asarray(volume)
+    if volume.ndim != 3 or len(spacing) != 3 or min(spacing) <= 0:
+      raise ValueError(
+        f'a volume of shape {volume.shape} with voxel sides {tuple(spacing)}:'
+        ' three axes, and three positive sides in mm are needed'
+      )
+    if affine is None:
+      affine, plane = planes.upright(spacing, plane)
+    image = preprocess.reorient(volume, affine, plane)
+    sides = preprocess.reoriented_spacing(affine, plane)
+    box = self._find_region(image, sides, modality)
+    classes, entropy = self._segment_region(image, sides, modality, box)
+    if self._keep_largest:
+      count = len(self.runs[0].task.classes)
+      classes = largest_components(classes, count)
+    classes = preprocess.restore(classes, affine, plane)
+    if entropy is not None:
+      entropy = preprocess.restore(entropy, affine, plane)
+    return Segmentation(
+      labels=to_codes(classes, self.runs[0].modality(modality)),
+      classes=classes,
+      entropy=entropy,
+      box=box,
+    )
+
+  def _plane(self, modality: str) -> str:
+    """Along which axis scans of a modality are cut, by all runs alike."""
+    found = [run.modality(modality).plane for run in self.runs]
+    for run, plane in zip(self.runs, found, strict=True):
+      if plane != found[0]:
+        raise ValueError(
+          f'{run.folder} takes {modality} as {plane} slices,'
+          f' {self.runs[0].folder} as {found[0]} ones: they cannot be averaged'
+        )
+    return found[0]
+
+  def _crops(self, run: Deployed) -> bool:
+    return self._roi == 'auto' and run.config.data.roi == 'label'
+
+  def region(
+    self, volume: np.ndarray, affine: np.ndarray, run: Deployed, modality: str
+  ) -> tuple[Region, float]:
+    """What of a scan is segmented, and at which pixel side in mm."""
+    plane = self._plane(modality)
+    image = preprocess.reorient(volume, affine, plane)
+    spacing = preprocess.reoriented_spacing(affine, plane)
+    box = self._find_region(image, spacing, modality)
+    region = Region(image[tuple(slice(*part) for part in box)], spacing)
+    return region, self._pixel(region, run, modality)
+
+  def _pixel(self, region: Region, run: Deployed, modality: str) -> float:
+    """Pixel side in mm; of a cropped scan as in its preparation."""
+    if not self._crops(run):
+      return run.mm_per_pixel[modality]
+    sides = zip(region.image.shape[1:], region.spacing[1:], strict=True)
+    longest = max(n * mm for n, mm in sides)
+    fixed = run.modality(modality).mm_per_pixel
+    return fixed or longest / run.config.data.slice_size
+
+  def _find_region(self, image, spacing, modality) -> Box:
+    """The box that is segmented: all, or what coarse passes find.
+
+    A network that was trained on cropped scans has not seen what lies around
+    them, and finds something there too. So the first box is a rough one, and
+    each further pass looks at the box before, prepared as in training.
+    """
+    box = [[0, n] for n in image.shape]
+    cropped = [run for run in self.runs if self._crops(run)]
+    if not cropped:
+      return box
+    run = cropped[0]
+    mm = run.mm_per_pixel[modality]
+    for _ in range(_COARSE_PASSES):
+      crop = tuple(slice(*part) for part in box)
+      region = Region(image[crop], spacing)
+      slices = _probabilities(run, run.modality(modality), region, mm, False)
+      found = np.zeros(image.shape, np.uint8)
+      found[crop] = np.stack([p.argmax(-1) for p in slices])
+      found = largest_components(found, len(run.task.classes))
+      if not found.any():
+        return box
+      box = central_box(found, spacing, preprocess.ROI_MARGIN)
+      crop = tuple(slice(*part) for part in box)
+      mm = self._pixel(Region(image[crop], spacing), run, modality)
+    return box
+
+  def _segment_region(self, image, spacing, modality, box):
+    """Classes and entropy of the whole reoriented scan."""
+    crop = tuple(slice(*part) for part in box)
+    region = Region(image[crop], spacing)
+    count = len(self.runs[0].task.classes)
+    streams = []
+    for run in self.runs:
+      mm = self._pixel(region, run, modality)
+      chosen = run.modality(modality)
+      streams.append(_probabilities(run, chosen, region, mm, self._mirror))
+    classes = np.zeros(image.shape, np.uint8)
+    entropy = np.zeros(image.shape, np.float32) if self.entropy else None
+    for index, parts in enumerate(zip(*streams, strict=True), box[0][0]):
+      p = sum(parts) / len(parts)
+      classes[index][crop[1:]] = p.argmax(-1)
+      if entropy is not None:
+        safe = np.maximum(p, 1e-12)
+        entropy[index][crop[1:]] = -(p * np.log(safe)).sum(-1) / np.log(count)
+    return classes, entropy

@@ -1,0 +1,235 @@
+"""Whole slices from a network that was trained on patches.
+
+Windows of the patch's size at a fixed stride; where they overlap,
+probabilities are averaged. Shapes are static, so one function is compiled per
+slice size whatever the number of slices.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime.precision import EXACT
+
+
+def window_starts(size: int, patch: int, stride: int) -> list[int]:
+  """Starts of the windows along an axis; the last one ends at the edge."""
+  if size <= patch:
+    return [0]
+  starts = list(range(0, size - patch, stride))
+  return [*starts, size - patch]
+
+
+def _overlapping(predict, params, memory, images, modality, patch, stride):
+  """Averaged class probabilities of `images [n, H, W]`: `[n, H, W, C]`."""
+  count, height, width = images.shape
+  patch = min(patch, height, width)
+  corners = [
+    (r, c)
+    for r in window_starts(height, patch, stride)
+    for c in window_starts(width, patch, stride)
+  ]
+  images = images.astype(jnp.float32) / 65535.0
+  windows = jnp.stack(
+    [images[:, r : r + patch, c : c + patch] for r, c in corners]
+  )
+  flat = windows.reshape(-1, patch, patch, 1)
+  ids = jnp.tile(modality, len(corners))
+  logits = predict(params, memory, flat, ids).astype(jnp.float32)
+  p = jax.nn.softmax(logits)
+  p = p.reshape(len(corners), count, patch, patch, p.shape[-1])
+  total = jnp.zeros((count, height, width, p.shape[-1]))
+  weight = np.zeros((height, width, 1), np.float32)
+  for i, (r, c) in enumerate(corners):
+    total = total.at[:, r : r + patch, c : c + patch].add(p[i])
+    weight[r : r + patch, c : c + patch] += 1
+  return total / weight
+
+
+@functools.partial(
+  jax.jit, static_argnames=('predict', 'patch', 'stride', 'hard')
+)
+def _forward(predict, params, memory, images, modality, patch, stride, hard):
+  """`_overlapping`, or (`hard`) the classes, uint8."""
+  p = _overlapping(predict, params, memory, images, modality, patch, stride)
+  return jnp.argmax(p, -1).astype(jnp.uint8) if hard else p
+
+
+@functools.partial(jax.jit, static_argnames=('predict', 'patch', 'stride'))
+def joint_histograms(
+  predict: Callable[..., jax.Array],
+  params: Any,
+  memory: Any,
+  images: jax.Array,
+  labels: jax.Array,
+  modality: jax.Array,
+  *,
+  patch: int,
+  stride: int,
+) -> jax.Array:
+  """How many pixels of each slice have which pair of classes.
+
+  Args:
+    predict: see `_scan`.
+    params: see `_scan`.
+    memory: see `_scan`.
+    images: `[n, H, W]` uint16 prepared slices.
+    labels: `[n, H, W]` their classes.
+    modality: `[n]` their modalities' ids.
+    patch: see `_scan`.
+    stride: see `_scan`.
+
+  Returns:
+    `[n, C, C]` float32 counts (exact below 2^24 pixels), rows by the label.
+  """
+  p = _overlapping(predict, params, memory, images, modality, patch, stride)
+  classes = jnp.arange(p.shape[-1])
+  one_hot = lambda x: (x[..., None] == classes).astype(jnp.float32)
+  return jnp.einsum(
+    'nhwr,nhwp->nrp',
+    one_hot(labels),
+    one_hot(jnp.argmax(p, -1)),
+    precision=EXACT,
+  )
+
+
+def probabilities(*args: Any, **kwargs: Any) -> np.ndarray:
+  """Class probabilities of a scan's slices: `[S, H, W, C]` float32.
+
+  Arguments of `_scan`.
+  """
+  return _scan(*args, hard=False, **kwargs)
+
+
+def labels(*args: Any, **kwargs: Any) -> np.ndarray:
+  """Classes of a scan's slices: `[S, H, W]` uint8; arguments of `_scan`."""
+  return _scan(*args, hard=True, **kwargs)
+
+
+def _scan(
+  predict: Callable[..., jax.Array],
+  params: Any,
+  memory: Any,
+  images: np.ndarray,
+  modality: int,
+  *,
+  patch: int,
+  stride: int,
+  batch: int,
+  hard: bool,
+) -> np.ndarray:
+  """Runs `_forward` over a scan, `batch` slices at a time.
+
+  Args:
+    predict: a method's `predict`; keep the same object between calls, it is
+      what the compiled function is remembered by.
+    params: the method's parameters.
+    memory: the method's memory.
+    images: `[S, H, W]` uint16 prepared slices.
+    modality: the modality's id.
+    patch: side of a window, in pixels.
+    stride: step between windows, in pixels.
+    batch: slices per call; the last call is filled up with zeros.
+    hard: classes instead of probabilities.
+  """
+  ids = parallel.spread(np.full(batch, modality, np.int32))
+  start = lambda chunk: _forward(
+    predict, params, memory, parallel.spread(chunk), ids, patch, stride, hard
+  )
+  chunks = filled(images, batch)
+  done, running = [], start(chunks[0])
+  for following in [*chunks[1:], None]:
+    # The device has the next slices before these are read.
+    waited, running = running, None if following is None else start(following)
+    done.append(np.asarray(waited))
+  return np.concatenate(done)[: len(images)]
+
+
+def filled(slices: np.ndarray, batch: int) -> list[np.ndarray]:
+  """Parts of `batch` slices; the last is filled up with zeros."""
+  parts = [slices[i : i + batch] for i in range(0, len(slices), batch)]
+  short = batch - len(parts[-1])
+  parts[-1] = np.pad(parts[-1], ((0, short), *[(0, 0)] * (slices.ndim - 1)))
+  return parts
+
+
+@functools.partial(jax.jit, static_argnames=('predict', 'mirrored'))
+def _window_probabilities(predict, params, memory, windows, ids, mirrored):
+  """Class probabilities of `windows [B, p, p]`: `[B, p, p, C]` float32."""
+  forward = lambda x: jax.nn.softmax(
+    predict(params, memory, x[..., None], ids).astype(jnp.float32)
+  )
+  if not mirrored:
+    return forward(windows)
+  flips = ((), (1,), (2,), (1, 2))
+  return sum(jnp.flip(forward(jnp.flip(windows, f)), f) for f in flips) / 4
+
+
+def of_any_size(
+  predict: Callable[..., jax.Array],
+  params: Any,
+  memory: Any,
+  images: np.ndarray,
+  modality: int,
+  *,
+  patch: int,
+  stride: int,
+  batch: int,
+  mirrored: bool = False,
+) -> np.ndarray:
+  """Class probabilities of slices of any size, by one compiled function.
+
+  What is compiled sees a fixed number of windows; they are cut and put
+  together here.
+
+  Args:
+    predict: a method's `predict`; keep the same object between calls.
+    params: the method's parameters.
+    memory: the method's memory.
+    images: `[S, H, W]` float32 in [0, 1]; H and W at least `patch`.
+    modality: the modality's id.
+    patch: side of a window, in pixels.
+    stride: step between windows, in pixels.
+    batch: windows per call.
+    mirrored: average over the four mirror images of each window.
+
+  Returns:
+    `[S, H, W, C]` float32.
+  """
+  count, height, width = images.shape
+  corners = [
+    (s, r, c)
+    for s in range(count)
+    for r in window_starts(height, patch, stride)
+    for c in window_starts(width, patch, stride)
+  ]
+  ids = parallel.spread(np.full(batch, modality, np.int32))
+
+  def start(part):
+    windows = np.zeros((batch, patch, patch), np.float32)
+    for i, (s, r, c) in enumerate(part):
+      windows[i] = images[s, r : r + patch, c : c + patch]
+    return _window_probabilities(
+      predict, params, memory, parallel.spread(windows), ids, mirrored
+    )
+
+  parts = [corners[i : i + batch] for i in range(0, len(corners), batch)]
+  total, weight = None, np.zeros((height, width, 1), np.float32)
+  running = start(parts[0])
+  for part, following in zip(parts, [*parts[1:], None], strict=True):
+    # The device has the next windows before these are added up.
+    done, running = running, start(following) if following else None
+    p = np.asarray(done)
+    if total is None:
+      total = np.zeros((count, height, width, p.shape[-1]), np.float32)
+    for i, (s, r, c) in enumerate(part):
+      total[s, r : r + patch, c : c + patch] += p[i]
+  for s, r, c in corners:
+    if s == 0:
+      weight[r : r + patch, c : c + patch] += 1
+  return total / weight

@@ -1,0 +1,164 @@
+"""What a method is: four pure functions.
+
+`params` is what the optimizer touches; `memory` is everything else that
+changes (modulation statistics, prototypes, teachers). The train loop knows
+nothing more of a method than this.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from dbdc_jax.methods.common.transfer import Transfer
+from dbdc_jax.ops import optimizer
+
+
+class Signals(NamedTuple):
+  """What the train loop passes into a step, as arrays (never constants).
+
+  Attributes:
+    weights: `[K]` modality weights omega (eq 22), all ones without MAW.
+    ramp: scalar lambda(t) of the unlabelled losses.
+    active: scalar bool, False in the supervised warm-up epochs.
+    present: `[K, C]` bool, classes that each modality's labels contain.
+    consistent: `[K]` bool, modalities that have unlabelled scans.
+    progress: scalar in (0, 1], this epoch's number over that of all epochs.
+  """
+
+  weights: jax.Array
+  ramp: jax.Array
+  active: jax.Array
+  present: jax.Array
+  consistent: jax.Array
+  progress: jax.Array | float = 1.0
+
+
+def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
+  """The signals of a step in which every loss acts with its whole weight.
+
+  Args:
+    present: `[K, C]` bool, see `Signals`.
+    consistent: `[K]` bool, see `Signals`.
+  """
+  return Signals(
+    weights=jnp.ones(len(present)),
+    ramp=jnp.float32(1.0),
+    active=jnp.asarray(True),
+    present=jnp.asarray(present),
+    consistent=jnp.asarray(consistent),
+    progress=jnp.float32(1.0),
+  )
+
+
+class Volumes(NamedTuple):
+  """What a method's batches hold instead of slices.
+
+  Attributes:
+    depth: slices that each scan is resampled to.
+    batch: scans of each modality, labelled and as many unlabelled, in a step.
+    field: of the config, that `batch` comes from.
+  """
+
+  depth: int
+  batch: int
+  field: str
+
+
+class Method(NamedTuple):
+  """A learning method.
+
+  Attributes:
+    init: `(key) -> (params, memory)`.
+    loss: `(params, memory, batch, key, signals) -> (loss, (memory, metrics))`.
+      `batch` is what `input_pipeline` gives, on one device. `metrics` maps
+      names to scalars, `[K]` or `[K, C]` arrays, equal on all devices;
+      `metrics['dice_counts']` `[2, K, C]` feeds MAW.
+    predict: `(params, memory, images, modality) -> logits`: `[n, H, W, 1]`
+      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics. None: slices
+      cannot be segmented, see `vote`.
+    update: `(params, memory) -> memory`, after the optimizer's step.
+    joint: True if one network takes all modalities; False trains one network
+      per modality.
+    unlabeled: whether `loss` reads `batch['unlabeled']`.
+    tx: the optimizer, without its learning rate: the step multiplies by minus
+      that number. Parts of `params` may differ by `optax.multi_transform`,
+      their rates by a factor in it. It may take the extra argument `left`, the
+      share of the run that is still to be done.
+    learning_rate: the first one; None is the config's.
+    weighted: whether MAW's weights act on its modalities.
+    multiple: slices per modality and device must be a multiple of this.
+    trained: `(params, memory, image) -> parameters`: passes an image (`[1, H,
+      W, 1]`, of `volumes` `[1, D, H, W, 1]`) once through every network that
+      training has, averages of networks included, and returns the parameters
+      of these: what the paper's Params and FLOPs columns count.
+    transfer: the direction of a method that has one; the loop tests its target
+      and sees to it that no label of the target is read in training.
+    volumes: the batch holds whole scans, `[K, b, D, H, W]`; None: slices.
+    vote: `(params, memory, atlas, labels, volume, modality) -> (votes, weight)`
+      of a method that segments by labelled training scans: `[D, H, W]` uint16
+      atlas, its uint8 labels, a uint16 volume and an int32 scalar to `[D, H, W,
+      C]` bool and `[D, H, W]`, the logarithm of how much they weigh.
+  """
+
+  init: Callable[..., tuple[Any, Any]]
+  loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+  predict: Callable[..., jax.Array]
+  update: Callable[..., Any]
+  joint: bool
+  unlabeled: bool
+  tx: optax.GradientTransformation = optimizer.build()
+  learning_rate: float | None = None
+  weighted: bool = False
+  multiple: int = 1
+  trained: Callable[..., Any] | None = None
+  transfer: Transfer | None = None
+  volumes: Volumes | None = None
+  vote: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+
+  def batch_size(self, config: ml_collections.ConfigDict) -> int:
+    """Samples of each modality in the global batch."""
+    return self.volumes.batch if self.volumes else config.batch_size
+
+  @property
+  def batch_field(self) -> str:
+    """The config's field that `batch_size` comes from."""
+    return self.volumes.field if self.volumes else 'batch_size'
+
+
+def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:
+  """Whether one network takes all modalities.
+
+  Args:
+    config: the run's config; `joint` may decide.
+    default: the method's own way.
+  """
+  return {'auto': default, 'true': True, 'false': False}[config.joint]
+
+
+def check_pair(config: ml_collections.ConfigDict, count: int, why: str) -> None:
+  """Checks that a method of two modalities has them in one run.
+
+  Args:
+    config: the run's config.
+    count: of its modalities.
+    why: it takes two, for the error.
+
+  Raises:
+    ValueError: another number, or a network for each is asked for.
+  """
+  if count != 2 or not is_joint(config, True):
+    found = f'{count} modalities' if count != 2 else 'joint=false'
+    raise ValueError(
+      f'{config.method}: {why}, and this is {found}; choose'
+      ' --config.modalities=FIRST,SECOND and joint=auto'
+    )
+
+
+def keep_memory(params: Any, memory: Any) -> Any:
+  """The `update` of a method without a teacher."""
+  del params
+  return memory

@@ -1,0 +1,95 @@
+"""Two networks teach each other what they are sure of.
+
+With pseudo-labels that are balanced between classes, as in class-balanced
+self-training (Zou, Yu, Kumar, Wang 2018): of each class the most confident
+share teaches, so that a rare class teaches too.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from dbdc_jax.methods.common import passes, supervision
+from dbdc_jax.ops import losses
+
+# Share of the pixels of a class that teach, at the start and at the end.
+_SHARES = (0.2, 0.8)
+# Confidence as log odds, told apart in so many steps between these limits.
+_STEPS, _LOW, _HIGH = 512, -4.0, 17.0
+
+
+def symmetric_divergence(z: jax.Array, w: jax.Array) -> jax.Array:
+  """(KL(z || w) + KL(w || z)) / 2 of two logits `[..., C]`, per pixel."""
+  return jnp.sum(losses.symmetric_divergence(z, w), -1) / 2
+
+
+def confident(
+  logits: jax.Array,
+  labels: jax.Array,
+  share: jax.Array,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """The most confident share of the pixels of each pseudo-labelled class.
+
+  Confidence is the log odds of the pseudo-label, told apart in 512 steps, so
+  that the pixels of all devices are ranked by counting them: at least `share`
+  of a class is kept, and of its least confident step either all or none.
+
+  Args:
+    logits: `[K, b, H, W, C]`.
+    labels: `[K, b, H, W]` pseudo-labels made of them.
+    share: scalar in (0, 1].
+    axis_name: the device axis, or None.
+
+  Returns:
+    `[K, b, H, W]` bool.
+  """
+  classes = logits.shape[-1]
+  chosen = losses.one_hot(labels, classes)
+  log_p = jax.nn.log_softmax(lax.stop_gradient(logits))
+  log_p = jnp.sum(jnp.where(chosen, log_p, 0.0), -1)
+  odds = log_p - jnp.log(jnp.maximum(-jnp.expm1(log_p), 1e-30))
+  place = (jnp.clip(odds, _LOW, _HIGH) - _LOW) / (_HIGH - _LOW)
+  step = (place * (_STEPS - 1)).astype(jnp.int32)
+
+  def count(labels, step):
+    where = labels.ravel() * _STEPS + step.ravel()
+    return jnp.zeros(classes * _STEPS).at[where].add(1.0)
+
+  counts = losses.total(jax.vmap(count)(labels, step), axis_name)
+  counts = counts.reshape(-1, classes, _STEPS)
+  # Pixels of this step and above; the highest step at which they are enough.
+  above = jnp.cumsum(counts[..., ::-1], -1)[..., ::-1]
+  enough = above >= share * above[..., :1]
+  lowest = _STEPS - 1 - jnp.argmax(enough[..., ::-1], -1)  # [K, C]
+  limits = jnp.where(chosen, lowest[:, None, None, None], 0).sum(-1)
+  return step >= limits
+
+
+def terms(
+  step: passes.Step, own: jax.Array, other: jax.Array
+) -> dict[str, jax.Array]:
+  """Each segmenter learns from what the other is sure of.
+
+  Args:
+    step: what the method was given.
+    own: `[K, b, H, W, C]` logits of unlabelled slices.
+    other: of their translations.
+
+  Returns:
+    Terms `[K]` by the slices' modality.
+  """
+  signals, axis_name = step.signals, step.net.axis_name
+  first, last = _SHARES
+  share = first + (last - first) * signals.progress
+  found = {}
+  for name, teacher, student in (
+    ('teach_other', own, other),
+    ('teach_own', other, own),
+  ):
+    labels = supervision.pseudo_labels(teacher, signals.present)
+    kept = confident(teacher, labels, share, axis_name)
+    chosen = losses.one_hot(labels, teacher.shape[-1])
+    log_p = jnp.where(chosen, jax.nn.log_softmax(student), 0.0).sum(-1)
+    found[name] = losses.masked_mean(-log_p, kept, axis_name)
+  return found

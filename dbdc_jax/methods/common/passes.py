@@ -1,0 +1,215 @@
+"""Views of a step's slices, and passes of plain networks over them.
+
+What the methods beside DBDC (`plain.py`) do their losses with.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dbdc_jax.methods.common import supervision
+from dbdc_jax.methods.common.base import Signals
+from dbdc_jax.ops import augment, losses
+
+# The networks of a method that has two.
+PAIR = ('net1', 'net2')
+
+
+class Plain(NamedTuple):
+  """The network and settings that a step needs.
+
+  Attributes:
+    unet: in its training form; of the methods beside the plain ones, whatever
+      network they have.
+    predictor: the same for any mixture of modalities, on one device.
+    settings: of the augmentation.
+    config: the run's config.
+    labelable: `[K, C]` bool, see `Task.labelable`.
+    own_start: share of the run before which the unlabelled losses are off,
+      with `recipe=own`.
+    axis_name: the device axis, or None.
+  """
+
+  unet: nn.Module
+  predictor: nn.Module
+  settings: augment.Augmentation
+  config: ml_collections.ConfigDict
+  labelable: np.ndarray
+  own_start: float
+  axis_name: str | None
+
+  @property
+  def own(self) -> bool:
+    """Whether the method's own recipe is followed."""
+    return self.config.recipe == 'own'
+
+
+class Step(NamedTuple):
+  """What a method's loss is given, beside parameters and memory."""
+
+  net: Plain
+  batch: dict[str, Any]
+  key: jax.Array
+  signals: Signals
+
+
+class Views(NamedTuple):
+  """A step's slices as the networks see them.
+
+  Attributes:
+    images: `[K, b, H, W, 1]` labelled.
+    labels: `[K, b, H, W]` int32.
+    unlabeled: `[K, b, H, W, 1]`, moved and cropped only (DBDC's weak view).
+    keys: `[K, b]`, one for each unlabelled sample's further draws.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  unlabeled: jax.Array
+  keys: jax.Array
+
+
+def acting(step: Step) -> jax.Array:
+  """`[K]` bool: where the unlabelled losses act."""
+  signals = step.signals
+  if step.net.own:
+    return signals.consistent & (signals.progress > step.net.own_start)
+  return signals.consistent & signals.active
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  """`[K, b, ...]` to `[K * b, ...]`."""
+  return x.reshape(-1, *x.shape[2:])
+
+
+def labeled_view(step: Step, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Labelled slices as they are trained on: see `Views`."""
+  labeled = step.batch['labeled']
+  shape = labeled['index'].shape
+  images, labels = augment.labeled_view(
+    _flat(labeled['image']),
+    _flat(labeled['label']),
+    augment.sample_keys(key, _flat(labeled['index'])),
+    step.net.settings,
+  )
+  grouped = lambda x: x.reshape(*shape, *x.shape[1:])
+  return grouped(images), grouped(labels)
+
+
+def views(step: Step) -> Views:
+  """The views of a step, drawn as in DBDC: the same crops for the same seed.
+
+  Without any unlabelled slice the labelled ones stand in, as they do for a
+  modality that has none: `signals.consistent` keeps them out of every loss.
+  """
+  k_labeled, k_unlabeled = jax.random.split(step.key)
+  k_view, k_more = jax.random.split(k_unlabeled)
+  images, labels = labeled_view(step, k_labeled)
+  given = step.batch.get('unlabeled', step.batch['labeled'])
+  index = _flat(given['index'])
+  weak, _ = augment.unlabeled_views(
+    _flat(given['image']),
+    augment.sample_keys(k_view, index),
+    step.net.settings,
+  )
+  shape = given['index'].shape
+  return Views(
+    images,
+    labels,
+    weak.reshape(*shape, *weak.shape[1:]),
+    augment.sample_keys(k_more, index).reshape(shape),
+  )
+
+
+def forward(
+  step: Step, params: Any, statistics: Any, images: jax.Array
+) -> tuple[jax.Array, Any]:
+  """One pass in train mode; every logit of these methods comes from here.
+
+  Args:
+    step: what the method was given.
+    params: of one network.
+    statistics: its running ones.
+    images: `[K, n, H, W, 1]`.
+
+  Returns:
+    `[K, n, H, W, C]` float32 logits, and the new statistics.
+  """
+  count = images.shape[1]
+  modality = jnp.repeat(
+    jnp.arange(step.net.unet.num_modalities, dtype=jnp.int32), count
+  )
+  variables = {'params': params, 'modulation': statistics}
+  logits, new = step.net.unet.apply(
+    variables, _flat(images), modality, True, mutable=['modulation']
+  )
+  logits = losses.only_labelable(logits, step.net.labelable, modality)
+  return logits.reshape(-1, count, *logits.shape[1:]), new['modulation']
+
+
+def both_forward(
+  step: Step,
+  params: Any,
+  statistics: Any,
+  images: jax.Array,
+  unlabeled: jax.Array,
+) -> tuple[jax.Array, jax.Array, Any]:
+  """Labelled and unlabelled slices in one pass, as in the published code.
+
+  Args:
+    step: what the method was given.
+    params: of one network.
+    statistics: its running ones.
+    images: `[K, b, H, W, 1]` labelled.
+    unlabeled: `[K, n, H, W, 1]`.
+
+  Returns:
+    Logits of the first, those of the second (whose gradient is selected away
+    while unlabelled losses must not act), and the new statistics.
+  """
+  everything = jnp.concatenate([images, unlabeled], 1)
+  logits, statistics = forward(step, params, statistics, everything)
+  count = images.shape[1]
+  on = acting(step)[:, None, None, None, None]
+  return logits[:, :count], supervision.gate(logits[:, count:], on), statistics
+
+
+def pair_forward(
+  step: Step, params: Any, memory: Any, views: Views
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+  """`both_forward` of each network of a pair, by name.
+
+  Returns:
+    Labelled logits, unlabelled logits and new statistics.
+  """
+  found = [
+    both_forward(
+      step,
+      params[name],
+      memory['modulation'][name],
+      views.images,
+      views.unlabeled,
+    )
+    for name in PAIR
+  ]
+  logits, unlabeled, statistics = (
+    dict(zip(PAIR, part, strict=True)) for part in zip(*found, strict=True)
+  )
+  return logits, unlabeled, statistics
+
+
+def probabilities(
+  step: Step, params: Any, statistics: Any, images: jax.Array
+) -> jax.Array:
+  """A teacher's softmax `[K, n, H, W, C]`, without a gradient.
+
+  Its pass is normalised by its own images; the statistics are only handed on
+  because the network has a place for them.
+  """
+  logits, _ = forward(step, lax.stop_gradient(params), statistics, images)
+  return lax.stop_gradient(jax.nn.softmax(logits))

@@ -1,0 +1,84 @@
+"""What every method says about labels and pseudo-labels, once for all.
+
+The labelled loss terms, the pseudo-label, and the gate that keeps unlabelled
+losses out while they must not act.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dbdc_jax.methods.common.base import Signals
+from dbdc_jax.ops import losses
+
+
+def labeled_terms(
+  logits: jax.Array,
+  labels: jax.Array,
+  signals: Signals,
+  axis_name: str | None,
+  *,
+  name: str = 'sup',
+  share: float = 1.0,
+  linear_dice: bool = False,
+) -> dict[str, jax.Array]:
+  """Cross entropy and Dice of labelled slices (the paper's eq 21).
+
+  Args:
+    logits: `[K, b, H, W, C]`.
+    labels: `[K, b, H, W]` int class indices.
+    signals: what the loop passed in.
+    axis_name: the device axis, or None.
+    name: what the terms' names begin with; 'sup' with what may follow it, so
+      that a loss that is no number is looked for here first.
+    share: what each term is multiplied by.
+    linear_dice: see `losses.dice`.
+
+  Returns:
+    `NAME_ce` and `NAME_dice`, `[K]` each.
+  """
+  ce = losses.cross_entropy(logits, labels, axis_name)
+  dice = losses.dice(
+    logits, labels, signals.present, axis_name, linear=linear_dice
+  )
+  return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
+
+
+def pseudo_labels(logits: jax.Array, present: jax.Array) -> jax.Array:
+  """The likeliest class of each pixel, hard and so without a gradient.
+
+  Args:
+    logits: `[K, b, H, W, C]`.
+    present: `[K, C]` bool, classes that each modality's labels contain: the
+      others are never chosen.
+
+  Returns:
+    `[K, b, H, W]` int.
+  """
+  allowed = present[:, None, None, None]
+  return jnp.argmax(jnp.where(allowed, logits, losses.NEGATIVE), -1)
+
+
+@jax.custom_vjp
+def gate(values: Any, active: jax.Array) -> Any:
+  """Passes `values` on; their gradient is selected, so no NaN gets through.
+
+  While `active` is False the unlabelled losses must not act, not even as
+  0 * NaN in a gradient.
+
+  Args:
+    values: arrays.
+    active: bool, broadcastable to each of them.
+  """
+  del active
+  return values
+
+
+gate.defvjp(
+  lambda values, active: (values, active),
+  lambda active, g: (
+    jax.tree.map(lambda x: jnp.where(active, x, jnp.zeros_like(x)), g),
+    None,
+  ),
+)

@@ -1,0 +1,240 @@
+"""Parameters and multiply-accumulates, counted from the networks themselves.
+
+The rule behind the paper's FLOPs column: a convolution costs Cin * k * k * Cout
+per output pixel, a normalisation 4 and a bilinear interpolation 11 per value,
+everything else nothing. A transposed convolution counts as a convolution with
+its output's size, although a stride of 2 leaves most of its products out.
+Instance norms without parameters: 2 per value of volumes, nothing of images,
+because no single number gives both MASS's and VarDA's columns. Shapes come from
+tracing the network: nothing is computed.
+"""
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dbdc_jax.methods.common.base import Method
+from dbdc_jax.models import blocks, registration
+from dbdc_jax.models.convolution import JoinedConv
+from dbdc_jax.models.instance_norm import InstanceNorm
+from dbdc_jax.models.modulation import ModulationBank
+from dbdc_jax.models.projector import Projector
+from dbdc_jax.models.unet import UNet
+
+_NORM, _BILINEAR = 4, 11
+
+
+def _size(x: jax.Array) -> int:
+  return math.prod(x.shape)
+
+
+def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
+  """Multiply-accumulates of one layer from its inputs and output."""
+  x = inputs[0]
+  if isinstance(module, JoinedConv):
+    return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
+  if isinstance(module, nn.Conv):
+    return _size(out) * math.prod(module.kernel_size) * x.shape[-1]
+  if isinstance(module, registration.Conv3):
+    return _size(out) * 3**3 * x.shape[-1]
+  if isinstance(module, registration.Doubling):
+    return _size(out) * 4**3 * x.shape[-1]
+  if isinstance(module, nn.Dense):
+    return _size(out) * x.shape[-1]
+  if isinstance(module, ModulationBank):
+    return _NORM * _size(x)
+  if isinstance(module, blocks.Doubling):
+    return _size(out) * 2**2 * x.shape[-1]
+  if isinstance(module, blocks.Upsample):
+    return _BILINEAR * _size(out)
+  if isinstance(module, InstanceNorm) and x.ndim == 5:
+    return _NORM // 2 * _size(x)
+  return 0
+
+
+def of_module(
+  module: nn.Module,
+  *args: Any,
+  leave_out: tuple[type[nn.Module], ...] = (),
+  method: str = '__call__',
+) -> tuple[int, int]:
+  """Parameters and multiply-accumulates of any of the networks.
+
+  Args:
+    module: the network.
+    *args: what it is called with.
+    leave_out: kinds of layers that count nothing.
+    method: which of its functions is called.
+
+  Returns:
+    Trainable parameters that the call makes, and multiply-accumulates.
+  """
+  key = jax.random.key(0)
+  init = lambda key: module.init(key, *args, method=method)
+  apply = lambda variables: module.apply(
+    variables, *args, method=method, mutable=[*variables.keys()]
+  )
+  variables = jax.eval_shape(init, key)
+  total = function_macs(apply, variables, leave_out=leave_out)
+  return sum(_size(x) for x in jax.tree.leaves(variables['params'])), total
+
+
+def _first_layer(taps, naive: bool) -> int:
+  """The projector's first layer with the interpolation of its taps."""
+  x6 = taps[-1]
+  pixels = math.prod(x6.shape[1:3])
+  width = sum(x.shape[-1] for x in taps)
+  if naive:
+    return pixels * width * width + _tap_cost(taps)
+  layer = sum(_size(x) * width for x in taps)
+  return layer + _BILINEAR * pixels * width * (len(taps) - 1)
+
+
+def _tap_cost(taps) -> int:
+  """Interpolating the lower taps to full resolution."""
+  pixels = math.prod(taps[-1].shape[1:3])
+  return _BILINEAR * pixels * sum(x.shape[-1] for x in taps[:-1])
+
+
+def macs(
+  unet: UNet,
+  patch: int,
+  projector: Projector | None = None,
+  *,
+  paper: bool = False,
+) -> int:
+  """Multiply-accumulates of one pass over one square patch.
+
+  Args:
+    unet: the network.
+    patch: side in pixels.
+    projector: counted too if given.
+    paper: the paper's form: the projector's taps are interpolated always
+      (also without a projector, if the network has DBDC's head), and its
+      first layer acts on their concatenation.
+  """
+  key = jax.random.key(0)
+  x, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+
+  def passed(variables):
+    apply = lambda *a, method: unet.apply(
+      variables, *a, modality, False, method=method
+    )
+    taps = apply(apply(x, method='encode'), method='decode')
+    apply(taps[-1], method='head')
+    return taps
+
+  variables = jax.eval_shape(lambda k: unet.init(k, x, modality, False), key)
+  total, taps = (
+    function_macs(passed, variables),
+    jax.eval_shape(passed, variables),
+  )
+  if projector is not None:
+    weights = jax.eval_shape(projector.init, key, taps)
+    total += function_macs(projector.apply, weights, taps)
+    if paper:
+      total += _first_layer(taps, naive=True) - _first_layer(taps, naive=False)
+  elif paper and unet.extra_head:
+    total += _tap_cost(taps)
+  return total
+
+
+def prediction_macs(
+  method: Method, params: Any, memory: Any, patch: int
+) -> int:
+  """Multiply-accumulates of a method's prediction of one square patch.
+
+  Args:
+    method: any method; its networks are built from the layers of `models/`.
+    params: its parameters; shapes are enough.
+    memory: its memory; shapes are enough.
+    patch: side in pixels; of a method that takes volumes, of its slices.
+      Counted is one atlas's vote then: two registrations.
+  """
+  if method.vote:
+    shape = (method.volumes.depth, patch, patch)
+    image, labels = (jnp.zeros(shape, t) for t in (jnp.uint16, jnp.uint8))
+    modality = jnp.zeros((), jnp.int32)
+    arguments = (params, memory, image, labels, image, modality)
+    return function_macs(method.vote, *arguments)
+  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+  return function_macs(method.predict, params, memory, image, modality)
+
+
+def training_size(
+  method: Method, params: Any, memory: Any, patch: int
+) -> tuple[int, int]:
+  """Parameters and multiply-accumulates of all networks that training has.
+
+  Args:
+    method: any method.
+    params: its parameters; shapes are enough.
+    memory: its memory; shapes are enough.
+    patch: side in pixels; of a method that takes volumes, of its slices.
+
+  Returns:
+    Both, of one image (or volume) that passes each network once.
+  """
+  depth = (method.volumes.depth,) if method.volumes else ()
+  image = jnp.zeros((1, *depth, patch, patch, 1))
+  found = jax.eval_shape(method.trained, params, memory, image)
+  macs = function_macs(method.trained, params, memory, image)
+  return sum(_size(x) for x in jax.tree.leaves(found)), macs
+
+
+def function_macs(
+  function: Callable[..., Any],
+  *arguments: Any,
+  leave_out: tuple[type[nn.Module], ...] = (),
+) -> int:
+  """Multiply-accumulates of whatever applies networks.
+
+  Args:
+    function: applies modules that are built from the layers of `models/`.
+    *arguments: its own; shapes are enough.
+    leave_out: kinds of layers that count nothing.
+  """
+  total = 0
+
+  def count(next_function, args, kwargs, context):
+    nonlocal total
+    out = next_function(*args, **kwargs)
+    if isinstance(context.module, leave_out):
+      return out
+    if context.method_name == '__call__':
+      total += _layer(context.module, args, out)
+      if isinstance(context.module, Projector):
+        total += _first_layer(args[0], naive=False)
+    elif context.method_name == 'decode' and isinstance(context.module, UNet):
+      *_, m = args[0]
+      # The decoder doubles m, x4 and x5.
+      total += sum(4 * _BILINEAR * _size(x) for x in (m, *out[:2]))
+    return out
+
+  with nn.intercept_methods(count):
+    # A new function: a remembered trace would not be counted.
+    jax.eval_shape(lambda *x: function(*x), *arguments)
+  return total
+
+
+def parameters(unet: UNet, projector: Projector | None = None) -> int:
+  """Trainable parameters; with a projector also its logits' LayerNorm."""
+
+  def init(key):
+    x, modality = jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, jnp.int32)
+    params = [unet.init(key, x, modality, False)['params']]
+    if projector is not None:
+      w = unet.width
+      shapes = ((4, 8 * w), (8, 4 * w), (16, 2 * w))
+      taps = tuple(jnp.zeros((1, s, s, c)) for s, c in shapes)
+      params.append(projector.init(key, taps)['params'])
+    return params
+
+  found = jax.eval_shape(init, jax.random.key(0))
+  total = sum(_size(x) for x in jax.tree.leaves(found))
+  # Scale and bias of the prototype logits' LayerNorm over the classes.
+  return total + (2 * unet.num_classes if projector is not None else 0)

@@ -1,0 +1,98 @@
+"""How far the latents of two domains are apart, by kernels.
+
+Wu and Zhuang, "Unsupervised domain adaptation with variational approximation
+for cardiac segmentation" (2021). Each image of a domain is a Gaussian per
+element of the latent; their mean over the images is the domain's density, and
+the distance is the integral of the squared difference of both densities:
+
+  sum over elements, images i, j of k(a_i, a_j) + k(b_i, b_j) - 2 k(a_i, b_j)
+  k = exp(-(m_i - m_j)^2 / (2 (v_i + v_j))) / sqrt(v_i + v_j)
+
+with means m and variances v.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from dbdc_jax.ops import losses
+
+# The published sum is over the pairs of so many images of each domain.
+PUBLISHED_BATCH = 10
+
+
+def pooled(
+  mean: jax.Array, variance: jax.Array, side: int = 4
+) -> tuple[jax.Array, jax.Array]:
+  """Mean and variance of the latent's mean over squares.
+
+  The variance of a mean of n independent values is a further n times smaller
+  than the mean of theirs.
+
+  Args:
+    mean: `[N, h, w, c]`.
+    variance: of the same shape.
+    side: of a square, in pixels; what is left over at the edge is dropped.
+
+  Returns:
+    Two `[N, h // side, w // side, c]`.
+  """
+
+  def squares(x):
+    n, h, w, c = x.shape
+    side_h, side_w = min(side, h), min(side, w)
+    rows, columns = h // side_h, w // side_w
+    x = x[:, : rows * side_h, : columns * side_w]
+    x = x.reshape(n, rows, side_h, columns, side_w, c)
+    return x.mean((2, 4)), side_h * side_w
+
+  (mean, _), (variance, count) = squares(mean), squares(variance)
+  return mean, variance / count
+
+
+def _kernel_sum(one, other):
+  """The kernels of all pairs and elements; one row of pairs at a time.
+
+  The gradient computes a row anew: neither holds more than one.
+  """
+  means, variances = other
+
+  @jax.checkpoint
+  def row(image):
+    mean, variance = image
+    both = variance + variances
+    kernel = jnp.exp(-0.5 * jnp.square(mean - means) / both) * lax.rsqrt(both)
+    return jnp.sum(kernel)
+
+  return jnp.sum(lax.map(row, one))
+
+
+def distance(
+  a: tuple[jax.Array, jax.Array],
+  b: tuple[jax.Array, jax.Array],
+  axis_name: str | None = None,
+) -> jax.Array:
+  """The distance, over the images of all devices.
+
+  The mean over pairs, times the number of pairs of a published batch: its
+  weight does not depend on the batch here.
+
+  Args:
+    a: means and variances `[n, ...]` of the images of a domain on this device.
+    b: as many of the other domain.
+    axis_name: the device axis, or None.
+
+  Returns:
+    A scalar, float32; 0 for equal domains.
+  """
+  a, b = (
+    [x.reshape(len(x), -1).astype(jnp.float32) for x in d] for d in (a, b)
+  )
+  whole = lambda x: (
+    x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
+  )
+  all_a, all_b = ([whole(x) for x in d] for d in (a, b))
+  found = _kernel_sum(a, all_a) + _kernel_sum(b, all_b)
+  found -= 2 * _kernel_sum(a, all_b)
+  scale = (PUBLISHED_BATCH / len(all_a[0])) ** 2
+  return scale * losses.total(found, axis_name)

@@ -1,0 +1,286 @@
+"""MLPB, the modality-level prototype bank, and MPCL (equations 4 to 12).
+
+The bank is state, not parameters: `[K, C, D]` unit vectors, one per modality
+and class. No gradient ever flows into it. Embeddings come grouped by modality,
+`[K, n, D]` with `n` pixels of each modality on this device.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from dbdc_jax.ops import losses
+from dbdc_jax.ops.sinkhorn import sinkhorn
+from dbdc_jax.runtime.precision import EXACT
+
+# Smaller values give NaN or huge gradients at (nearly) zero vectors.
+NORM_EPSILON = 1e-6
+LAYER_NORM_EPSILON = 1e-5
+
+
+class Prototypes(NamedTuple):
+  """The prototype bank.
+
+  Attributes:
+    bank: `[K, C, D]` float32 unit vectors (zero until started).
+    sums: `[K, C, D]` sums of labelled embeddings, for the start.
+    counts: `[K, C]` pixels in `sums`.
+    ready: `[K]` bool, whether each class of the modality has been seen.
+  """
+
+  bank: jax.Array
+  sums: jax.Array
+  counts: jax.Array
+  ready: jax.Array
+
+
+def init(num_modalities: int, num_classes: int, dim: int) -> Prototypes:
+  """Returns an empty bank: nothing is ready before labels were seen."""
+  shape = (num_modalities, num_classes, dim)
+  return Prototypes(
+    bank=jnp.zeros(shape),
+    sums=jnp.zeros(shape),
+    counts=jnp.zeros(shape[:2]),
+    ready=jnp.zeros(shape[:1], bool),
+  )
+
+
+def normalize(x: jax.Array) -> jax.Array:
+  """Unit vectors along the last axis, with a finite gradient at zero."""
+  return x * lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + NORM_EPSILON)
+
+
+def _class_sums(embeddings, labels, keep, num_classes, axis_name):
+  """Sums `[K, C, D]` and counts `[K, C]` of the kept pixels per class."""
+  chosen = losses.one_hot(labels, num_classes) & keep[..., None]
+  weights = chosen.astype(jnp.float32)
+  # Selected first: 0 * NaN of a pixel that is left out would spread.
+  embeddings = jnp.where(keep[..., None], embeddings, 0.0)
+  sums = jnp.einsum('knc,knd->kcd', weights, embeddings, precision=EXACT)
+  return losses.total((sums, weights.sum(1)), axis_name)
+
+
+def start(
+  state: Prototypes,
+  embeddings: jax.Array,
+  labels: jax.Array,
+  present: jax.Array,
+  axis_name: str | None = None,
+) -> Prototypes:
+  """Gathers labelled embeddings until a modality has seen all its classes.
+
+  The first prototypes are the normalised mean embeddings of labelled pixels.
+  A modality that is ready is left alone.
+
+  Args:
+    state: the bank.
+    embeddings: `[K, n, D]` of labelled pixels.
+    labels: `[K, n]` their classes.
+    present: `[K, C]` bool, classes that the modality's labels contain.
+    axis_name: the device axis, or None.
+  """
+  embeddings = lax.stop_gradient(embeddings)
+  everywhere = jnp.ones(labels.shape, bool)
+  sums, counts = _class_sums(
+    embeddings, labels, everywhere, present.shape[-1], axis_name
+  )
+  waiting = ~state.ready
+  sums = jnp.where(waiting[:, None, None], state.sums + sums, state.sums)
+  counts = jnp.where(waiting[:, None], state.counts + counts, state.counts)
+  complete = jnp.all((counts > 0) | ~present, -1)
+  first = normalize(sums / jnp.maximum(counts, 1.0)[..., None])
+  opens = (waiting & complete)[:, None, None] & present[..., None]
+  return Prototypes(
+    bank=jnp.where(opens, first, state.bank),
+    sums=sums,
+    counts=counts,
+    ready=state.ready | complete,
+  )
+
+
+def similarity(embeddings: jax.Array, bank: jax.Array) -> jax.Array:
+  """S: cosine of each pixel with each modality's prototypes.
+
+  Args:
+    embeddings: `[K, n, D]` unit vectors.
+    bank: `[J, C, D]` unit vectors.
+
+  Returns:
+    `[K, n, J, C]`.
+  """
+  return jnp.einsum(
+    'knd,jcd->knjc', embeddings, lax.stop_gradient(bank), precision=EXACT
+  )
+
+
+def own(similarities: jax.Array) -> jax.Array:
+  """The pixels' similarities to their own modality's bank: `[K, n, C]`."""
+  return jnp.stack([similarities[k, :, k] for k in range(len(similarities))])
+
+
+def assign(
+  scores: jax.Array,
+  mask: jax.Array,
+  present: jax.Array,
+  *,
+  epsilon: float,
+  iterations: int,
+  axis_name: str | None = None,
+) -> jax.Array:
+  """Class of each pixel by Sinkhorn-Knopp, one problem per modality (eq 4-6).
+
+  Args:
+    scores: `[K, n, C]` similarities to the modality's own prototypes.
+    mask: `[K, n]` bool, pixels that take part.
+    present: `[K, C]` bool, classes that take part.
+    epsilon: entropy weight (the paper's phi).
+    iterations: Sinkhorn iterations.
+    axis_name: the device axis, or None.
+
+  Returns:
+    `[K, n]` int32 class indices.
+  """
+  soft = jax.vmap(
+    lambda s, m, p: sinkhorn(
+      s, epsilon, iterations, axis_name, mask=m, class_mask=p
+    )
+  )(scores, mask, present)
+  return jnp.argmax(soft, -1).astype(jnp.int32)
+
+
+def update(
+  state: Prototypes,
+  embeddings: jax.Array,
+  labels: jax.Array,
+  kept: jax.Array,
+  *,
+  momentum: float,
+  axis_name: str | None = None,
+) -> tuple[Prototypes, jax.Array]:
+  """Moves each prototype towards the mean of its kept pixels (eq 7).
+
+  `p <- normalise(alpha p + (1 - alpha) normalise(mean of kept embeddings))`;
+  a class without kept pixels, and a modality that is not ready, stays.
+
+  Args:
+    state: the bank.
+    embeddings: `[K, n, D]`.
+    labels: `[K, n]` labels or pseudo-labels.
+    kept: `[K, n]` bool, pixels whose assignment equals their label.
+    momentum: alpha.
+    axis_name: the device axis, or None.
+
+  Returns:
+    The bank, and `[K, C]` numbers of kept pixels.
+  """
+  sums, counts = _class_sums(
+    lax.stop_gradient(embeddings),
+    labels,
+    kept,
+    state.bank.shape[1],
+    axis_name,
+  )
+  mean = normalize(sums / jnp.maximum(counts, 1.0)[..., None])
+  moved = normalize(momentum * state.bank + (1 - momentum) * mean)
+  move = (counts > 0) & state.ready[:, None]
+  bank = jnp.where(move[..., None], moved, state.bank)
+  return state._replace(bank=bank), counts
+
+
+def prototype_logits(
+  scores: jax.Array, present: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+  """LayerNorm of the similarities over the classes that take part.
+
+  Raw cosines cap the best softmax far below 1; the affine LayerNorm (shared by
+  the modalities) gives the logits room.
+
+  Args:
+    scores: `[K, n, C]`.
+    present: `[K, C]` bool.
+    scale: `[C]` parameter.
+    bias: `[C]` parameter.
+
+  Returns:
+    `[K, n, C]` logits; classes that are not present get no weight.
+  """
+  mask = present[:, None, :]
+  count = jnp.sum(mask, -1, keepdims=True)
+  mean = jnp.sum(jnp.where(mask, scores, 0.0), -1, keepdims=True) / count
+  centred = jnp.where(mask, scores - mean, 0.0)
+  variance = jnp.sum(centred**2, -1, keepdims=True) / count
+  normed = centred * lax.rsqrt(variance + LAYER_NORM_EPSILON)
+  return jnp.where(mask, normed * scale + bias, losses.NEGATIVE)
+
+
+def mpcl_terms(
+  state: Prototypes,
+  embeddings: jax.Array,
+  labels: jax.Array,
+  present: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  *,
+  temperature: float,
+  axis_name: str | None = None,
+) -> dict[str, jax.Array]:
+  """The four terms of MPCL (eq 8 to 11) for one view.
+
+  Args:
+    state: the bank from before this step's update.
+    embeddings: `[K, n, D]` unit vectors.
+    labels: `[K, n]` labels or pseudo-labels.
+    present: `[K, C]` bool, classes that each modality's labels contain.
+    scale: `[C]` of the prototype logits' LayerNorm.
+    bias: `[C]` of the same.
+    temperature: tau of L_pc.
+    axis_name: the device axis, or None.
+
+  Returns:
+    `{'pseg', 'mc', 'pc', 'pd'}`, each `[K]`; 0 for a modality whose bank is
+    not ready.
+  """
+  num_modalities, num_classes, _ = state.bank.shape
+  similarities = similarity(embeddings, state.bank)  # [K, n, J, C]
+  scores = own(similarities)
+  chosen = losses.one_hot(labels, num_classes)  # [K, n, C]
+  positive = jnp.sum(jnp.where(chosen, scores, 0.0), -1)  # [K, n]
+
+  logits = prototype_logits(scores, present, scale, bias)
+  pseg = 0.5 * losses.dice(logits, labels, present, axis_name)
+  pseg += 0.5 * losses.cross_entropy(logits, labels, axis_name)
+
+  mc = -losses.mean(positive, axis_name)
+  if num_modalities > 1:
+    # Same class, other modalities: only banks that are ready and know it.
+    across = jnp.sum(jnp.where(chosen[:, :, None], similarities, 0.0), -1)
+    known = jnp.any(chosen[:, :, None] & present, -1)  # [K, n, J]
+    other = ~jnp.eye(num_modalities, dtype=bool)[:, None]
+    mask = known & state.ready & other
+    mc += losses.masked_mean(across, mask, axis_name)
+  else:
+    mc = jnp.zeros_like(mc)
+
+  masked = jnp.where(present[:, None], scores / temperature, losses.NEGATIVE)
+  terms = {
+    'pseg': pseg,
+    'mc': mc,
+    'pc': losses.cross_entropy(masked, labels, axis_name),
+    'pd': losses.mean((1 - positive) ** 2, axis_name),
+  }
+  return {k: jnp.where(state.ready, v, 0.0) for k, v in terms.items()}
+
+
+def cross_modality_cosine(bank: jax.Array) -> jax.Array:
+  """Mean cosine of a class's prototypes across modalities: `[C]`.
+
+  1 means that the bank holds nothing modality-specific for the class.
+  """
+  count = bank.shape[0]
+  if count == 1:
+    return jnp.ones(bank.shape[1])
+  gram = jnp.einsum('jcd,kcd->cjk', bank, bank, precision=EXACT)
+  off = gram.sum((1, 2)) - jnp.trace(gram, axis1=1, axis2=2)
+  return off / (count * (count - 1))

@@ -1,0 +1,208 @@
+"""The epochs of a run: the one train loop of all methods."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from data.cache.prepared import Prepared, PreparedCase
+from data.split import Split
+from dbdc_jax import methods
+from dbdc_jax.inference import prepared_cases
+from dbdc_jax.ops import losses, optimizer, weighting
+from dbdc_jax.runtime import parallel
+from dbdc_jax.training import epoch_metrics, feed, input_pipeline, validation
+from dbdc_jax.training.step import Plan, TrainState, make_step, ramp
+from dbdc_jax.workdir import checkpoint
+from dbdc_jax.workdir.metric_writer import MetricWriter
+
+
+@dataclasses.dataclass
+class Run:
+  """What one network's training needs; made once, passed around."""
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  prepared: Prepared
+  split: Split
+  modalities: tuple[str, ...]
+  classes: tuple[str, ...]
+  method: methods.Method
+  feed: feed.Feed
+  validation: validation.Validation
+  present: np.ndarray  # [K, C] bool
+  trained: np.ndarray | None  # [K] bool, see `step.step_function`
+  tx: optax.GradientTransformation
+  steps_per_epoch: int
+  total_steps: int
+  on_epoch: Callable[[dict[str, Any]], None] | None
+
+  @property
+  def selected(self) -> list[int]:
+    """Modalities whose validation scans choose the checkpoint."""
+    transfer = self.method.transfer
+    if transfer is None:
+      return list(range(len(self.modalities)))
+    return [self.modalities.index(transfer.selected_on)]
+
+  def cases(self, part: str) -> list[list[PreparedCase]]:
+    """Cases of a part of the split, per modality."""
+    return input_pipeline.select(
+      self.prepared, self.split, self.modalities, part
+    )
+
+  def scans(self, state: TrainState) -> prepared_cases.Scans:
+    """What segments scans with a state's network."""
+    return prepared_cases.Scans(
+      self.config,
+      self.method,
+      state.params,
+      state.memory,
+      self.prepared,
+      self.cases('labeled'),
+    )
+
+
+def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
+  weights = jnp.ones(len(run.modalities))
+  if run.config.weighting.enabled and run.method.weighted:
+    weights = weighting.weights(state.weighting)
+  return parallel.place(
+    methods.Signals(
+      weights=weights,
+      ramp=jnp.float32(ramp(run.config, epoch)),
+      active=jnp.asarray(epoch > run.config.dc.warmup_epochs),
+      present=jnp.asarray(run.present),
+      consistent=jnp.asarray(run.feed.consistent),
+      progress=jnp.float32(epoch / run.config.epochs),
+    )
+  )
+
+
+def _plan(run: Run, finished: int) -> Plan:
+  rate = optimizer.learning_rate(
+    run.config, finished, run.total_steps, run.method.learning_rate
+  )
+  left = optimizer.share_left(finished, run.total_steps)
+  return Plan(
+    seed=np.int32(run.config.seed),
+    learning_rate=np.float32(rate),
+    left=np.float32(left),
+  )
+
+
+def _run_epoch(run, step_fn, state, epoch, writer):
+  """Trains an epoch; returns the state and the epoch's mean metrics."""
+  signals = _signals(run, epoch, state)
+  first = int(state.step)
+  last = epoch * run.steps_per_epoch
+  collected: list[dict[str, Any]] = []
+  kept_at = str(run.workdir / 'checkpoints')
+  pending = None
+  for offset, batch in enumerate(run.feed.iterate(first, last)):
+    plan = _plan(run, first + offset)
+    state, metrics = step_fn(state, batch, signals, plan)
+    # Reading the step before keeps the device busy with this one.
+    if pending is not None:
+      collected.append(jax.device_get(pending))
+      epoch_metrics.check_finite(
+        collected[-1], first + offset, run.modalities, kept_at
+      )
+    pending = metrics
+    writer.progress(first + offset + 1, f'epoch {epoch}/{run.config.epochs}')
+  collected.append(jax.device_get(pending))
+  epoch_metrics.check_finite(collected[-1], last, run.modalities, kept_at)
+  row = epoch_metrics.epoch_row(
+    collected, run.modalities, run.classes, run.present
+  )
+  weights = map(float, np.asarray(signals.weights))
+  row['weight'] = dict(zip(run.modalities, weights, strict=True))
+  row['ramp'] = float(signals.ramp)
+  return state, row
+
+
+def _end_of_epoch(run, state):
+  """Feeds MAW with the epoch's training DSC and clears its counts."""
+  dice = losses.pooled_dice(state.dice_counts, jnp.asarray(run.present))
+  cleared = jnp.zeros_like(state.dice_counts)
+  followed = weighting.update(state.weighting, dice)
+  cleared, followed = parallel.place((cleared, followed))
+  state = state._replace(dice_counts=cleared, weighting=followed)
+  return state, np.asarray(dice)
+
+
+def fit(
+  run: Run,
+  state: TrainState,
+  store: checkpoint.Checkpoints,
+  writer: MetricWriter,
+) -> None:
+  """Trains to the last epoch, with a checkpoint after each.
+
+  Args:
+    run: what is trained on what.
+    state: of the step to go on from; its memory is used up.
+    store: where checkpoints go.
+    writer: where metrics go.
+
+  Raises:
+    NonFiniteLossError: the loss stopped being a number.
+    OSError: the disk is full.
+  """
+  config = run.config
+  step_fn = make_step(run.method, run.tx, run.trained)
+  done = int(state.step) // run.steps_per_epoch
+  # An epoch's clock runs from the end of the one before: validation counts, and
+  # handing a checkpoint over.
+  ended = time.monotonic()
+  for epoch in range(done + 1, config.epochs + 1):
+    started = time.monotonic()
+    state, row = _run_epoch(run, step_fn, state, epoch, writer)
+    seconds = time.monotonic() - started
+    slices = run.steps_per_epoch * run.method.batch_size(config)
+    slices *= run.method.volumes.depth if run.method.volumes else 1
+    slices *= len(run.modalities) * (2 if run.feed.consistent.any() else 1)
+    row['images_per_second'] = slices / seconds
+    row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
+    state, dice = _end_of_epoch(run, state)
+    by_modality = lambda values: dict(
+      zip(run.modalities, map(float, values), strict=True)
+    )
+    row['train_dice'] = by_modality(dice)
+    last = epoch == config.epochs
+    validated = None
+    supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
+    if last or (not supervised_only and epoch % config.evaluation.every == 0):
+      scores = run.validation.dice(run.scans(state))
+      validated = float(np.mean(scores[run.selected]))
+      row['validation_dice'] = by_modality(scores)
+      row['validation_dice_mean'] = validated
+    started, ended = ended, time.monotonic()
+    row['seconds'] = ended - started
+    row['share_outside_steps'] = 1 - seconds / row['seconds']
+    step = int(state.step)
+    # In this order: a checkpoint is there only if its row is.
+    writer.write(step, epoch, 'epoch', row)
+    store.save(step, state, validated)
+    for warning in epoch_metrics.starved(row):
+      writer.line(f'epoch {epoch}: {warning}')
+    text = f'epoch {epoch}: loss {row["loss"]:.4f}, training DSC '
+    # The target of a transfer has no labels to be compared with.
+    text += ', '.join(
+      f'{m} {100 * d:.1f}'
+      for m, d, present in zip(run.modalities, dice, run.present, strict=True)
+      if present[1:].any()
+    )
+    if validated is not None:
+      text += f', validation DSC {100 * validated:.1f} %'
+    writer.line(text, step)
+    if run.on_epoch:
+      run.on_epoch({'epoch': epoch, **row})
+  store.wait()

@@ -1,0 +1,165 @@
+"""The train state and the one pmapped train step."""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from dbdc_jax import methods
+from dbdc_jax.models import bank_rows
+from dbdc_jax.ops import weighting
+from dbdc_jax.runtime import parallel
+
+
+class TrainState(NamedTuple):
+  """Everything that a checkpoint holds."""
+
+  step: jax.Array  # finished steps
+  params: Any
+  memory: Any
+  opt_state: Any
+  dice_counts: jax.Array  # [2, K, C], pooled over the running epoch
+  weighting: Any  # MAW's state
+
+
+class Plan(NamedTuple):
+  """What a run gives each step as numbers, so that runs share a program.
+
+  Attributes:
+    seed: int32, of all random draws.
+    learning_rate: float32, of this step.
+    left: float32, the share of the run's steps that is still to be done.
+  """
+
+  seed: jax.Array
+  learning_rate: jax.Array
+  left: jax.Array | float = 1.0
+
+
+def step_function(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  trained: np.ndarray | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """The step `(state, batch, signals, plan) -> (state, metrics)` of a device.
+
+  A step's random draws depend on the seed and the step's number alone.
+
+  Args:
+    method: built with `axis_name=parallel.AXIS`.
+    tx: the optimizer, without its learning rate.
+    trained: `[K]` bool, modalities whose bank rows alone are trained; None:
+      everything is.
+  """
+  tx = optax.with_extra_args_support(tx)
+
+  def step(state, batch, signals, plan):
+    key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
+    (loss, (memory, metrics)), gradients = jax.value_and_grad(
+      method.loss, has_aux=True
+    )(state.params, state.memory, batch, key, signals)
+    if trained is not None:
+      # What computes the others is left out of the program.
+      nothing = jax.tree.map(jnp.zeros_like, gradients)
+      gradients = bank_rows.select(gradients, nothing, trained)
+    gradients = parallel.mean_gradients(gradients)
+    # All that reads the old parameters comes before what writes over them.
+    memory, params = jax.lax.optimization_barrier((memory, state.params))
+    updates, opt_state = tx.update(
+      gradients, state.opt_state, params, left=plan.left
+    )
+    if trained is not None:
+      # An optimizer may decay weights that have no gradient.
+      updates = bank_rows.select(updates, nothing, trained)
+    updates = optax.tree.scale(-plan.learning_rate, updates)
+    params = optax.apply_updates(params, updates)
+    memory = method.update(params, memory)
+    if trained is not None:
+      memory = bank_rows.select(memory, state.memory, trained)
+    counts = metrics.pop('dice_counts')
+    metrics |= {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
+    new = TrainState(
+      step=state.step + 1,
+      params=params,
+      memory=memory,
+      opt_state=opt_state,
+      dice_counts=state.dice_counts + counts,
+      weighting=state.weighting,
+    )
+    return new, metrics
+
+  return step
+
+
+def make_step(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  trained: np.ndarray | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+  """`step_function` on all devices.
+
+  Returns:
+    One pmapped function; `batch` is `parallel.shard`ed, the state donated. The
+    same method again gives the same function, which is compiled already.
+  """
+  return _shared_step(method, tx, None if trained is None else tuple(trained))
+
+
+@functools.lru_cache(maxsize=4)
+def _shared_step(method, tx, trained):
+  trained = None if trained is None else np.array(trained)
+  return parallel.pmap_step(step_function(method, tx, trained))
+
+
+def _first(method, tx, config, num_classes, num_modalities, key) -> TrainState:
+  """The state before the first step; see `init_state`."""
+  clip = None
+  if config.weighting.clip:
+    low, high = map(float, config.weighting.clip.split(','))
+    clip = (low, high)
+  params, memory = method.init(key)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    memory=memory,
+    opt_state=tx.init(params),
+    dice_counts=jnp.zeros((2, num_modalities, num_classes)),
+    weighting=weighting.init(num_modalities, clip=clip),
+  )
+
+
+def init_state(
+  method: methods.Method,
+  tx: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  num_modalities: int,
+) -> TrainState:
+  """The state before the first step, placed on the devices."""
+  first = functools.partial(
+    _first, method, tx, config, num_classes, num_modalities
+  )
+  return parallel.place(parallel.run_once(first, jax.random.key(config.seed)))
+
+
+def state_shapes(*args: Any) -> TrainState:
+  """The shapes of what `init_state` of the same arguments returns."""
+  return jax.eval_shape(functools.partial(_first, *args), jax.random.key(0))
+
+
+def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:
+  """lambda(t), the weight of the unlabelled losses in epoch t >= 1.
+
+  exp(-5 (1 - t / t_max)^2), or 1 with `dc.ramp='constant'`.
+  """
+  if config.dc.ramp == 'constant':
+    return 1.0
+  if config.dc.ramp != 'gaussian':
+    raise ValueError(f'dc.ramp={config.dc.ramp!r}: choose gaussian or constant')
+  return math.exp(-5.0 * (1.0 - epoch / config.epochs) ** 2)

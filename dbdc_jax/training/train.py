@@ -1,0 +1,353 @@
+"""A run from its config to its results.
+
+`train_and_evaluate(config, workdir)` prepares the data, trains (`loop.py`),
+tests the best checkpoint and writes every output. A method that trains one
+network per modality (`joint=False`) goes through the same loop once per
+modality. Every process of a run calls it; the lead process alone writes.
+"""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import copy
+import functools
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from data import task_file
+from data.cache.prepared import Prepared, PreparedCase
+from data.split import Split
+from dbdc_jax import methods
+from dbdc_jax.evaluation import pictures, scoring
+from dbdc_jax.inference import prepared_cases, recognition
+from dbdc_jax.models import counting
+from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime.precision import compute_dtype
+from dbdc_jax.training import (
+  banner,
+  feed,
+  input_pipeline,
+  loop,
+  validation,
+  warm_start,
+)
+from dbdc_jax.training.step import TrainState, init_state
+from dbdc_jax.workdir import checkpoint, run_record
+from dbdc_jax.workdir.metric_writer import MetricWriter, read_rows
+
+
+@functools.lru_cache(maxsize=4)
+def _built(text: str) -> methods.Method:
+  """The method of a config's JSON; networks of one config share a program."""
+  config = ml_collections.ConfigDict(json.loads(text))
+  return methods.build(config, parallel.AXIS)
+
+
+def _method(config, names: Sequence[str], joint: bool) -> methods.Method:
+  """The method of the network of the config's modalities.
+
+  Of a run's networks for one modality each, all whose labels may name the same
+  classes are the same but for what they learn.
+  """
+  if not joint:
+    task = task_file.find(config.task)
+    classes = lambda name: task.labelable(task.select(name)).tolist()
+    alike = [n for n in names if classes(n) == classes(config.modalities)]
+    config = copy.deepcopy(config)
+    config.modalities = alike[0]
+  return _built(config.to_json())
+
+
+def _set_up(
+  config, workdir, prepared, split, method, added, steps_per_epoch, on_epoch
+) -> loop.Run:
+  task = task_file.find(config.task)
+  modalities = tuple(m.name for m in task.select(config.modalities))
+  batches = feed.batches(config, method, prepared, split, modalities)
+  total_steps = steps_per_epoch * config.epochs
+  present = input_pipeline.present_classes(
+    prepared, split, modalities, len(task.classes)
+  )
+  return loop.Run(
+    config=config,
+    workdir=workdir,
+    prepared=prepared,
+    split=split,
+    modalities=modalities,
+    classes=task.classes,
+    method=method,
+    feed=feed.Feed(batches, parallel.room() or 0),
+    validation=validation.Validation(
+      prepared,
+      input_pipeline.select(prepared, split, modalities, 'validation'),
+      config.data.memory_limit_gib * 2**30 - batches.samples.nbytes,
+    ),
+    present=present,
+    trained=np.isin(modalities, added) if added else None,
+    tx=method.tx,
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+    on_epoch=on_epoch,
+  )
+
+
+def _train(run: loop.Run, state: TrainState) -> tuple[int, TrainState]:
+  """Trains, or goes on, or does neither; returns the best step and state."""
+  config, workdir = run.config, run.workdir
+  with checkpoint.Checkpoints(workdir) as store:
+    latest = store.latest(state)
+    if latest is not None:
+      state = parallel.place(latest[1])
+    elif config.eval_only:
+      raise ValueError(
+        f'eval_only: {workdir} holds no checkpoint; train there first'
+      )
+    elif config.init_from:
+      state = warm_start.start(run, state)
+    # Kept apart from the state, which the first step uses up.
+    like = jax.eval_shape(lambda: state)
+    first = int(state.step)
+    if not config.eval_only and first < run.total_steps:
+      with MetricWriter(
+        workdir,
+        first_step=first,
+        lead=parallel.is_lead(),
+        total_steps=run.total_steps,
+      ) as writer:
+        if first:
+          writer.line(f'resuming after step {first}')
+        loop.fit(run, state, store, writer)
+    step, arrays = store.best(like)
+  return step, parallel.place(arrays)
+
+
+def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
+  """The test cases' scores and the training's seconds; writes the pictures."""
+  rows = [row for row in read_rows(run.workdir) if row['kind'] == 'epoch']
+  pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
+  cases = prepared_cases.test_cases(
+    run.config,
+    run.scans(state),
+    run.prepared,
+    _tested_cases(run),
+    run.classes,
+    prepared_cases.overlay_writer(
+      run.workdir / 'overlays',
+      run.prepared,
+      run.classes,
+      run.config.evaluation.overlays,
+    ),
+  )
+  fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
+  run_record.write_json(run.workdir / recognition.FILE, fit)
+  return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
+
+
+def _tested_cases(run: loop.Run) -> list[list[PreparedCase]]:
+  """Test cases per modality; of a transfer, the target's alone."""
+  transfer = run.method.transfer
+  return [
+    cases if transfer is None or name == transfer.target else []
+    for name, cases in zip(run.modalities, run.cases('test'), strict=True)
+  ]
+
+
+def _fit(run: loop.Run, index: int) -> dict[str, Any]:
+  """What a modality's scans look like; those of its test are not looked at."""
+  parts = ('labeled', 'unlabeled', 'validation')
+  return recognition.calibrate(
+    case for part in parts for case in run.cases(part)[index]
+  )
+
+
+def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """Trains (or resumes, or only tests) one network and tests its best.
+
+  Returns:
+    The test cases' scores, and facts about the run.
+  """
+  if parallel.is_lead():
+    run.workdir.mkdir(parents=True, exist_ok=True)
+  state = init_state(
+    run.method, run.tx, run.config, len(run.classes), len(run.modalities)
+  )
+  count = sum(x.size for x in jax.tree.leaves(state.params))
+  if parallel.is_lead():
+    print(_banner(run, state, count), flush=True)
+  best, state = _train(run, state)
+  tested = parallel.from_lead(lambda: _test(run, state))
+  config = run.config
+  patch = config.augment.patch_size
+  side = config.data.slice_size if run.method.volumes else patch
+  facts = {
+    'parameters': count,
+    # Of predicting one training patch.
+    'macs': counting.prediction_macs(
+      run.method, state.params, state.memory, side
+    ),
+    'best_step': best,
+    'train_seconds': tested['seconds'],
+    'steps': run.total_steps,
+  }
+  return tested['cases'], facts
+
+
+def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
+  off = banner.switched_off(
+    run.config, run.modalities, run.present, run.feed.consistent
+  )
+  off += warm_start.banner_lines(run, state)
+  return banner.text(
+    run.config,
+    run.prepared,
+    run.split,
+    devices=parallel.describe(),
+    dtype=str(compute_dtype(run.config.dtype)),
+    parameters=parameters,
+    steps=run.total_steps,
+    samples=_samples(run),
+    off=off,
+    workdir=str(run.workdir),
+  )
+
+
+def _samples(run: loop.Run) -> str:
+  """What a step takes of each modality and set, in words."""
+  count = run.method.batch_size(run.config)
+  if not run.method.volumes:
+    return f'{count} slices'
+  return f'{count} whole scans of {run.method.volumes.depth} slices'
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+  """Prepares, trains and tests; the whole of a run.
+
+  Calling it again on the same workdir resumes where it stands.
+
+  Args:
+    config: from a file in `configs/`.
+    workdir: where everything is written.
+    on_epoch: called with each epoch's metrics.
+
+  Returns:
+    The contents of `results.json`.
+
+  Raises:
+    data.prepare.BadScans: scans that cannot be used, all in one table.
+    ValueError: settings that do not fit each other, the data or the workdir.
+    NonFiniteLossError: the loss stopped being a number.
+    OSError: the disk is full, or a folder cannot be written.
+  """
+  folder = pathlib.Path(workdir).absolute()
+  # Everything that can be refused is refused before anything is written.
+  method = methods.build(config)
+  if method.transfer:
+    config = method.transfer.settle(config)
+  task = task_file.find(config.task)
+  names = tuple(m.name for m in task.select(config.modalities))
+  parallel.check_batch(
+    method.batch_size(config), method.multiple, method.batch_field
+  )
+  if config.deterministic:
+    parallel.check_deterministic()
+  roots = [root for m in task.modalities if (root := config.data[m.source])]
+  parallel.from_lead(lambda: run_record.check_place(folder, roots))
+  notes = parallel.from_lead(
+    lambda: run_record.check_resumable(folder, config, names, task.classes)
+  )
+  added = parallel.from_lead(
+    lambda: warm_start.added(config, folder, names, task.classes, method.joint)
+  )
+  with contextlib.ExitStack() as stack:
+    # Entered by the lead; the others hear of a refusal.
+    owned = run_record.owned(folder)
+    parallel.from_lead(lambda: stack.enter_context(owned))
+    for note in notes:
+      print(note, file=sys.stderr, flush=True)
+    return _run_all(config, folder, names, added, method, on_epoch)
+
+
+def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
+  """Data and split, the same on all processes, and the run's record."""
+  prepared = parallel.lead_first(lambda: input_pipeline.load(config))
+  parallel.agree('prepared data', prepared.fingerprint)
+
+  def decide():
+    resume = run_record.started(folder)
+    split = input_pipeline.choose_split(
+      config, prepared, folder, resume, transfer
+    )
+    if resume:
+      run_record.check_data(folder, prepared.fingerprint)
+    run_record.save(
+      folder,
+      config,
+      task=task_file.find(config.task).with_planes(prepared.planes),
+      modalities=names,
+      devices=parallel.describe(),
+      fingerprint=prepared.fingerprint,
+      skipped=prepared.skipped,
+      added=added,
+    )
+    return split
+
+  return prepared, parallel.from_lead(decide)
+
+
+def _labeled_fraction(config, transfer) -> float | None:
+  """None for a split that was given: it says itself who is labelled."""
+  if config.data.split:
+    return None
+  return 1.0 if transfer and transfer.full else config.labeled_fraction
+
+
+def _run_all(config, folder, names, added, method, on_epoch) -> dict[str, Any]:
+  """Everything that writes into the workdir."""
+  task = task_file.find(config.task)
+  joint, transfer = method.joint, method.transfer
+  prepared, split = _prepare(config, folder, names, added, transfer)
+  parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
+  # Over all modalities, also where each has a network of its own.
+  steps = input_pipeline.steps_per_epoch(
+    prepared, split, names, config.batch_size
+  )
+  cases, facts = [], {}
+  for part in parts:
+    part_config = copy.deepcopy(config)
+    part_config.modalities = ','.join(part)
+    part_folder = folder if joint else folder / part[0]
+    own = _method(part_config, names, joint)
+    run = _set_up(
+      part_config, part_folder, prepared, split, own, added, steps, on_epoch
+    )
+    scores, facts[','.join(part)] = _train_one(run)
+    cases += scores
+  info = {
+    'method': config.method,
+    'recipe': config.recipe,
+    'task': task.name,
+    'seed': config.seed,
+    'split_seed': config.data.split_seed,
+    'labeled_fraction': _labeled_fraction(config, transfer),
+    'labeled_scans': {name: len(split[name]['labeled']) for name in names},
+    'epochs': config.epochs,
+    'devices': parallel.describe(),
+    'networks': facts,
+  }
+  if transfer:
+    info |= {'source': transfer.source, 'target': transfer.target}
+  tested = (transfer.target,) if transfer else names
+  results = scoring.summarize(cases, task.classes, tested, info)
+  if parallel.is_lead():
+    scoring.write_results(results, folder)
+    print(scoring.table(results), flush=True)
+  return results

@@ -1,0 +1,125 @@
+import pathlib
+import re
+
+import pytest
+
+from configs import abdomen, common, heart
+from dbdc_jax import methods
+from dbdc_jax.training import banner
+from dbdc_jax.workdir import run_record
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _leaves(config, prefix=''):
+  for key, value in config.items():
+    if hasattr(value, 'items'):
+      yield from _leaves(value, f'{prefix}{key}.')
+    else:
+      yield prefix + key
+
+
+def test_every_field_is_read_by_something_and_explained():
+  code = '\n'.join(p.read_text() for p in (ROOT / 'dbdc_jax').rglob('*.py'))
+  lines = (ROOT / 'configs' / 'common.py').read_text().splitlines()
+  whole = {'augment'}  # Handed over as one NamedTuple.
+  terms = {'pseg', 'mc', 'pc', 'pd'}  # By name.
+  for field in _leaves(common.base()):
+    group, _, name = field.rpartition('.')
+    if name in common.sources():
+      continue  # Made from the tasks; read by the source's name.
+    if group not in whole and name not in terms:
+      assert re.search(rf'\.{name}\b', code), f'{field} is read by nothing'
+    (at,) = [
+      i
+      for i, line in enumerate(lines)
+      if re.match(rf'  {group or "config"}\.{name} = ', line)
+    ][:1]
+    above = lines[at - 1].strip()
+    assert above.startswith(('#', f'{group}.')), f'{field} has no comment'
+
+
+def test_phantom_preset_and_paper_settings():
+  quick, paper = heart.get_config(), heart.get_config('scans=/d')
+  assert quick.model.width < paper.model.width == 32
+  assert paper.data.mmwhs == '/d' and not quick.data.mmwhs
+  assert (paper.epochs, paper.batch_size) == (100, 8)
+  assert paper.augment.patch_size == 96
+  assert quick.mpcl.enabled and quick.dc.ipc and quick.weighting.enabled
+
+
+def test_abdomen_folders():
+  config = abdomen.get_config('scans=/d,method=supervised')
+  assert (config.data.btcv, config.data.chaos) == ('/d/btcv', '/d/chaos')
+  assert config.method == 'supervised'
+  config = abdomen.get_config('btcv=/a,chaos=/b')
+  assert (config.data.btcv, config.data.chaos) == ('/a', '/b')
+  assert config.augment.patch_size == 128 and not config.augment.flips
+
+
+@pytest.mark.parametrize('argument', ['scan=/d', 'scans', 'scans=/a,scans=/b'])
+def test_bad_arguments_say_what_is_expected(argument):
+  with pytest.raises(ValueError, match='expected KEY=VALUE'):
+    heart.get_config(argument)
+
+
+def test_methods_are_found_by_name():
+  assert {'dbdc', 'supervised'} <= set(methods.names())
+  config = heart.get_config()
+  config.method = 'other'
+  with pytest.raises(ValueError, match=', '.join(methods.names())):
+    methods.build(config)
+
+
+def test_banner_names_what_is_off():
+  config = heart.get_config()
+  config.mpcl.mc = config.dc.fpc = config.weighting.enabled = False
+  present = [[True] * 8, [True] * 7 + [False]]
+  off = banner.switched_off(config, ('ct', 'mr'), present, [True, False])
+  text = '\n'.join(off)
+  for part in ('L_mc', 'L_fpc', 'adaptive', 'pulmonary artery', 'in mr'):
+    assert part in text
+  config.method = 'supervised'
+  (line,) = banner.switched_off(config, ('ct',), present[:1], [False])
+  assert line == 'unlabelled scans: supervised does not use them'
+  config.method, config.model.modulation = 'cps', 'encoder'
+  assert not banner.switched_off(config, ('ct',), present[:1], [True])
+  lines = banner.switched_off(
+    config, ('ct', 'mr'), [present[0]] * 2, [True] * 2
+  )
+  assert lines == [
+    "normalisation for each modality: config.model.modulation is 'encoder'"
+  ]
+
+
+def test_a_run_older_than_a_field_had_its_default(tmp_path):
+  """It is gone on with, unless the field now says otherwise."""
+  config = heart.get_config()
+  old = config.to_dict()
+  del old['recipe'], old['model']['modulation'], old['ssl']
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  run_record.write_json(tmp_path / 'config.json', old)
+  record = {'modalities': ['ct'], 'classes': ['a'], 'threads': ''}
+  run_record.write_json(tmp_path / 'run.json', record)
+  run_record.check_resumable(tmp_path, config, ['ct'], ['a'])
+  config.recipe = 'own'
+  with pytest.raises(ValueError, match="recipe: 'dbdc' -> 'own'"):
+    run_record.check_resumable(tmp_path, config, ['ct'], ['a'])
+
+
+def test_difference_of_two_runs():
+  old, new = heart.get_config(), heart.get_config()
+  new.mpcl.delta, new.evaluation.overlays = 0.2, 9
+  lines = run_record.difference(old.to_dict(), new.to_dict())
+  assert lines == ['mpcl.delta: 0.1 -> 0.2']
+
+
+def test_a_preset_is_chosen_by_name_or_by_the_scans():
+  quick, tiny = heart.get_config(), heart.get_config('preset=tiny')
+  assert tiny.model.width < quick.model.width
+  assert tiny.mpcl.enabled and tiny.dc.ipc and tiny.weighting.enabled
+  real = abdomen.get_config('scans=/d,preset=tiny')
+  assert real.data.btcv == '/d/btcv' and real.model.width == tiny.model.width
+  assert heart.get_config('preset=paper').model.width == 32
+  with pytest.raises(ValueError, match='paper, quick, tiny'):
+    heart.get_config('preset=huge')

@@ -1,0 +1,60 @@
+"""Codes of label maps, as people's programs store them."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from data.formats.label_maps import label_codes
+from data.formats.nifti import read_nifti
+from data.formats.scan_error import ScanError
+
+
+def _saved(path, values, dtype):
+  """By nibabel: floating point values under an integer header are scaled."""
+  header = nib.Nifti1Header()
+  header.set_data_dtype(dtype)
+  nib.save(nib.Nifti1Image(values, np.eye(4), header), path)
+  return path
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int8, np.int16, np.uint16])
+@pytest.mark.parametrize('highest', [2, 7, 13, 60, 117])
+def test_floats_saved_under_an_integer_type_are_the_codes_they_were(
+  dtype, highest, tmp_path
+):
+  codes = np.arange(highest + 1).repeat(2).reshape(2, -1, 1)
+  path = _saved(tmp_path / 'a.nii.gz', codes.astype(float), dtype)
+  slope = float(nib.load(path).dataobj.slope)
+  assert slope != 1
+  found = read_nifti(path, label=True)
+  np.testing.assert_array_equal(found.voxels, codes)
+  # Fine steps are exact to a thousandth; coarse ones are told.
+  off = np.abs(np.asanyarray(nib.load(path).dataobj) - codes).max() > 1e-3
+  note = f'saved with intensity scaling (scl_slope {slope:.3g}): rounded'
+  assert found.notes == ((note,) if off else ())
+
+
+@pytest.mark.parametrize('highest', [200, 850])
+def test_codes_that_a_coarse_scaling_mixed_up_are_refused(highest, tmp_path):
+  codes = np.linspace(0, highest, 40).round().reshape(2, -1, 1)
+  path = _saved(tmp_path / 'a.nii.gz', codes, np.uint8)
+  with pytest.raises(ScanError, match=r'intensity scaling.*as integers'):
+    read_nifti(path, label=True)
+
+
+@pytest.mark.parametrize('step', [0.0, 7 / 255, 1.0])
+def test_fractions_are_refused_whatever_the_step(step):
+  fractions = np.array([0, 0.4, 1.6, 2, 7]).reshape(1, 1, -1)
+  with pytest.raises(ScanError, match='whole numbers'):
+    label_codes(fractions, 'f', step)
+
+
+def test_voxels_without_a_number_are_counted():
+  voxels = np.array([[[np.nan, 1, np.nan, 2]]], np.float32)
+  with pytest.raises(ScanError, match='2 voxels are NaN; set them to 0'):
+    label_codes(voxels, 'f')
+
+
+def test_infinite_codes_are_refused():
+  with pytest.raises(ScanError, match='1 label voxels'):
+    label_codes(np.array([[[np.inf, 1.0]]]), 'f')

@@ -1,0 +1,170 @@
+from fake_run import CLASSES, blocks, make, segmenter
+from grids import ORIENTATIONS, affine_of
+import numpy as np
+import pytest
+import scipy.spatial
+
+from dbdc_jax.inference import segmentation
+
+SPACING = (1.0, 1.3, 2.5)
+CODE_OF = np.array([0, 420, 7])
+TURN = scipy.spatial.transform.Rotation.from_rotvec([0.2, -0.1, 0.15])
+
+
+def _classes(voxels):
+  return np.searchsorted([0, 50, 100], voxels).astype(np.uint8)
+
+
+@pytest.mark.parametrize('codes', ORIENTATIONS)
+def test_every_orientation_gives_labels_where_the_structures_are(codes):
+  """At a pixel no larger than a voxel, exactly but for the blur of edges."""
+  voxels = blocks((20, 22, 18))
+  affine = affine_of(codes, SPACING, (5, -3, 2), TURN.as_matrix())
+  found = segmenter(make(mm=0.9)).segment(voxels, SPACING, 'ct', affine)
+  reference = _classes(voxels)
+  assert found.labels.shape == voxels.shape and found.labels.dtype == np.uint16
+  assert set(np.unique(found.labels)) == {0, 420, 7}
+  # All of it, and the white part (whose blurred rim is grey).
+  for least in (1, 2):
+    ours, theirs = (np.argwhere(v >= least) for v in (found.classes, reference))
+    gap = np.abs(ours.mean(0) - theirs.mean(0))
+    assert gap.max() < 0.5
+    np.testing.assert_allclose(len(ours), len(theirs), rtol=0.1)
+  np.testing.assert_array_equal(found.labels, CODE_OF[found.classes])
+
+
+def test_without_an_affine_the_axes_are_those_of_prepared_slices():
+  voxels = blocks((9, 20, 22))
+  plain = segmenter().segment(voxels, (2.5, 1, 1), 'ct')
+  np.testing.assert_array_equal(plain.classes, _classes(voxels))
+
+
+def test_the_size_of_a_scan_compiles_nothing_anew():
+  from dbdc_jax.inference import sliding_window
+
+  compiled = sliding_window._window_probabilities
+  segmenter().segment(blocks((4, 16, 16)), (2, 1, 1), 'ct')
+  before = compiled._cache_size()
+  for shape in ((3, 40, 21), (17, 5, 60)):
+    segmenter().segment(blocks(shape), (2, 1, 1), 'ct')
+  assert compiled._cache_size() == before
+
+
+def test_mirroring_changes_nothing_for_a_network_that_does_not_mind():
+  voxels = blocks((3, 24, 24))
+  a, b = (
+    segmenter(mirror=m, entropy=True).segment(voxels, (2, 1, 1), 'ct')
+    for m in (False, True)
+  )
+  np.testing.assert_array_equal(a.labels, b.labels)
+  np.testing.assert_allclose(a.entropy, b.entropy, atol=1e-6)
+
+
+def test_several_runs_are_averaged_and_must_have_the_same_classes():
+  voxels = blocks((3, 24, 24))
+  one = segmenter(make(mm=1.0), entropy=True)
+  two = segmenter(make(mm=1.0), make(mm=3.0), entropy=True)
+  a, b = (s.segment(voxels, (2, 1, 1), 'ct') for s in (one, two))
+  # The coarse run blurs edges: more doubt there, the same inside.
+  assert b.entropy.mean() > a.entropy.mean()
+  np.testing.assert_array_equal(a.labels[1, 8:16, 8:11], 420)
+  np.testing.assert_array_equal(
+    b.labels[1, 8:16, 8:11], a.labels[1, 8:16, 8:11]
+  )
+  other = make()
+  other = other.__class__(
+    **{**vars(other), 'task': other.task._replace(classes=('background', 'x'))}
+  )
+  with pytest.raises(ValueError, match='other classes'):
+    segmenter(make(), other)
+
+
+def test_entropy_is_0_where_certain_and_highest_between_classes():
+  voxels = np.zeros((2, 16, 16), np.int16)
+  voxels[:, :, 8:] = 25  # Half-way between two of the three classes.
+  found = segmenter(entropy=True).segment(voxels, (1, 1, 1), 'ct')
+  assert found.entropy.dtype == np.float32
+  np.testing.assert_allclose(found.entropy[:, :, :7], 0, atol=1e-3)
+  half = np.log(2) / np.log(len(CLASSES))
+  np.testing.assert_allclose(found.entropy[:, :, 9:], half, atol=1e-3)
+
+
+def test_keep_largest_drops_islands_of_each_class():
+  voxels = blocks((6, 24, 24))
+  voxels[0, 1, 1], voxels[5, 22, 22] = 50, 100
+  islands = segmenter().segment(voxels, (2, 1, 1), 'ct').classes
+  kept = segmenter(keep_largest=True).segment(voxels, (2, 1, 1), 'ct').classes
+  assert islands[0, 1, 1] == 1 and islands[5, 22, 22] == 2
+  assert kept[0, 1, 1] == 0 and kept[5, 22, 22] == 0
+  kept[0, 1, 1], kept[5, 22, 22] = 1, 2
+  np.testing.assert_array_equal(kept, islands)
+
+
+def test_the_central_box_leaves_specks_out_and_adds_its_margin():
+  classes = np.zeros((10, 40, 50), np.uint8)
+  classes[2:8, 10:30, 20:40] = 2
+  classes[0, 0, 0] = classes[9, 39, 49] = 1
+  box = segmentation.central_box(classes, (5.0, 1.0, 2.0), margin=4.0)
+  assert box == [[1, 9], [6, 34], [18, 42]]
+
+
+def test_largest_component_of_an_empty_map_is_empty():
+  empty = np.zeros((2, 3, 4), np.uint8)
+  assert not segmentation.largest_components(empty, 3).any()
+
+
+def test_roi_auto_segments_the_box_that_the_coarse_pass_finds():
+  voxels = blocks((12, 80, 70))
+  whole = segmenter(make(roi='label'), roi='none')
+  auto = segmenter(make(roi='label'))
+  spacing = (2.5, 1, 1)
+  a, b = (s.segment(voxels, spacing, 'ct') for s in (whole, auto))
+  assert a.box == [[0, 12], [0, 80], [0, 70]]
+  # The blocks and 10 mm around them.
+  assert b.box == [[0, 12], [10, 74], [8, 66]]
+  crop = tuple(slice(*part) for part in b.box)
+  outside = np.ones(voxels.shape, bool)
+  outside[crop] = False
+  assert not b.classes[outside].any()
+  agree = (b.classes == _classes(voxels)).mean()
+  assert agree > 0.97
+
+
+def test_roi_auto_takes_everything_where_nothing_is_found():
+  nothing = np.zeros((4, 20, 20), np.int16)
+  found = segmenter(make(roi='label')).segment(nothing, (2, 1, 1), 'ct')
+  assert found.box == [[0, 4], [0, 20], [0, 20]] and not found.labels.any()
+
+
+def test_codes_take_the_smallest_type_that_holds_them():
+  classes = np.array([[[0, 1, 2]]], np.uint8)
+  for codes, kind in (
+    ({0: 0, 1: 1, 255: 2}, np.uint8),
+    ({0: 0, 1: 1, 256: 2}, np.uint16),
+    ({0: 0, -1: 1, 2: 2}, np.int32),
+  ):
+    modality = make(codes=codes).modalities[0]
+    found = segmentation.to_codes(classes, modality)
+    assert found.dtype == kind
+    assert found.ravel().tolist() == list(codes)
+
+
+@pytest.mark.parametrize(
+  ('volume', 'spacing', 'modality', 'said'),
+  [
+    (np.zeros((2, 16)), (1, 1, 1), 'ct', 'three axes'),
+    (np.zeros((2, 16, 16)), (1, 1), 'ct', 'three axes'),
+    (np.zeros((2, 16, 16)), (1, 0, 1), 'ct', 'three positive sides'),
+    (np.zeros((2, 16, 16)), (1, 1, 1), 'mr', 'was not trained on'),
+  ],
+)
+def test_what_cannot_be_segmented_is_said(volume, spacing, modality, said):
+  with pytest.raises(ValueError, match=said):
+    segmenter().segment(volume, spacing, modality)
+
+
+def test_options_are_checked():
+  with pytest.raises(ValueError, match='choose auto or none'):
+    segmenter(roi='box')
+  with pytest.raises(ValueError, match='no run'):
+    segmentation.Segmenter([])

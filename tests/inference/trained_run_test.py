@@ -1,0 +1,73 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from data.task import HEART
+from dbdc_jax.inference import trained_run
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+  shutil.copytree(trained[0], tmp_path / 'run')
+  return tmp_path / 'run'
+
+
+def test_a_run_is_loaded_with_its_task_and_pixels(trained):
+  workdir, *_ = trained
+  run = trained_run.load(workdir)
+  assert run.task == HEART
+  assert [m.name for m in run.modalities] == ['ct', 'mr']
+  record = json.loads((workdir / 'run.json').read_text())
+  for name in ('ct', 'mr'):
+    assert run.mm_per_pixel[name] == record['data'][name]['mm_per_pixel']
+  assert [run.networks[n].index for n in ('ct', 'mr')] == [0, 1]
+  assert run.networks['ct'].params is run.networks['mr'].params
+  patch = np.zeros((1, 16, 16, 1), np.float32)
+  network = run.networks['mr']
+  logits = network.method.predict(
+    network.params, network.memory, patch, np.array([1])
+  )
+  assert logits.shape == (1, 16, 16, 8)
+  with pytest.raises(ValueError, match='choose ct, mr'):
+    run.modality('t2')
+
+
+def test_the_workdir_alone_is_enough(copy):
+  """Neither the data nor the place it was trained in is needed."""
+  config = json.loads((copy / 'config.json').read_text())
+  config['task'] = '/gone/dataset.json'
+  (copy / 'config.json').write_text(json.dumps(config))
+  assert trained_run.load(copy).task == HEART
+
+
+def test_a_run_is_the_same_wherever_it_lies(copy, trained, ct_alone):
+  run = trained_run.load(trained[0])
+  assert trained_run.load(copy).identity == run.identity
+  assert trained_run.load(ct_alone).identity != run.identity
+  task = json.loads((copy / 'task.json').read_text())
+  task['modalities']['ct']['intensity'] = {'upper_percentile': 99.0}
+  (copy / 'task.json').write_text(json.dumps(task))
+  assert trained_run.load(copy).identity != run.identity
+
+
+@pytest.mark.parametrize('name', ['run.json', 'config.json', 'task.json'])
+def test_a_damaged_record_is_named(copy, name):
+  (copy / name).write_text('{')
+  with pytest.raises(ValueError, match=name):
+    trained_run.load(copy)
+
+
+def test_damaged_weights_are_refused(copy):
+  for step in (copy / 'checkpoints').iterdir():
+    file = next(p for p in sorted(step.rglob('*')) if p.is_file())
+    file.write_bytes(file.read_bytes() + b'x')
+  with pytest.raises(ValueError, match='damaged'):
+    trained_run.load(copy)
+
+
+def test_a_run_without_checkpoints_is_refused(copy):
+  shutil.rmtree(copy / 'checkpoints')
+  with pytest.raises(ValueError, match='no checkpoint there'):
+    trained_run.load(copy)

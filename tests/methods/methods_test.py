@@ -1,0 +1,196 @@
+"""Every method on every task: what a new one has to live up to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pixelwise
+import pytest
+
+from configs import abdomen, heart
+from data.task import ABDOMEN
+from dbdc_jax import methods
+from dbdc_jax.runtime import parallel
+
+# Methods that are about two modalities, in networks of their own.
+TRANSFERS = ('ram_dsir', 'ram_dsir_full', 'varda', 'varda_full')
+PAIRED = (*TRANSFERS, 'summl', 'mass')
+PLAIN = sorted({*methods.names()} - {'dbdc', *PAIRED})
+B, SIZE = 2, 32
+
+
+def _batch(modalities, classes):
+  rng = np.random.default_rng(0)
+  shape = (modalities, B, SIZE, SIZE)
+  image = lambda: rng.integers(0, 65536, shape).astype(np.uint16)
+  index = np.arange(modalities * B, dtype=np.int32).reshape(modalities, B)
+  label = rng.integers(0, classes, shape).astype(np.uint8)
+  return {
+    'labeled': {'image': image(), 'label': label, 'index': index},
+    'unlabeled': {'image': image(), 'index': index},
+  }
+
+
+# Whole runs of these on the phantom are in integration_test (dbdc on both
+# tasks, supervised), transfer_test and mass_test; `_full` takes the steps of
+# the other.
+RUNS = {'dbdc', 'supervised', 'ram_dsir', 'mass'}
+NAMED = sorted({n for n in methods.names() if not n.endswith('_full')} - RUNS)
+
+
+# Of the plain networks one task tells all: only their classes' number differs.
+@pytest.mark.parametrize('name', NAMED)
+def test_two_steps_of_every_method(name):
+  config = abdomen.get_config(f'method={name}')
+  config.model.width, config.model.embedding_dim = 2, 4
+  config.augment.patch_size = config.data.slice_size = SIZE
+  names = [modality.name for modality in ABDOMEN.modalities]
+  if name in PAIRED:
+    config.modalities = ','.join(names[:2])
+  method = methods.build(config)
+  if not method.joint:
+    config.modalities = names[0]
+    method = methods.build(config)
+  classes = len(ABDOMEN.classes)
+  modalities = len(ABDOMEN.select(config.modalities))
+  signals = methods.full_signals(
+    jnp.ones((modalities, classes), bool), jnp.ones(modalities, bool)
+  )
+  batch = _batch(modalities, classes)
+
+  @jax.jit
+  def step(params, memory, key):
+    (loss, (memory, metrics)), gradients = jax.value_and_grad(
+      method.loss, has_aux=True
+    )(params, memory, batch, key, signals)
+    params = jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradients)
+    norm = optax.tree.norm(gradients)
+    return params, method.update(params, memory), (loss, metrics, norm)
+
+  params, memory = parallel.run_once(method.init, jax.random.key(0))
+  shapes = jax.tree.map(jnp.shape, (params, memory))
+  for index in range(2):
+    params, memory, (loss, metrics, norm) = step(
+      params, memory, jax.random.key(index)
+    )
+    assert np.isfinite(loss) and np.isfinite(norm)
+    assert metrics['dice_counts'].shape == (2, modalities, classes)
+  assert jax.tree.map(jnp.shape, (params, memory)) == shapes
+  images = jnp.zeros((3, SIZE, SIZE, 1))
+  ids = jnp.arange(3, dtype=jnp.int32) % modalities
+  logits = jax.jit(method.predict)(params, memory, images, ids)
+  assert logits.shape == (3, SIZE, SIZE, classes)
+
+
+def test_an_unknown_assignment_is_refused():
+  config = heart.get_config()
+  config.mpcl.assignment = 'sinkhron'
+  with pytest.raises(ValueError, match='choose sinkhorn or label'):
+    methods.build(config)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'allowed'),
+  [
+    ('recipe', 'theirs', 'dbdc, own'),
+    ('joint', 'yes', 'auto, true, false'),
+    ('model.modulation', 'decoder', r'none, encoder, encoder\+bottleneck, all'),
+  ],
+)
+def test_unknown_choices_are_refused(field, value, allowed):
+  config = heart.get_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=f"{field}='{value}': choose {allowed}"):
+    methods.build(config)
+
+
+@pytest.mark.parametrize('name', ['dbdc', 'summl', 'mass', *PLAIN])
+def test_joint_says_how_many_networks_there_are(name):
+  config = heart.get_config(f'method={name}')
+  assert methods.build(config).joint == (name in (*PAIRED, 'dbdc'))
+  # Adaptive weights are DBDC's own.
+  assert methods.build(config).weighted == (name == 'dbdc')
+  for value, joint in (('true', True), ('false', False)):
+    config.joint = value
+    if name in PAIRED and not joint:
+      with pytest.raises(ValueError, match='two modalities'):
+        methods.build(config)
+    else:
+      assert methods.build(config).joint == joint
+
+
+@pytest.mark.parametrize('name', PLAIN)
+def test_one_network_for_all_has_one_normalisation_or_one_for_each(name):
+  """Modality-specific ones cost what they do in DBDC, mixed ones nothing."""
+  sizes = {}
+  for joint, modulation in (
+    ('false', 'all'),
+    ('true', 'mixed'),
+    ('true', 'none'),
+    ('true', 'all'),
+  ):
+    config = heart.get_config(f'scans=/d,method={name}')
+    config.joint, config.model.modulation = joint, modulation
+    config.modalities = 'ct' if joint == 'false' else 'ct,mr'
+    init = methods.build(config).init
+    params, _ = jax.eval_shape(init, jax.random.key(0))
+    sizes[joint, modulation] = sum(x.size for x in jax.tree.leaves(params))
+  alone = sizes['false', 'all']
+  assert sizes['true', 'mixed'] == sizes['true', 'none'] == alone
+  networks = round(alone / 4_875_752)
+  # Without DBDC's convolution in the head: 128 values fewer than 4,864.
+  assert sizes['true', 'all'] - alone == networks * (4_864 - 128)
+
+
+@pytest.mark.parametrize('name', ['varda', 'ram_dsir'])
+def test_with_all_labels_a_transfer_is_the_same_method(name):
+  """Its steps are those of the other; the split is not."""
+  config = abdomen.get_config(f'method={name}')
+  config.source, config.target = 't2', 'ct'
+  some = methods.build(config)
+  config.method = f'{name}_full'
+  all_labels = methods.build(config)
+  for part in ('init', 'loss', 'predict'):
+    one, two = getattr(some, part), getattr(all_labels, part)
+    assert one.func is two.func
+    # What is bound: networks, augmentation, config and so on.
+    assert one.args[0][:2] == two.args[0][:2]
+  assert all_labels.transfer == some.transfer._replace(full=True)
+
+
+@pytest.mark.parametrize('name', TRANSFERS)
+def test_transfers_refuse_other_numbers_of_modalities(name):
+  config = abdomen.get_config(f'method={name}')
+  with pytest.raises(ValueError, match='from one modality to another'):
+    methods.build(config)
+  config.modalities, config.joint = 'ct,t2', 'false'
+  with pytest.raises(ValueError, match='joint=auto'):
+    methods.build(config)
+
+
+def test_each_recipe_has_its_optimizer():
+  config = heart.get_config('method=cps')
+  config.modalities = 'ct'
+  adam = methods.build(config)
+  assert adam.learning_rate is None
+  config.recipe = 'own'
+  sgd = methods.build(config)
+  assert sgd.learning_rate == 0.01
+  params = {'net1': jnp.ones(2), 'net2': jnp.ones(2)}
+  count = lambda method: len(jax.tree.leaves(method.tx.init(params)))
+  # Adam: two moments of each array and a counter; SGD: one momentum.
+  assert (count(adam), count(sgd)) == (5, 2)
+  # DBDC's own recipe is the one that all have by default.
+  config.method = 'dbdc'
+  assert methods.build(config).learning_rate is None
+
+
+# The others' parts are in these.
+@pytest.mark.parametrize('name', ['uamt', 'ict', 'evil', 'summl'])
+def test_four_devices_equal_one(name, monkeypatch):
+  """Gradients, statistics and metrics, whatever is spread over devices."""
+  count = 8  # Pairs on each of four devices.
+  config = pixelwise.config(name, recipe='own', batch_size=count)
+  pixelwise.build(monkeypatch, config)
+  signals = pixelwise.signals(progress=jnp.float32(0.3))
+  pixelwise.four_equal_one(config, count, signals)
