@@ -26,8 +26,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Put before the command: what happens to the run, and when.
 HIT = """
 import os, signal, sys, threading, time
-from dbdc_jax import checkpoint, loop, step
-from dbdc_jax.evaluation import inference
+from dbdc_jax.inference import prepared_cases
+from dbdc_jax.training import loop, step
+from dbdc_jax.workdir import checkpoint
 from dbdc_jax.workdir.metric_writer import MetricWriter
 
 def hit(number):
@@ -59,7 +60,7 @@ def saved(self, number, *args):
 checkpoint.Checkpoints.save = saved
 """
 IN_VALIDATION = """
-before(inference.sliding_window, 'joint_histograms', lambda *a: True, KILL)
+before(prepared_cases.sliding_window, 'joint_histograms', lambda *a: True, KILL)
 """
 
 
@@ -308,7 +309,9 @@ FULL = """
 import errno, os, pathlib, shutil, sys
 sys.path.insert(0, 'tests')
 import tiny
-from dbdc_jax import checkpoint, main, train
+from dbdc_jax import main
+from dbdc_jax.training import train
+from dbdc_jax.workdir import checkpoint
 from dbdc_jax.workdir.metric_writer import MetricWriter
 
 disk, cache, kept = map(pathlib.Path, ({paths}))

@@ -20,6 +20,7 @@ from dbdc_jax import methods
 from dbdc_jax.ops import losses, weighting
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import step
+from dbdc_jax.workdir import train_state
 
 K, B, SIZE, C = 2, 4, 24, 5
 STEPS = 10
@@ -90,7 +91,7 @@ def run(devices: str):
   # Gradients leave the step as the state of an optimizer. Plain descent: Adam
   # would blow rounding up where the true gradient is 0, and hide a factor.
   tx = _keep_gradients()
-  state = step.init_state(method, tx, config, C, K)
+  state = train_state.init_state(method, tx, config, C, K)
   signals = make_signals()
   if devices == 'all':
     step_fn = step.make_step(method, tx)

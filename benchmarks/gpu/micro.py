@@ -184,7 +184,7 @@ def measure(context: plan.Context, name: str, found: plan.Found) -> None:
 _COMPILE = """
 import sys
 if sys.argv[1] == 'keep':
-  from dbdc_jax import memory
+  from dbdc_jax.runtime import memory
   memory.keep()
 from dbdc_jax.benchmarking import steps, workload
 patch, batch, width = map(int, sys.argv[2:])

@@ -21,6 +21,7 @@ from dbdc_jax import methods
 from dbdc_jax.benchmarking.workload import PLAN, Workload
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import feed, input_pipeline, step
+from dbdc_jax.workdir import train_state
 
 # Steps before the clock starts: compilation, and the queue's filling.
 _WARMUP = 5
@@ -151,7 +152,7 @@ def measure(
   waited, total = _run(
     batches,
     step.make_step(method, method.tx),
-    step.init_state(
+    train_state.init_state(
       method, method.tx, config, present.shape[1], present.shape[0]
     ),
     parallel.place(signals),

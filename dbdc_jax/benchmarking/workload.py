@@ -20,6 +20,7 @@ from data.task import Intensity, Modality, Task
 from dbdc_jax import methods
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import step
+from dbdc_jax.workdir import train_state
 
 PLAN = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-4))
 
@@ -90,8 +91,8 @@ class Step(NamedTuple):
   """
 
   function: Callable[..., Any]
-  shapes: step.TrainState
-  state: Callable[[], step.TrainState]
+  shapes: train_state.TrainState
+  state: Callable[[], train_state.TrainState]
   batch: dict[str, Any]
   signals: methods.Signals
   plan: step.Plan
@@ -218,7 +219,7 @@ def make(
   tx = tx or method.tx
   k, c = workload.modalities, workload.classes
 
-  shapes = step.state_shapes(method, tx, config, c, k)
+  shapes = train_state.state_shapes(method, tx, config, c, k)
 
   def state():
     # Zeros are an optimizer's start; initialising compiles for long.

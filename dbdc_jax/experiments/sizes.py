@@ -8,7 +8,7 @@ from data.task import TASKS
 from data.task import names as task_names
 from dbdc_jax import methods
 from dbdc_jax.experiments import plan
-from dbdc_jax.models import counting
+from dbdc_jax.methods.common import cost
 
 # Scans of any kind: what a config has with them are the paper's sizes.
 _SCANS = 'none'
@@ -29,7 +29,7 @@ def _size(
   patch = config.augment.patch_size
   if built.volumes:
     patch = config.data.slice_size
-  return *counting.training_size(built, params, memory, patch), patch
+  return *cost.training_size(built, params, memory, patch), patch
 
 
 def at_the_papers_settings(run: plan.Run) -> dict[str, int] | None:

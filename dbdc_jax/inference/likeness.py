@@ -2,12 +2,12 @@
 
 The numbers of `data/preprocessing/appearance.py` are taken as normally
 distributed within a modality. Few scans say little of their spread and nothing
-of how the numbers go together, so the covariance is a compromise with what is supposed of every
-modality (`Feature.spread`). How far a scan of the modality may be is not read
-off that model: each patient's scans are left out in turn, their distance from
-the others is measured, and a scan that is not known is held against those
-distances. Their logarithm is taken as normal, its spread as uncertain
-(Student's t), so that few patients draw a wide bound.
+of how the numbers go together, so the covariance is a compromise with what is
+supposed of every modality (`Feature.spread`). How far a scan of the modality
+may be is not read off that model: each patient's scans are left out in turn,
+their distance from the others is measured, and a scan that is not known is held
+against those distances. Their logarithm is taken as normal, its spread as
+uncertain (Student's t), so that few patients draw a wide bound.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,13 @@
 """Which of a run's modalities a scan is; or that it is none, or may be two.
 
 A run keeps the signs (`data/preprocessing/signs.py`) of its training and
-validation scans in `fit.json`. No network has learnt from them, so that each patient's own scans,
-left out in turn, say how far an unknown scan of the modality may look from the
-known ones (`likeness.py`). A scan is taken for the modality for which its look
-is most usual. It is declined where it would be an unusual one, where two
-modalities fit it nearly as well, and where its scale or its DICOM tags
-contradict: these may rule a modality out, but never make a scan fit one.
+validation scans in `fit.json`. No network has learnt from them, so that each
+patient's own scans, left out in turn, say how far an unknown scan of the
+modality may look from the known ones (`likeness.py`). A scan is taken for the
+modality for which its look is most usual. It is declined where it would be an
+unusual one, where two modalities fit it nearly as well, and where its scale or
+its DICOM tags contradict: these may rule a modality out, but never make a scan
+fit one.
 """
 
 from collections.abc import Iterable

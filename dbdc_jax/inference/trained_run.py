@@ -17,8 +17,8 @@ from data import task_file
 from data.task import Modality, Task
 from dbdc_jax import methods
 from dbdc_jax.runtime import parallel
-from dbdc_jax.training.step import state_shapes
 from dbdc_jax.workdir import export_folder, run_record, weights
+from dbdc_jax.workdir.train_state import state_shapes
 
 
 class Network(NamedTuple):

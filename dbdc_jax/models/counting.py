@@ -17,7 +17,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dbdc_jax.methods.common.base import Method
 from dbdc_jax.models import blocks, registration
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.instance_norm import InstanceNorm
@@ -141,49 +140,6 @@ def macs(
   elif paper and unet.extra_head:
     total += _tap_cost(taps)
   return total
-
-
-def prediction_macs(
-  method: Method, params: Any, memory: Any, patch: int
-) -> int:
-  """Multiply-accumulates of a method's prediction of one square patch.
-
-  Args:
-    method: any method; its networks are built from the layers of `models/`.
-    params: its parameters; shapes are enough.
-    memory: its memory; shapes are enough.
-    patch: side in pixels; of a method that takes volumes, of its slices.
-      Counted is one atlas's vote then: two registrations.
-  """
-  if method.vote:
-    shape = (method.volumes.depth, patch, patch)
-    image, labels = (jnp.zeros(shape, t) for t in (jnp.uint16, jnp.uint8))
-    modality = jnp.zeros((), jnp.int32)
-    arguments = (params, memory, image, labels, image, modality)
-    return function_macs(method.vote, *arguments)
-  image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
-  return function_macs(method.predict, params, memory, image, modality)
-
-
-def training_size(
-  method: Method, params: Any, memory: Any, patch: int
-) -> tuple[int, int]:
-  """Parameters and multiply-accumulates of all networks that training has.
-
-  Args:
-    method: any method.
-    params: its parameters; shapes are enough.
-    memory: its memory; shapes are enough.
-    patch: side in pixels; of a method that takes volumes, of its slices.
-
-  Returns:
-    Both, of one image (or volume) that passes each network once.
-  """
-  depth = (method.volumes.depth,) if method.volumes else ()
-  image = jnp.zeros((1, *depth, patch, patch, 1))
-  found = jax.eval_shape(method.trained, params, memory, image)
-  macs = function_macs(method.trained, params, memory, image)
-  return sum(_size(x) for x in jax.tree.leaves(found)), macs
 
 
 def function_macs(

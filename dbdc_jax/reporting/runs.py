@@ -18,9 +18,9 @@ from data.split import Split
 from dbdc_jax import methods
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import input_pipeline
-from dbdc_jax.training.step import state_shapes
 from dbdc_jax.workdir import checkpoint, export_folder, run_record
 from dbdc_jax.workdir.metric_writer import read_rows
+from dbdc_jax.workdir.train_state import state_shapes
 
 # What is read of a run's files.
 _RESULTS = ('run', 'classes', 'modalities', 'mean', 'cases')

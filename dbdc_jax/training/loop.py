@@ -19,9 +19,10 @@ from dbdc_jax.inference import prepared_cases
 from dbdc_jax.ops import losses, optimizer, weighting
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import epoch_metrics, feed, input_pipeline, validation
-from dbdc_jax.training.step import Plan, TrainState, make_step, ramp
+from dbdc_jax.training.step import Plan, make_step, ramp
 from dbdc_jax.workdir import checkpoint
 from dbdc_jax.workdir.metric_writer import MetricWriter
+from dbdc_jax.workdir.train_state import TrainState
 
 
 @dataclasses.dataclass

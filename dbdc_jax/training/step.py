@@ -1,9 +1,9 @@
-"""The train state and the one pmapped train step."""
+"""The one pmapped train step."""
 
 from collections.abc import Callable
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,8 @@ import optax
 
 from dbdc_jax import methods
 from dbdc_jax.models import bank_rows
-from dbdc_jax.ops import weighting
 from dbdc_jax.runtime import parallel
-
-
-class TrainState(NamedTuple):
-  """Everything that a checkpoint holds."""
-
-  step: jax.Array  # finished steps
-  params: Any
-  memory: Any
-  opt_state: Any
-  dice_counts: jax.Array  # [2, K, C], pooled over the running epoch
-  weighting: Any  # MAW's state
+from dbdc_jax.workdir.train_state import TrainState
 
 
 class Plan(NamedTuple):
@@ -115,42 +104,6 @@ def make_step(
 def _shared_step(method, tx, trained):
   trained = None if trained is None else np.array(trained)
   return parallel.pmap_step(step_function(method, tx, trained))
-
-
-def _first(method, tx, config, num_classes, num_modalities, key) -> TrainState:
-  """The state before the first step; see `init_state`."""
-  clip = None
-  if config.weighting.clip:
-    low, high = map(float, config.weighting.clip.split(','))
-    clip = (low, high)
-  params, memory = method.init(key)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    memory=memory,
-    opt_state=tx.init(params),
-    dice_counts=jnp.zeros((2, num_modalities, num_classes)),
-    weighting=weighting.init(num_modalities, clip=clip),
-  )
-
-
-def init_state(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-  num_modalities: int,
-) -> TrainState:
-  """The state before the first step, placed on the devices."""
-  first = functools.partial(
-    _first, method, tx, config, num_classes, num_modalities
-  )
-  return parallel.place(parallel.run_once(first, jax.random.key(config.seed)))
-
-
-def state_shapes(*args: Any) -> TrainState:
-  """The shapes of what `init_state` of the same arguments returns."""
-  return jax.eval_shape(functools.partial(_first, *args), jax.random.key(0))
 
 
 def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:

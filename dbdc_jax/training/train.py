@@ -25,7 +25,7 @@ from data.split import Split
 from dbdc_jax import methods
 from dbdc_jax.evaluation import pictures, scoring
 from dbdc_jax.inference import prepared_cases, recognition
-from dbdc_jax.models import counting
+from dbdc_jax.methods.common import cost
 from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import compute_dtype
 from dbdc_jax.training import (
@@ -36,9 +36,9 @@ from dbdc_jax.training import (
   validation,
   warm_start,
 )
-from dbdc_jax.training.step import TrainState, init_state
 from dbdc_jax.workdir import checkpoint, run_record
 from dbdc_jax.workdir.metric_writer import MetricWriter, read_rows
+from dbdc_jax.workdir.train_state import TrainState, init_state
 
 
 @functools.lru_cache(maxsize=4)
@@ -187,9 +187,7 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   facts = {
     'parameters': count,
     # Of predicting one training patch.
-    'macs': counting.prediction_macs(
-      run.method, state.params, state.memory, side
-    ),
+    'macs': cost.prediction_macs(run.method, state.params, state.memory, side),
     'best_step': best,
     'train_seconds': tested['seconds'],
     'steps': run.total_steps,

@@ -18,8 +18,8 @@ from dbdc_jax import methods
 from dbdc_jax.models import bank_rows
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import loop
-from dbdc_jax.training.step import TrainState, state_shapes
 from dbdc_jax.workdir import run_record, weights
+from dbdc_jax.workdir.train_state import TrainState, state_shapes
 
 
 def _record(folder: pathlib.Path) -> dict[str, Any]:

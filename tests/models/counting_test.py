@@ -3,6 +3,7 @@ import pytest
 
 from configs import heart
 from dbdc_jax import benchmark, methods
+from dbdc_jax.methods.common import cost
 from dbdc_jax.models import counting
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
@@ -89,5 +90,5 @@ def test_a_methods_prediction_costs_what_its_network_does(name, net):
   config.modalities = 'ct' if name == 'supervised' else ''
   method = methods.build(config)
   params, memory = jax.eval_shape(method.init, jax.random.key(0))
-  found = counting.prediction_macs(method, params, memory, 96)
+  found = cost.prediction_macs(method, params, memory, 96)
   assert found == counting.macs(net, 96)

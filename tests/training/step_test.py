@@ -24,6 +24,7 @@ from dbdc_jax.methods.common import supervision
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import epoch_metrics, step
+from dbdc_jax.workdir import train_state
 
 WIDTH = 3
 
@@ -188,8 +189,8 @@ def test_step_is_compiled_once_and_lowers_for_every_platform(config, batch):
 
   tx = optax.scale_by_adam()
   step_fn = step.make_step(method._replace(loss=counted), tx)
-  state = step.init_state(method, tx, config, C, K)
-  shapes = step.state_shapes(method, tx, config, C, K)
+  state = train_state.init_state(method, tx, config, C, K)
+  shapes = train_state.state_shapes(method, tx, config, C, K)
   like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert like(state) == like(shapes)
   sharded = parallel.shard(batch)

@@ -167,7 +167,8 @@ def test_a_full_disk_is_named_leaves_nothing_and_can_be_mended(heart, tmp_path):
 # Tests that a shell runs in the background inherit that Ctrl-C is ignored.
 SLOW = """
 import os, signal, time
-from data import prepare, preprocess
+from data import prepare
+from data.preprocessing import preprocess
 signal.signal(signal.SIGINT, signal.default_int_handler)
 plain = preprocess.prepare_scan
 
