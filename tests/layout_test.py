@@ -54,33 +54,40 @@ WIDE_TESTS = {
   'parallel',
   'readers',
 }
-# Anything of the first may import nothing of the second.
-DIRECTIONS = {
-  'configs': ('dbdc_jax',),
-  'data': ('configs', 'dbdc_jax'),
-  'dbdc_jax.models': (
+# The floors of the house, lowest first. A room (a folder, or a module that lies
+# in `data` or `dbdc_jax` itself) imports from lower floors only.
+FLOORS = (
+  ('data.files', 'data.task', 'dbdc_jax', 'dbdc_jax.runtime'),
+  ('data.formats', 'data.preprocessing', 'dbdc_jax.ops'),
+  ('data.cache', 'data.phantoms', 'data.task_file', 'dbdc_jax.models'),
+  (
+    'configs',
+    'data.phantom',
+    'data.readers',
+    'data.split',
     'dbdc_jax.evaluation',
-    'dbdc_jax.training.input_pipeline',
-    'dbdc_jax.methods',
-    'dbdc_jax.training.train',
+    'dbdc_jax.inference.dicom',
   ),
-  'dbdc_jax.methods': (
-    'dbdc_jax.workdir.checkpoint',
-    'dbdc_jax.evaluation',
-    'dbdc_jax.training.input_pipeline',
-    'dbdc_jax.workdir.metric_writer',
-    'dbdc_jax.runtime.parallel',
-    'dbdc_jax.training.train',
-  ),
-}
-# These, with all they import from here, work without jax.
-JAX_FREE = (
+  ('data.first_task', 'data.integrity', 'dbdc_jax.methods.common'),
+  ('data.checking', 'dbdc_jax.methods'),
+  ('data.prepare', 'dbdc_jax.workdir'),
+  ('dbdc_jax.inference',),
+  ('dbdc_jax.training',),
+  ('dbdc_jax.benchmarking', 'dbdc_jax.experiments', 'dbdc_jax.reporting'),
+  COMMANDS,
+)
+# What ops may not know: settings, files, and the rest of the project.
+NOT_OF_OPS = {
   'configs',
   'data',
-  'dbdc_jax.evaluate',
-  'dbdc_jax.evaluation.metrics',
-  'dbdc_jax.evaluation.scoring',
-)
+  'io',
+  'json',
+  'ml_collections',
+  'os',
+  'pathlib',
+}
+# These, with all they import from here, work without jax.
+JAX_FREE = ('configs', 'data', 'dbdc_jax.evaluate', 'dbdc_jax.evaluation')
 JAX = {'flax', 'jax', 'jaxlib', 'optax', 'orbax'}
 
 
@@ -165,15 +172,54 @@ def test_data_and_scores_never_import_jax(start):
   assert not bad
 
 
-@pytest.mark.parametrize('package', sorted(DIRECTIONS))
-def test_imports_go_one_way(package):
+def _room(module: str) -> str:
+  """The folder that a module lies in; of the two houses' own, itself."""
+  parent = module.rpartition('.')[0]
+  if module in _packages() or parent in ('data', 'dbdc_jax'):
+    return 'configs' if module == 'configs' else module
+  return parent
+
+
+@functools.cache
+def _packages() -> frozenset[str]:
+  return frozenset(
+    _name(f) for p in PACKAGES for f in (ROOT / p).rglob('__init__.py')
+  )
+
+
+def test_every_room_has_one_floor():
+  rooms = [room for floor in FLOORS for room in floor]
+  assert len(rooms) == len({*rooms})
+  # The packages that hold nothing of their own are no rooms.
+  assert {_room(module) for module in _modules()} - {'data'} == {*rooms}
+
+
+def test_imports_go_down():
+  floor = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
   bad = {
     f'{module} imports {name}'
     for module in _modules()
-    if _within(module, package)
+    for name in _imports(module) & _modules().keys()
+    if (here := _room(module)) != (there := _room(name))
+    if floor[there] >= floor[here]
+  }
+  assert not bad
+
+
+def test_ops_know_neither_settings_nor_files():
+  bad = {
+    f'{module} imports {name}'
+    for module in _modules()
+    if _within(module, 'dbdc_jax.ops')
     for name in _imports(module)
-    for forbidden in DIRECTIONS[package]
-    if _within(name, forbidden)
+    if name.split('.')[0] in NOT_OF_OPS
+  }
+  bad |= {
+    f'{module}:{node.lineno} opens a file'
+    for module, tree in _modules().items()
+    if _within(module, 'dbdc_jax.ops')
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call) and _dotted(node.func) == 'open'
   }
   assert not bad
 
@@ -254,10 +300,10 @@ def test_a_test_module_is_named_after_its_module():
 
 def test_every_package_is_installed():
   settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-  packages = {
-    _name(file) for p in PACKAGES for file in (ROOT / p).rglob('__init__.py')
-  }
-  assert packages == set(settings['tool']['setuptools']['packages'])
+  find = settings['tool']['setuptools']['packages']['find']
+  assert set(find['include']) == {f'{package}*' for package in PACKAGES}
+  folders = {file.parent for p in PACKAGES for file in (ROOT / p).rglob('*.py')}
+  assert {_name(folder / '__init__.py') for folder in folders} == _packages()
 
 
 def _plain(name: str) -> str:

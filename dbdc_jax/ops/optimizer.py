@@ -1,6 +1,5 @@
 """The optimizers and the learning rate."""
 
-import ml_collections
 import optax
 
 
@@ -9,24 +8,17 @@ def share_left(finished: int, total_steps: int) -> float:
   return 1 - min(finished, total_steps) / total_steps
 
 
-def learning_rate(
-  config: ml_collections.ConfigDict,
-  finished: int,
-  total_steps: int,
-  first: float | None = None,
-) -> float:
-  """Polynomial decay from the first learning rate to 0 over `total_steps`.
+def learning_rate(first: float, left: float, power: float) -> float:
+  """Polynomial decay from the first learning rate to 0.
 
   Plain numbers: an array would have to wait for the step that the device is at.
 
   Args:
-    config: the run's config.
-    finished: steps that are done.
-    total_steps: steps of the whole run.
-    first: the first rate; None is `optimizer.learning_rate`.
+    first: the rate of the first step.
+    left: the share of the run's steps that is still to be done.
+    power: 1 is a straight line.
   """
-  first = config.optimizer.learning_rate if first is None else first
-  return first * share_left(finished, total_steps) ** config.optimizer.power
+  return first * left**power
 
 
 def build() -> optax.GradientTransformation:

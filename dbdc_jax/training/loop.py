@@ -88,10 +88,10 @@ def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
 
 
 def _plan(run: Run, finished: int) -> Plan:
-  rate = optimizer.learning_rate(
-    run.config, finished, run.total_steps, run.method.learning_rate
-  )
+  settings, first = run.config.optimizer, run.method.learning_rate
+  first = settings.learning_rate if first is None else first
   left = optimizer.share_left(finished, run.total_steps)
+  rate = optimizer.learning_rate(first, left, settings.power)
   return Plan(
     seed=np.int32(run.config.seed),
     learning_rate=np.float32(rate),

@@ -34,12 +34,14 @@ def test_sgd_is_momentum_over_gradient_and_decay():
 
 
 def test_rate_falls_to_nothing_from_the_first_one():
-  config = heart.get_config('scans=/d')
-  rate = optimizer.learning_rate
-  assert rate(config, 0, 10) == 1e-4
-  assert rate(config, 0, 10, 0.01) == 0.01
-  np.testing.assert_allclose(rate(config, 4, 10, 0.01), 0.01 * 0.6**0.9)
-  assert rate(config, 10, 10, 0.01) == rate(config, 11, 10, 0.01) == 0
+  settings = heart.get_config('scans=/d').optimizer
+  assert (settings.learning_rate, settings.power) == (1e-4, 0.9)
+  rate = lambda finished: optimizer.learning_rate(
+    0.01, optimizer.share_left(finished, 10), settings.power
+  )
+  assert rate(0) == 0.01
+  np.testing.assert_allclose(rate(4), 0.01 * 0.6**0.9)
+  assert rate(10) == rate(11) == 0
 
 
 def test_evils_networks_have_their_own_rates():
@@ -51,10 +53,9 @@ def test_evils_networks_have_their_own_rates():
   rng = np.random.default_rng(0)
   draw = rng.normal(size=(steps, 2, 3))
   gradients = [{'net1': a, 'net2': b} for a, b in jnp.asarray(draw)]
-  rates = [
-    optimizer.learning_rate(config, i, steps, 0.01) for i in range(steps)
-  ]
   lefts = [optimizer.share_left(i, steps) for i in range(steps)]
+  decay = config.optimizer.power
+  rates = [optimizer.learning_rate(0.01, left, decay) for left in lefts]
   start = {'net1': jnp.ones(3), 'net2': jnp.ones(3)}
   found = _run(method.tx, gradients, rates, start, lefts)
   for index, power in enumerate((0.99, 0.9)):
