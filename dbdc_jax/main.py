@@ -144,13 +144,18 @@ def _run(config) -> int:
   # Imported late: --help and bad flags should not wait for it.
   from data import prepare
   from data.formats.nifti import ScanError
-  from dbdc_jax.runtime import compilation_cache, parallel, stopping
+  from dbdc_jax.runtime import (
+    compilation_cache,
+    determinism,
+    parallel,
+    stopping,
+  )
   from dbdc_jax.training import train
   from dbdc_jax.training.epoch_metrics import NonFiniteLossError
   from dbdc_jax.workdir import checkpoint
 
   if config.deterministic:
-    parallel.make_deterministic()
+    determinism.ask()
   try:
     if _COORDINATOR.value:
       parallel.start(

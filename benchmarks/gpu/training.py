@@ -17,7 +17,7 @@ import ml_collections
 from benchmarks.gpu import plan, workspace
 from configs import heart
 from dbdc_jax.benchmarking import waiting
-from dbdc_jax.training import input_pipeline
+from dbdc_jax.training import scans
 from dbdc_jax.workdir.metric_writer import read_rows
 
 RUN = 'run'
@@ -64,7 +64,7 @@ def _config(tiny: bool) -> ml_collections.ConfigDict:
 def prepare(flags: argparse.Namespace) -> None:
   """Draws and prepares the phantom; a process of its own."""
   start = time.time()
-  prepared = input_pipeline.load(_config(flags.tiny))
+  prepared = scans.load(_config(flags.tiny))
   found = {
     'phantom_and_prepared_seconds': round(time.time() - start, 1),
     'slices': {

@@ -20,7 +20,7 @@ from data.task import HEART
 from dbdc_jax import methods
 from dbdc_jax.benchmarking.workload import PLAN, Workload
 from dbdc_jax.runtime import parallel
-from dbdc_jax.training import feed, input_pipeline, step
+from dbdc_jax.training import feed, input_pipeline, scans, step
 from dbdc_jax.workdir import train_state
 
 # Steps before the clock starts: compilation, and the queue's filling.
@@ -74,17 +74,15 @@ def batches_of(
   Returns:
     The batches, `[K, C]` bool which classes are labelled, steps an epoch.
   """
-  prepared = input_pipeline.load(config)
-  split = input_pipeline.choose_split(
+  prepared = scans.load(config)
+  split = scans.choose_split(
     config, prepared, folder, resume=False, transfer=method.transfer
   )
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
   batches = feed.batches(config, method, prepared, split, names)
-  present = input_pipeline.present_classes(
-    prepared, split, names, len(task.classes)
-  )
-  steps = input_pipeline.steps_per_epoch(
+  present = scans.present_classes(prepared, split, names, len(task.classes))
+  steps = scans.steps_per_epoch(
     prepared, split, names, method.batch_size(config)
   )
   return batches, present, steps

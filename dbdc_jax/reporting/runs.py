@@ -17,7 +17,7 @@ from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax import methods
 from dbdc_jax.runtime import parallel
-from dbdc_jax.training import input_pipeline
+from dbdc_jax.training import scans
 from dbdc_jax.workdir import checkpoint, export_folder, run_record
 from dbdc_jax.workdir.metric_writer import read_rows
 from dbdc_jax.workdir.train_state import state_shapes
@@ -145,7 +145,7 @@ class Run:
     task = pathlib.Path(self.config.task)
     if task.suffix == '.json' and not task.exists():
       raise ValueError(f'{task} is gone: bring the folder of the scans back')
-    prepared = input_pipeline.load(self.config)
+    prepared = scans.load(self.config)
     run_record.check_data(self.workdir, prepared.fingerprint)
     transfer = methods.build(self.config).transfer
     bare = (transfer.target,) if transfer else ()
@@ -156,7 +156,7 @@ class Run:
     self, prepared: Prepared, split: Split, network: Network, part: str
   ) -> list[list[PreparedCase]]:
     """Scans of a part of the split, for each of a network's modalities."""
-    return input_pipeline.select(prepared, split, network.modalities, part)
+    return scans.select(prepared, split, network.modalities, part)
 
 
 def _read(path: pathlib.Path, keys: Collection[str]) -> dict[str, Any]:

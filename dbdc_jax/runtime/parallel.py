@@ -10,7 +10,6 @@ what all must agree on; `gather` and `from_lead` carry it over, as JSON.
 from collections.abc import Callable
 import faulthandler
 import json
-import os
 from typing import Any
 
 import jax
@@ -26,7 +25,6 @@ _HEARTBEAT_SECONDS = 30
 _PATIENCE_SECONDS = 24 * 60 * 60
 # Barriers that were passed: each needs a name of its own, the same everywhere.
 _meetings = 0
-_DETERMINISTIC = '--xla_gpu_deterministic_ops=true'
 
 
 class OtherProcessError(ValueError):
@@ -160,14 +158,26 @@ def from_lead(make: Callable[[], Any]) -> Any:
   return answer['value']
 
 
+def on_lead(make: Callable[[], Any]) -> Any:
+  """Runs `make` on the lead process; what it returns stays there.
+
+  The others get None, once the lead is done.
+
+  Raises:
+    OtherProcessError: on the others, when `make` raised on the lead.
+  """
+  kept: list[Any] = []
+  from_lead(lambda: kept.append(make()))
+  return kept[0] if kept else None
+
+
 def lead_first(make: Callable[[], Any]) -> Any:
   """Runs `make` on the lead process, then on the others.
 
   For what the lead leaves in a folder that the others may share.
   """
-  kept = []
-  from_lead(lambda: kept.append(make()))
-  return kept[0] if is_lead() else make()
+  kept = on_lead(make)
+  return kept if is_lead() else make()
 
 
 def agree(what: str, value: Any) -> None:
@@ -185,14 +195,25 @@ def agree(what: str, value: Any) -> None:
     )
 
 
-def tree_from_lead(tree: Any) -> Any:
-  """The lead's arrays on all processes, as numpy arrays.
+def blank(like: Any) -> Any:
+  """Zeros of a tree's shapes and dtypes, to read into."""
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+
+
+def arrays_from_lead(make: Callable[[], Any], like: Any) -> Any:
+  """Runs `make` on the lead process and gives all the arrays that it returns.
 
   Args:
-    tree: on the lead the values, elsewhere arrays of the same shapes.
+    make: returns a tree of numpy arrays.
+    like: a tree of anything that has their shapes and dtypes.
+
+  Raises:
+    OtherProcessError: on the others, when `make` raised on the lead.
   """
+  made = on_lead(make)
   if not is_distributed():
-    return tree
+    return made
+  tree = made if is_lead() else blank(like)
   # No bool: the sum over processes that carries the values has none.
   numbers = jax.tree.map(
     lambda x: x.astype(np.uint8) if x.dtype == bool else x, tree
@@ -376,24 +397,3 @@ def mesh_step(
   )
   placed = tuple(NamedSharding(mesh, spec) for spec in specs)
   return jax.jit(mapped, donate_argnums=0), placed
-
-
-def make_deterministic() -> None:
-  """Lets GPUs give the same bits each time; before anything uses a device."""
-  flags = os.environ.get('XLA_FLAGS', '')
-  if _DETERMINISTIC not in flags:
-    os.environ['XLA_FLAGS'] = f'{flags} {_DETERMINISTIC}'.strip()
-
-
-def check_deterministic() -> None:
-  """Checks that this process computes the same bits each time.
-
-  Raises:
-    ValueError: a GPU that `make_deterministic` came too late for.
-  """
-  flags = os.environ.get('XLA_FLAGS', '')
-  if jax.default_backend() == 'gpu' and _DETERMINISTIC not in flags:
-    raise ValueError(
-      f'deterministic: on a GPU, set XLA_FLAGS={_DETERMINISTIC} before jax'
-      ' starts (the command python -m dbdc_jax.main does)'
-    )

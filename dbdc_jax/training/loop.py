@@ -18,7 +18,7 @@ from dbdc_jax import methods
 from dbdc_jax.inference import prepared_cases
 from dbdc_jax.ops import losses, optimizer, weighting
 from dbdc_jax.runtime import parallel
-from dbdc_jax.training import epoch_metrics, feed, input_pipeline, validation
+from dbdc_jax.training import epoch_metrics, feed, scans, validation
 from dbdc_jax.training.step import Plan, make_step, ramp
 from dbdc_jax.workdir import checkpoint
 from dbdc_jax.workdir.metric_writer import MetricWriter
@@ -55,9 +55,7 @@ class Run:
 
   def cases(self, part: str) -> list[list[PreparedCase]]:
     """Cases of a part of the split, per modality."""
-    return input_pipeline.select(
-      self.prepared, self.split, self.modalities, part
-    )
+    return scans.select(self.prepared, self.split, self.modalities, part)
 
   def scans(self, state: TrainState) -> prepared_cases.Scans:
     """What segments scans with a state's network."""

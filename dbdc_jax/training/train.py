@@ -26,13 +26,13 @@ from dbdc_jax import methods
 from dbdc_jax.evaluation import pictures, scoring
 from dbdc_jax.inference import prepared_cases, recognition
 from dbdc_jax.methods.common import cost
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import determinism, parallel
 from dbdc_jax.runtime.precision import compute_dtype
 from dbdc_jax.training import (
   banner,
   feed,
-  input_pipeline,
   loop,
+  scans,
   validation,
   warm_start,
 )
@@ -70,7 +70,7 @@ def _set_up(
   modalities = tuple(m.name for m in task.select(config.modalities))
   batches = feed.batches(config, method, prepared, split, modalities)
   total_steps = steps_per_epoch * config.epochs
-  present = input_pipeline.present_classes(
+  present = scans.present_classes(
     prepared, split, modalities, len(task.classes)
   )
   return loop.Run(
@@ -84,7 +84,7 @@ def _set_up(
     feed=feed.Feed(batches, parallel.room() or 0),
     validation=validation.Validation(
       prepared,
-      input_pipeline.select(prepared, split, modalities, 'validation'),
+      scans.select(prepared, split, modalities, 'validation'),
       config.data.memory_limit_gib * 2**30 - batches.samples.nbytes,
     ),
     present=present,
@@ -256,7 +256,7 @@ def train_and_evaluate(
     method.batch_size(config), method.multiple, method.batch_field
   )
   if config.deterministic:
-    parallel.check_deterministic()
+    determinism.check()
   roots = [root for m in task.modalities if (root := config.data[m.source])]
   parallel.from_lead(lambda: run_record.check_place(folder, roots))
   notes = parallel.from_lead(
@@ -276,14 +276,12 @@ def train_and_evaluate(
 
 def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
   """Data and split, the same on all processes, and the run's record."""
-  prepared = parallel.lead_first(lambda: input_pipeline.load(config))
+  prepared = parallel.lead_first(lambda: scans.load(config))
   parallel.agree('prepared data', prepared.fingerprint)
 
   def decide():
     resume = run_record.started(folder)
-    split = input_pipeline.choose_split(
-      config, prepared, folder, resume, transfer
-    )
+    split = scans.choose_split(config, prepared, folder, resume, transfer)
     if resume:
       run_record.check_data(folder, prepared.fingerprint)
     run_record.save(
@@ -315,9 +313,7 @@ def _run_all(config, folder, names, added, method, on_epoch) -> dict[str, Any]:
   prepared, split = _prepare(config, folder, names, added, transfer)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.
-  steps = input_pipeline.steps_per_epoch(
-    prepared, split, names, config.batch_size
-  )
+  steps = scans.steps_per_epoch(prepared, split, names, config.batch_size)
   cases, facts = [], {}
   for part in parts:
     part_config = copy.deepcopy(config)

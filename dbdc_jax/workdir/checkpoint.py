@@ -15,24 +15,20 @@ from concurrent import futures
 import contextlib
 import errno
 import functools
-import hashlib
-import json
 import os
 import pathlib
 import shutil
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from data.files import atomic
 from dbdc_jax.runtime import parallel
+from dbdc_jax.workdir import seal
 
 _FOLDER = 'checkpoints'
 # Damaged checkpoints are moved here, not deleted.
 _DAMAGED = 'checkpoints_damaged'
-_SEAL = 'seal.json'
 # Files and folders of a checkpoint beside its arrays.
 _MARGIN_BYTES = 1 << 20
 # Saves under way at most, each with a copy of the state: the next one waits.
@@ -117,7 +113,7 @@ class Checkpoints:
       metrics=None if dice is None else {'dice': dice},
     )
     self._manager.wait_until_finished()
-    seal(self._folder / str(step))
+    seal.put(self._folder / str(step))
 
   def wait(self) -> None:
     """Waits until all that was saved is on disk.
@@ -170,39 +166,35 @@ class Checkpoints:
     """
     return self._read(step, like)
 
-  def _first_whole(self, like, best):
-    found: list[Any] = []
-
-    def read() -> int | None:
-      self.wait()
-      if self._manager is None:
-        return None
-      self._set_damaged_aside()
-      step = self._manager.best_step() if best else None
-      step = self._manager.latest_step() if step is None else step
-      if step is None and self._damaged:
-        raise ValueError(
-          f'{self._folder}: no whole checkpoint is left; start again in another'
-          ' --workdir'
-        )
-      if step is not None:
-        found.append(self._read(step, like))
-      return step
-
-    step = parallel.from_lead(read)
+  def _first_whole(self, like: Any, best: bool) -> tuple[int, Any] | None:
+    step = parallel.from_lead(lambda: self._whole_step(best))
     if step is None:
       return None
-    arrays = found[0] if found else blank(like)
-    return step, parallel.tree_from_lead(arrays)
+    read = lambda: self._read(step, like)
+    return step, parallel.arrays_from_lead(read, like)
+
+  def _whole_step(self, best: bool) -> int | None:
+    """The step of the best or newest checkpoint that is whole."""
+    self.wait()
+    if self._manager is None:
+      return None
+    self._set_damaged_aside()
+    step = self._manager.best_step() if best else None
+    step = self._manager.latest_step() if step is None else step
+    if step is None and self._damaged:
+      raise ValueError(
+        f'{self._folder}: no whole checkpoint is left; start again in another'
+        ' --workdir'
+      )
+    return step
 
   def _read(self, step: int, like: Any) -> Any:
     """One checkpoint, checked against `like`."""
     # Asked before reading: a read that fails half-way leaves others behind.
     found = self._manager.metadata(step).item_metadata.tree
     check_shapes(self._folder / str(step), found, like)
-    return self._manager.restore(
-      step, args=ocp.args.StandardRestore(blank(like))
-    )
+    blank = ocp.args.StandardRestore(parallel.blank(like))
+    return self._manager.restore(step, args=blank)
 
   def _set_damaged_aside(self) -> None:
     """Moves damaged checkpoints out of the way, with a warning each.
@@ -212,7 +204,7 @@ class Checkpoints:
     """
     for step in steps(self._workdir):
       folder = self._folder / str(step)
-      text = fault(folder)
+      text = seal.fault(folder)
       if not text:
         continue
       text = f'checkpoint {folder} is damaged ({text})'
@@ -280,11 +272,6 @@ def lead_only() -> ocp.options.MultiprocessingOptions:
   )
 
 
-def blank(like: Any) -> Any:
-  """Zeros of a tree's shapes and dtypes, to read into."""
-  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-
-
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """Shape of every array of a tree by its name, e.g. 'params/unet/...'."""
   return {
@@ -317,36 +304,6 @@ def check_shapes(folder: pathlib.Path, found: Any, like: Any) -> None:
       f' {found.get(name, "missing")} in the checkpoint,'
       f' {wanted.get(name, "missing")} in this config'
     )
-
-
-def _hashes(folder: pathlib.Path) -> dict[str, str]:
-  """SHA-256 of each file of a checkpoint, by its name in it."""
-  files = (p for p in folder.rglob('*') if p.is_file() and p.name != _SEAL)
-  return {
-    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in files
-  }
-
-
-def seal(folder: pathlib.Path) -> None:
-  """Puts the SHA-256 of each file of a checkpoint beside them."""
-  atomic.write(folder / _SEAL, json.dumps(_hashes(folder)).encode())
-
-
-def fault(folder: pathlib.Path) -> str:
-  """What is wrong with a checkpoint's files; '' if nothing is."""
-  try:
-    sealed = json.loads((folder / _SEAL).read_text())
-    found = _hashes(folder)
-  except FileNotFoundError:
-    return 'its writing was cut short'
-  except (OSError, ValueError) as error:
-    return f'not readable: {error}'
-  if sealed == found:
-    return ''
-  names = sealed.keys() | found.keys()
-  wrong = sorted(n for n in names if sealed.get(n) != found.get(n))
-  return f'{", ".join(wrong[:3])}: not what was saved'
 
 
 def _chain(error: BaseException | None) -> str:
@@ -389,9 +346,7 @@ def standing(workdir: str | os.PathLike) -> str:
   found = []
   for folder in [workdir, *(p for p in below if p.is_dir())]:
     sealed = [
-      step
-      for step in steps(folder)
-      if (folder / _FOLDER / str(step) / _SEAL).exists()
+      step for step in steps(folder) if seal.is_on(folder / _FOLDER / str(step))
     ]
     if sealed:
       found.append(str(folder / _FOLDER / str(sealed[-1])))

@@ -15,7 +15,7 @@ import shutil
 from typing import Any
 
 from data.files import atomic, destination
-from dbdc_jax.workdir import run_record, weights
+from dbdc_jax.workdir import run_record, seal, weights
 
 MODEL = 'model.json'
 ROWS = 'rows.json'
@@ -48,13 +48,8 @@ def describe(folder: pathlib.Path, kind: str, content: dict[str, Any]) -> None:
     kind: `MODEL` or `ROWS`.
     content: what is said of it.
   """
-  files = {
-    str(path.relative_to(folder)): _sha256(path.read_bytes())
-    for path in sorted(folder.rglob('*'))
-    if path.is_file()
-  }
   said = {'format': _FORMATS[kind], 'version': VERSION, **content}
-  said['files'] = files
+  said['files'] = seal.hashes(folder)
   # As JSON reads it back: it has no tuples.
   said = json.loads(json.dumps(said))
   run_record.write_json(folder / kind, said | {'sha256': _digest(said)})

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orbax.checkpoint as ocp
 
 from dbdc_jax.runtime import parallel
-from dbdc_jax.workdir import checkpoint
+from dbdc_jax.workdir import checkpoint, seal
 
 FOLDER = 'weights'
 
@@ -45,7 +45,7 @@ def save(weights: Weights, folder: pathlib.Path) -> None:
   target = folder.absolute() / FOLDER
   with contextlib.closing(_checkpointer()) as orbax:
     orbax.save(target, args=ocp.args.StandardSave(weights))
-  checkpoint.seal(target)
+  seal.put(target)
 
 
 def _read(folder: pathlib.Path, like: Weights) -> Weights:
@@ -54,13 +54,13 @@ def _read(folder: pathlib.Path, like: Weights) -> Weights:
   Raises:
     ValueError: damaged, or of other shapes; names the folder.
   """
-  fault = checkpoint.fault(folder)
+  fault = seal.fault(folder)
   if fault:
     raise ValueError(f'{folder} is damaged ({fault})')
   with contextlib.closing(_checkpointer()) as orbax:
     found = orbax.metadata(folder).item_metadata.tree
     checkpoint.check_shapes(folder, found, like)
-    blank = checkpoint.blank(like)
+    blank = parallel.blank(like)
     return orbax.restore(folder, args=ocp.args.StandardRestore(blank))
 
 
@@ -82,9 +82,8 @@ def best(folder: str | os.PathLike, like: Any) -> Weights | None:
   folder = pathlib.Path(folder).absolute()
   wanted = Weights(like.params, like.memory)
   if parallel.from_lead(lambda: (folder / FOLDER).is_dir()):
-    found = [checkpoint.blank(wanted)]
-    parallel.from_lead(lambda: found.append(_read(folder / FOLDER, wanted)))
-    return parallel.tree_from_lead(found[-1])
+    read = lambda: _read(folder / FOLDER, wanted)
+    return parallel.arrays_from_lead(read, wanted)
   with checkpoint.Checkpoints(folder, read_only=True) as store:
     state = store.best(like)
   return None if state is None else Weights(state[1].params, state[1].memory)

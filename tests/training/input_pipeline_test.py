@@ -5,7 +5,7 @@ from data import phantom, prepare
 from data import split as splits
 from data.cache.whole_scans import resample
 from data.task import HEART
-from dbdc_jax.training import input_pipeline
+from dbdc_jax.training import input_pipeline, scans
 
 NAMES = ('ct', 'mr')
 
@@ -156,11 +156,11 @@ def test_an_epoch_is_the_largest_unlabelled_set_and_repeats_the_others(heart):
     ]
     for part in ('labeled', 'unlabeled')
     for m, cases in zip(
-      NAMES, input_pipeline.select(prepared, split, NAMES, part), strict=True
+      NAMES, scans.select(prepared, split, NAMES, part), strict=True
     )
   }
   largest = max(len(slices[m, 'unlabeled']) for m in NAMES)
-  steps = input_pipeline.steps_per_epoch(prepared, split, NAMES, 4)
+  steps = scans.steps_per_epoch(prepared, split, NAMES, 4)
   assert steps == -(-largest // 4)
   seen = {(kind, k): [] for kind in ('labeled', 'unlabeled') for k in (0, 1)}
   for step in range(steps):
@@ -203,7 +203,7 @@ def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):
     )
   for limit in (1.0, 0.0):
     _batches(heart, memory_limit_gib=limit).batch(0)
-  input_pipeline.present_classes(prepared, split, NAMES, len(HEART.classes))
+  scans.present_classes(prepared, split, NAMES, len(HEART.classes))
   hidden = {n for parts in split.values() for n in parts['unlabeled']}
   assert asked and not hidden & set(asked)
 
@@ -219,7 +219,7 @@ def test_present_classes_are_those_of_the_labelled_scans(heart, monkeypatch):
       np.isin(labels(self, case), list(only)), labels(self, case), 0
     ),
   )
-  found = input_pipeline.present_classes(prepared, split, NAMES, 8)
+  found = scans.present_classes(prepared, split, NAMES, 8)
   expected = np.isin(np.arange(8), list(only))
   np.testing.assert_array_equal(found, [expected, expected])
 

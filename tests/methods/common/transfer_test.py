@@ -8,7 +8,7 @@ from data import phantom, prepare
 from data import split as splits
 from data.task import HEART
 from dbdc_jax.methods.common import transfer
-from dbdc_jax.training import input_pipeline, train
+from dbdc_jax.training import input_pipeline, scans, train
 from dbdc_jax.workdir.metric_writer import read_rows
 
 CASES = ('labeled', 'unlabeled')
@@ -92,11 +92,9 @@ def test_no_training_label_of_the_target_is_ever_read(
   secret = {*split['ct']['labeled'], *split['ct']['unlabeled']}
   guarded = _Guarded(prepared, secret)
   with pytest.raises(AssertionError, match='were read'):
-    input_pipeline.present_classes(guarded, split, ('mr', 'ct'), 8)
+    scans.present_classes(guarded, split, ('mr', 'ct'), 8)
   adapted = direction.split(split)
-  present = input_pipeline.present_classes(
-    guarded, adapted, direction.modalities, 8
-  )
+  present = scans.present_classes(guarded, adapted, direction.modalities, 8)
   assert present[0].any() and not present[1].any()
   batches = input_pipeline.Batches(
     guarded,
@@ -128,7 +126,7 @@ def test_a_split_is_adapted_saved_and_found_again(prepared, split, tmp_path):
   given = tmp_path / 'given.json'
   splits.save(split, str(given))
   config.data.split = str(given)
-  choose = lambda resume: input_pipeline.choose_split(
+  choose = lambda resume: scans.choose_split(
     config, prepared, tmp_path, resume, direction
   )
   first = choose(False)

@@ -1,0 +1,174 @@
+"""A run's scans: prepared, split, and those of a part of the split."""
+
+from collections.abc import Sequence
+import pathlib
+
+import ml_collections
+import numpy as np
+
+from data import phantom, prepare, task_file
+from data import split as splits
+from data.cache.prepared import Prepared, PreparedCase
+from data.split import Split
+from data.task import TASKS
+from dbdc_jax.methods.common.transfer import Transfer
+
+
+def load(config: ml_collections.ConfigDict) -> Prepared:
+  """Prepares the run's scans; without folders of scans, the phantom's.
+
+  Raises:
+    prepare.BadScans: scans that cannot be used.
+    ValueError: folders that are missing.
+  """
+  task = task_file.find(config.task)
+  modalities = task.select(config.modalities)
+  roots = {m.source: config.data[m.source] for m in modalities}
+  missing = [source for source, root in roots.items() if not root]
+  if len(missing) == len(roots) and config.task in TASKS:
+    roots = _phantom(config)
+    unknown = [source for source in missing if source not in roots]
+    if unknown:
+      raise ValueError(
+        f'the phantom has no {", ".join(unknown)}: give scans=DIR, or choose'
+        ' other --config.modalities'
+      )
+  elif missing:
+    raise ValueError(
+      f'no folder for {", ".join(missing)}: give scans=DIR, or'
+      f' {missing[0]}=DIR behind the config, or choose other'
+      ' --config.modalities'
+    )
+  return prepare.prepare(
+    task,
+    modalities,
+    roots,
+    slice_size=config.data.slice_size,
+    roi=config.data.roi,
+    cache=config.data.cache,
+    skip_bad=config.data.skip_bad,
+    include_unlabeled=config.data.extra_unlabeled,
+  )
+
+
+def choose_split(
+  config: ml_collections.ConfigDict,
+  prepared: Prepared,
+  workdir: pathlib.Path,
+  resume: bool,
+  transfer: Transfer | None = None,
+) -> Split:
+  """Decides (or reads) who is where, and saves it as `split.json`.
+
+  A run that is resumed keeps its split; else it comes from `data.split`, or is
+  made.
+
+  Args:
+    config: the run's config.
+    prepared: the prepared data.
+    workdir: the run's folder.
+    resume: whether the workdir holds a checkpoint.
+    transfer: the direction of a method that has one: what it makes of the
+      split is what is saved.
+
+  Raises:
+    ValueError: a split that does not fit the scans or the run.
+  """
+  saved = workdir / 'split.json'
+  bare = (transfer.target,) if transfer else ()
+  adapt = transfer.split if transfer else lambda split: split
+  split = None
+  if config.data.split:
+    split = adapt(splits.load(config.data.split, prepared.cases, bare))
+  if resume:
+    kept = splits.load(str(saved), prepared.cases, bare)
+    if split is not None and split != kept:
+      raise ValueError(
+        f'{config.data.split} differs from {saved}, which this run was started'
+        ' with: choose another --workdir'
+      )
+    split = kept
+  if split is None:
+    made = splits.make(
+      prepared.cases,
+      seed=config.data.split_seed,
+      fold=config.data.fold,
+      labeled_fraction=config.labeled_fraction,
+      partly_labeled=_partly_labeled(config, prepared),
+    )
+    split = adapt(made)
+  splits.check(split, prepared.cases)
+  splits.save(split, str(saved))
+  return split
+
+
+def _partly_labeled(
+  config: ml_collections.ConfigDict, prepared: Prepared
+) -> set[str]:
+  """Modalities of own scans of which some carry no label.
+
+  Of the archives, those without are the organisers' own test scans.
+  """
+  task = task_file.find(config.task)
+  own = {m.name for m in task.modalities if m.source == 'folder'}
+  return {c.modality for c in prepared.cases if not c.labeled} & own
+
+
+def _phantom(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Writes the phantom into the cache (once) and returns its folders."""
+  settings = config.phantom
+  name = f'phantom{phantom.VERSION}-{config.task}-{settings.size}'
+  name += f'-{settings.subjects}-{settings.seed}'
+  folder = prepare.cache_folder(config.data.cache) / name
+  return phantom.write(
+    config.task,
+    str(folder),
+    subjects=settings.subjects,
+    seed=settings.seed,
+    size=settings.size,
+  )
+
+
+def select(
+  prepared: Prepared, split: Split, modalities: Sequence[str], part: str
+) -> list[list[PreparedCase]]:
+  """The cases of one part of the split, per modality."""
+  by_name = {case.name: case for case in prepared.cases}
+  return [[by_name[name] for name in split[m][part]] for m in modalities]
+
+
+def present_classes(
+  prepared: Prepared,
+  split: Split,
+  modalities: Sequence[str],
+  num_classes: int,
+) -> np.ndarray:
+  """`[K, C]` bool: classes in each modality's labelled training scans.
+
+  Labels of other training scans are not looked at.
+  """
+  present = np.zeros((len(modalities), num_classes), bool)
+  groups = select(prepared, split, modalities, 'labeled')
+  for row, cases in zip(present, groups, strict=True):
+    for case in cases:
+      row[np.unique(prepared.labels(case))] = True
+  return present
+
+
+def steps_per_epoch(
+  prepared: Prepared, split: Split, modalities: Sequence[str], batch_size: int
+) -> int:
+  """Steps until the largest modality's unlabelled slices were all seen.
+
+  A modality without unlabelled scans counts its labelled ones; shorter sets
+  repeat. The same for every method, so that all train equally long.
+  """
+  parts = (
+    select(prepared, split, modalities, part)
+    for part in ('unlabeled', 'labeled')
+  )
+  slices = [
+    sum(case.num_slices for case in (unlabeled or labeled))
+    for unlabeled, labeled in zip(*parts, strict=True)
+  ]
+  return -(-max(slices) // batch_size)
