@@ -7,9 +7,17 @@ readers, the preparation, the banks and the tables all follow from it.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import types
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+# What prepared slices, which are uint16, hold for 1.
+ONE = 65535
+
+
+def to_float(stored: Any) -> Any:
+  """Prepared slices as float32 in [0, 1]; arrays of numpy, or of jax."""
+  return stored.astype(np.float32) / ONE
 
 
 class Intensity(NamedTuple):

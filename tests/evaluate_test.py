@@ -83,10 +83,10 @@ def test_numbers_are_those_of_the_masks(folders):
   assert case['scores']['b'] == pytest.approx(
     {
       'dice': 100 * 2 * (p & r).sum() / (p.sum() + r.sum()),
-      'hd95': metrics.hd95(*pair),
-      'hd95_union_voxel': metrics.hd95_union_voxel(p, r),
-      'assd': metrics.assd(*pair),
-      'nsd': 100 * metrics.nsd(*pair, 1.2),
+      'hd95': metrics.of_masks(*pair)['hd95'],
+      'hd95_union_voxel': metrics.of_masks(p, r, (1, 1, 1))['hd95_union'],
+      'assd': metrics.of_masks(*pair)['assd'],
+      'nsd': 100 * metrics.of_masks(*pair, 1.2)['nsd'],
       'volume_prediction': p.sum() * np.prod(SPACING) / 1000,
       'volume_reference': r.sum() * np.prod(SPACING) / 1000,
     },
@@ -337,11 +337,10 @@ def test_what_nobody_annotated_is_neither_right_nor_wrong(folders, capsys):
       100 * 2 * (p & r).sum() / (p.sum() + r.sum())
     )
     assert scores['volume_prediction'] == pytest.approx(p.sum() * volume)
+    expected = metrics.of_masks(p, r, SPACING, 1.0)
     for metric in ('hd95', 'assd'):
-      value = getattr(metrics, metric)(p, r, SPACING)
-      assert scores[metric] == pytest.approx(value, rel=1e-5)
-    nsd = 100 * metrics.nsd(p, r, SPACING, 1.0)
-    assert scores['nsd'] == pytest.approx(nsd)
+      assert scores[metric] == pytest.approx(expected[metric], rel=1e-5)
+    assert scores['nsd'] == pytest.approx(100 * expected['nsd'])
   assert found['cases'][1]['ignored_ml'] == 0
   assert 'with code 255 in the references' in capsys.readouterr().out
 

@@ -3,7 +3,7 @@
 Prepared slices are those of the modality's plane (`planes.py`): of axial ones,
 axis 0 runs from feet to head, rows from the front of the patient to the back,
 columns from the patient's right to the left (the way radiologists look at
-them). Intensities are uint16, 65535 being 1.
+them). Intensities are uint16 (`task.to_float`).
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from data.preprocessing import padding, planes
-from data.task import Intensity, Modality, Scan
+from data.task import ONE, Intensity, Modality, Scan, to_float
 
 # Margin around the labelled region, in mm, for roi='label'.
 ROI_MARGIN = 10.0
@@ -27,7 +27,7 @@ class PreparedScan(NamedTuple):
   """A scan ready for training.
 
   Attributes:
-    images: `[S, size, size]` uint16, 65535 being 1.
+    images: `[S, size, size]` uint16.
     labels: `[S, size, size]` uint8, zeros for a scan without a label.
     native_labels: `[S, h, w]` uint8 on the reoriented, cropped grid.
     geometry: what the way back needs (JSON-able).
@@ -242,7 +242,7 @@ def prepare_scan(
   canvas = (slice_size, slice_size)
   resampled = resample(image, geometry, canvas, order=1)
   return PreparedScan(
-    images=np.round(resampled * 65535).astype(np.uint16),
+    images=np.round(resampled * ONE).astype(np.uint16),
     labels=resample(native, geometry, canvas, order=0).astype(np.uint8),
     native_labels=np.ascontiguousarray(native),
     geometry=geometry,
@@ -292,11 +292,11 @@ def region_geometry(
 def native_probabilities(
   probabilities: np.ndarray, geometry: dict[str, Any]
 ) -> np.ndarray:
-  """One slice `[H, W, C]` on the native grid, `[h, w, C]`, bilinear."""
-  rows = _native_positions(geometry, 0)
-  return _linear(
-    _linear(probabilities, rows, 0), _native_positions(geometry, 1), 1
-  )
+  """One slice `[H, W, ...]` on the native grid, `[h, w, ...]`, bilinear."""
+  for axis in (0, 1):
+    where = _native_positions(geometry, axis)
+    probabilities = _linear(probabilities, where, axis)
+  return probabilities
 
 
 def to_native(
@@ -321,26 +321,11 @@ def to_native(
 
 def image_to_native(image: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
   """One prepared slice `[size, size]` uint16 as `[h, w]` in [0, 1]."""
-  unit = image.astype(np.float32) / 65535
-  rows = _native_positions(geometry, 0)
-  return _linear(_linear(unit, rows, 0), _native_positions(geometry, 1), 1)
-
-
-def to_scan(labels: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
-  """Native labels `[S, h, w]` on the array grid of the file, exactly."""
-  full = np.zeros(geometry['reoriented_shape'], labels.dtype)
-  full[tuple(slice(*part) for part in geometry['box'])] = labels
-  return _undo(full, np.array(geometry['orientation']))
-
-
-def _undo(voxels: np.ndarray, forward: np.ndarray) -> np.ndarray:
-  """The way back: undo flips, then the axis order."""
-  for axis, (_, flip) in enumerate(forward):
-    if flip < 0:
-      voxels = np.flip(voxels, int(forward[axis, 0]))
-  return np.transpose(voxels, forward[:, 0].astype(int))
+  return native_probabilities(to_float(image), geometry)
 
 
 def restore(voxels: np.ndarray, affine: np.ndarray, plane: str) -> np.ndarray:
   """`[slices, rows, columns]` as on disk: the inverse of `reorient`."""
-  return _undo(voxels, planes.orientation(affine, plane))
+  forward = planes.orientation(affine, plane)
+  flipped = [int(target) for target, sign in forward if sign < 0]
+  return np.transpose(np.flip(voxels, flipped), forward[:, 0].astype(int))

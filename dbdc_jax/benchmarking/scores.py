@@ -58,7 +58,7 @@ def measure(
     start = time.perf_counter()
     dice = metrics.dice(prediction, reference, _NUM_CLASSES)
     hd95 = [
-      metrics.hd95(prediction == c, reference == c, _SPACING)
+      metrics.of_masks(prediction == c, reference == c, _SPACING)['hd95']
       for c in range(1, _NUM_CLASSES)
     ]
     seconds.append(time.perf_counter() - start)

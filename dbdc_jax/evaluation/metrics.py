@@ -19,50 +19,36 @@ from scipy.spatial import cKDTree
 # faster than a tree.
 TREE_LIMIT = 200_000
 
+_LEFT_OUT = 'both empty: left out; one empty: '
+_ZERO, _DIAGONAL = _LEFT_OUT + '0', _LEFT_OUT + "the volume's diagonal"
+_COUNTS = 'an empty mask has 0, which counts'
+# Metric -> its definition, its unit, and what it is of empty masks.
+_DEFINED = {
+  'dice': (
+    '2 |A and B| / (|A| + |B|) of the whole volume, times 100', 'percent', _ZERO
+  ),
+  'hd95': (
+    'largest of the two directed 95th percentiles (linear) of surface'
+    ' distances', 'mm', _DIAGONAL
+  ),
+  'assd': (
+    'mean of all surface distances of both directions', 'mm', _DIAGONAL
+  ),
+  'nsd': (
+    'share of both surfaces within the tolerance of the other (tolerance: the'
+    ' largest voxel side), times 100', 'percent', _ZERO
+  ),
+  'hd95_voxel': ('hd95 with a voxel side of 1', 'voxel', _DIAGONAL),
+  'hd95_union_voxel': (
+    '95th percentile of the union of both directed sets of surface distances,'
+    ' with a voxel side of 1', 'voxel', _DIAGONAL
+  ),
+  'volume_prediction': ("volume of the prediction's mask", 'mL', _COUNTS),
+  'volume_reference': ("volume of the reference's mask", 'mL', _COUNTS),
+}  # fmt: skip
 DEFINITIONS: dict[str, dict[str, str]] = {
-  'dice': {
-    'definition': '2 |A and B| / (|A| + |B|) of the whole volume, times 100',
-    'unit': 'percent',
-    'empty': 'both empty: left out; one empty: 0',
-  },
-  'hd95': {
-    'definition': 'largest of the two directed 95th percentiles (linear) of'
-    ' surface distances',
-    'unit': 'mm',
-    'empty': "both empty: left out; one empty: the volume's diagonal",
-  },
-  'assd': {
-    'definition': 'mean of all surface distances of both directions',
-    'unit': 'mm',
-    'empty': "both empty: left out; one empty: the volume's diagonal",
-  },
-  'nsd': {
-    'definition': 'share of both surfaces within the tolerance of the other'
-    ' (tolerance: the largest voxel side), times 100',
-    'unit': 'percent',
-    'empty': 'both empty: left out; one empty: 0',
-  },
-  'hd95_voxel': {
-    'definition': 'hd95 with a voxel side of 1',
-    'unit': 'voxel',
-    'empty': "both empty: left out; one empty: the volume's diagonal",
-  },
-  'hd95_union_voxel': {
-    'definition': '95th percentile of the union of both directed sets of'
-    ' surface distances, with a voxel side of 1',
-    'unit': 'voxel',
-    'empty': "both empty: left out; one empty: the volume's diagonal",
-  },
-  'volume_prediction': {
-    'definition': "volume of the prediction's mask",
-    'unit': 'mL',
-    'empty': 'an empty mask has 0, which counts',
-  },
-  'volume_reference': {
-    'definition': "volume of the reference's mask",
-    'unit': 'mL',
-    'empty': 'an empty mask has 0, which counts',
-  },
+  name: dict(zip(('definition', 'unit', 'empty'), said, strict=True))
+  for name, said in _DEFINED.items()
 }
 
 
@@ -231,28 +217,6 @@ def distances(
   return Distances(_nearest(a, b, sides), _nearest(b, a, sides))
 
 
-def surface_distances(
-  prediction: np.ndarray,
-  reference: np.ndarray,
-  spacing: Sequence[float],
-  tree_limit: int = TREE_LIMIT,
-) -> Distances | None:
-  """Directed surface distances of two boolean volumes.
-
-  Args:
-    prediction: bool.
-    reference: bool, the same shape.
-    spacing: voxel sides, mm.
-    tree_limit: surface voxels above which distance transforms are used.
-
-  Returns:
-    None if both are empty; if exactly one is, arrays that hold only the
-    volume's diagonal.
-  """
-  p, r = (np.asarray(v, bool).view(np.uint8) for v in (prediction, reference))
-  return distances(surfaces(p, r, 2)[0], spacing, tree_limit)
-
-
 def from_distances(
   found: Distances | None, tolerance: float
 ) -> dict[str, float]:
@@ -278,39 +242,20 @@ def from_distances(
   }
 
 
-def hd95(
-  prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]
-) -> float:
-  """95 % Hausdorff distance of two boolean volumes, mm; see the module."""
-  return from_distances(surface_distances(prediction, reference, spacing), 0.0)[
-    'hd95'
-  ]
-
-
-def hd95_union_voxel(prediction: np.ndarray, reference: np.ndarray) -> float:
-  """95th percentile of both directed distance sets together, in voxels."""
-  spacing = (1.0,) * prediction.ndim
-  return from_distances(surface_distances(prediction, reference, spacing), 0.0)[
-    'hd95_union'
-  ]
-
-
-def assd(
-  prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]
-) -> float:
-  """Average symmetric surface distance of two boolean volumes, mm."""
-  return from_distances(surface_distances(prediction, reference, spacing), 0.0)[
-    'assd'
-  ]
-
-
-def nsd(
+def of_masks(
   prediction: np.ndarray,
   reference: np.ndarray,
-  spacing: tuple[float, ...],
-  tolerance: float,
-) -> float:
-  """Normalised surface Dice at a tolerance in mm, in [0, 1]."""
-  return from_distances(
-    surface_distances(prediction, reference, spacing), tolerance
-  )['nsd']
+  spacing: Sequence[float],
+  tolerance: float = 0.0,
+) -> dict[str, float]:
+  """What `from_distances` returns, of two boolean volumes of one shape.
+
+  Args:
+    prediction: bool.
+    reference: bool.
+    spacing: voxel sides, mm.
+    tolerance: of the NSD, mm.
+  """
+  p, r = (np.asarray(v, bool).view(np.uint8) for v in (prediction, reference))
+  found = distances(surfaces(p, r, 2)[0], spacing)
+  return from_distances(found, tolerance)

@@ -40,19 +40,21 @@ def test_equal_to_brute_force_on_random_masks(seed):
   forward, backward = _brute(a, b, SPACING)
   both = np.concatenate([forward, backward])
   expected = max(np.percentile(forward, 95), np.percentile(backward, 95))
-  assert metrics.hd95(a, b, SPACING) == pytest.approx(expected)
-  assert metrics.assd(a, b, SPACING) == pytest.approx(both.mean())
-  assert metrics.nsd(a, b, SPACING, 1.0) == pytest.approx((both <= 1).mean())
+  found = metrics.of_masks(a, b, SPACING, 1.0)
+  assert found['hd95'] == pytest.approx(expected)
+  assert found['assd'] == pytest.approx(both.mean())
+  assert found['nsd'] == pytest.approx((both <= 1).mean())
   voxels = np.concatenate(_brute(a, b, (1, 1, 1)))
-  assert metrics.hd95_union_voxel(a, b) == pytest.approx(
+  assert metrics.of_masks(a, b, (1, 1, 1))['hd95_union'] == pytest.approx(
     np.percentile(voxels, 95)
   )
 
 
 def test_tree_and_distance_transform_agree():
   a, b = _random(1), _random(2)
-  tree = metrics.surface_distances(a, b, SPACING)
-  transform = metrics.surface_distances(a, b, SPACING, tree_limit=0)
+  pair = metrics.surfaces(a.view(np.uint8), b.view(np.uint8), 2)[0]
+  tree = metrics.distances(pair, SPACING)
+  transform = metrics.distances(pair, SPACING, tree_limit=0)
   for x, y in zip(tree[:2], transform[:2], strict=True):
     np.testing.assert_allclose(np.sort(x), np.sort(y), atol=1e-6)
 
@@ -61,13 +63,15 @@ def test_shifted_box_is_as_far_as_it_was_shifted():
   a, b = np.zeros((2, 20, 40, 40), bool)
   a[5:10, 10:20, 10:20] = True
   b[5:10, 14:24, 10:20] = True
-  assert metrics.hd95(a, b, (2.0, 1.5, 1.0)) == pytest.approx(6.0)
+  assert metrics.of_masks(a, b, (2.0, 1.5, 1.0))['hd95'] == pytest.approx(6.0)
 
 
 def test_concentric_spheres_are_their_radii_apart():
   grid = np.stack(np.meshgrid(*[np.arange(-24, 25)] * 3), -1)
   r = np.linalg.norm(grid, axis=-1)
-  assert metrics.assd(r < 12, r < 18, (1, 1, 1)) == pytest.approx(6, abs=0.3)
+  assert metrics.of_masks(r < 12, r < 18, (1, 1, 1))['assd'] == pytest.approx(
+    6, abs=0.3
+  )
 
 
 def test_dice_from_one_histogram():
@@ -86,17 +90,20 @@ def test_empty_masks_follow_the_rule():
   full, empty = _random(0), np.zeros((6, 7, 8), bool)
   diagonal = np.linalg.norm(np.array([6, 7, 8]) * SPACING)
   for a, b in ((full, empty), (empty, full)):
-    assert metrics.hd95(a, b, SPACING) == pytest.approx(diagonal)
-    assert metrics.assd(a, b, SPACING) == pytest.approx(diagonal)
-    assert metrics.nsd(a, b, SPACING, 1e9) == 0
-  assert np.isnan(metrics.hd95(empty, empty, SPACING))
-  assert np.isnan(metrics.nsd(empty, empty, SPACING, 1.0))
+    found = metrics.of_masks(a, b, SPACING, 1e9)
+    assert found['hd95'] == pytest.approx(diagonal)
+    assert found['assd'] == pytest.approx(diagonal)
+    assert found['nsd'] == 0
+  found = metrics.of_masks(empty, empty, SPACING, 1.0)
+  assert np.isnan(found['hd95'])
+  assert np.isnan(found['nsd'])
 
 
 def test_the_same_mask_is_at_no_distance():
   a = _random(3)
-  assert metrics.hd95(a, a, SPACING) == 0
-  assert metrics.nsd(a, a, SPACING, 0.0) == 1
+  found = metrics.of_masks(a, a, SPACING)
+  assert found['hd95'] == 0
+  assert found['nsd'] == 1
 
 
 def _ellipsoid(centre, radii):
@@ -173,8 +180,7 @@ SURFACE_DISTANCE = {
 
 
 def _all(a, b, spacing=SIDES):
-  found = metrics.surface_distances(a, b, spacing)
-  return metrics.from_distances(found, TOLERANCE)
+  return metrics.of_masks(a, b, spacing, TOLERANCE)
 
 
 def _dice(a, b):
@@ -193,7 +199,8 @@ def test_same_numbers_as_monai(name):
 def test_same_numbers_as_medpy(name):
   a, b = FIXTURES[name]
   ours = _all(a, b)
-  found = _dice(a, b), ours['hd95_union'], metrics.hd95_union_voxel(a, b)
+  voxels = metrics.of_masks(a, b, (1, 1, 1))['hd95_union']
+  found = _dice(a, b), ours['hd95_union'], voxels
   assert (*found, ours['assd']) == pytest.approx(MEDPY[name], rel=1e-12)
 
 
@@ -224,10 +231,10 @@ def test_a_full_volume_has_its_edge_as_surface():
   assert metrics.surface(full).sum() == 5 * 6 * 7 - 3 * 4 * 5
   inner = np.zeros_like(full)
   inner[1:-1, 1:-1, 1:-1] = True
-  assert metrics.hd95(full, full, SIDES) == 0
+  assert metrics.of_masks(full, full, SIDES)['hd95'] == 0
   # Corners are a diagonal away, faces a side.
   forward = _brute(full, inner, SIDES)[0]
-  assert metrics.hd95(full, inner, SIDES) == pytest.approx(
+  assert metrics.of_masks(full, inner, SIDES)['hd95'] == pytest.approx(
     np.percentile(forward, 95)
   )
 
@@ -246,10 +253,8 @@ def test_surfaces_of_a_label_map_are_those_of_its_masks():
   assert len(pairs) == 5
   for index, pair in enumerate(pairs, 1):
     ours = metrics.from_distances(metrics.distances(pair, SIDES), 1.0)
-    alone = metrics.surface_distances(p == index, r == index, SIDES)
-    assert ours == pytest.approx(
-      metrics.from_distances(alone, 1.0), nan_ok=True
-    )
+    alone = metrics.of_masks(p == index, r == index, SIDES, 1.0)
+    assert ours == pytest.approx(alone, nan_ok=True)
 
 
 @st.composite

@@ -80,15 +80,15 @@ def test_any_metrics_can_be_asked_for(spacing):
   names = ('volume_prediction', 'hd95', 'hd95_union_voxel', 'nsd')
   found = scoring.score(p, r, spacing, CLASSES, names, tolerance=0.5)
   # In voxels, whether scaled from millimetres or computed anew.
-  union = metrics.hd95_union_voxel(p == 1, r == 1)
+  union = metrics.of_masks(p == 1, r == 1, (1, 1, 1))['hd95_union']
   volume = (p == 1).sum() * np.prod(spacing) / 1000
   assert found['a'] == pytest.approx(
     {
       'empty': '',
       'volume_prediction': volume,
-      'hd95': metrics.hd95(p == 1, r == 1, spacing),
+      'hd95': metrics.of_masks(p == 1, r == 1, spacing)['hd95'],
       'hd95_union_voxel': union,
-      'nsd': 100 * metrics.nsd(p == 1, r == 1, spacing, 0.5),
+      'nsd': 100 * metrics.of_masks(p == 1, r == 1, spacing, 0.5)['nsd'],
     }
   )
   nothing = dict.fromkeys(names) | {'empty': 'both empty'}
