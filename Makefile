@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint format clean
+.PHONY: help install run test lint types format clean
 
 help:  ## Show this list
 	@echo 'Targets (each installs what it needs, the first time):'
@@ -36,12 +36,15 @@ lint: $(STAMP)  ## Check formatting and style
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 
+types: $(STAMP)  ## Check the types with mypy
+	$(BIN)/mypy
+
 format: $(STAMP)  ## Format the code and mend what can be mended
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
 clean:  ## Remove .venv and the caches in this folder; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(STAMP): requirements.txt
 	@command -v '$(PYTHON)' >/dev/null || { \

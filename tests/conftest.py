@@ -27,7 +27,13 @@ def _set_up_jax() -> None:
 _set_up_jax()
 
 import hypothesis  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# What these modules' functions are given and give back is held against their
+# types and shapes; not in the processes that a test starts.
+_CHECKED = ['dbdc_jax.ops.local_correlation', 'dbdc_jax.ops.weighting']
+jaxtyping.install_import_hook(_CHECKED, 'beartype.beartype')
 
 hypothesis.settings.register_profile(
   'tests', derandomize=True, deadline=None, max_examples=25
