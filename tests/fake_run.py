@@ -9,7 +9,7 @@ from configs import common
 from data.task import Intensity, Modality, Task
 from dbdc_jax.inference import segmentation
 from dbdc_jax.inference.trained_run import Deployed, Network
-from dbdc_jax.methods import Method
+from dbdc_jax.methods import Method, Traits
 
 CLASSES = ('background', 'grey', 'white')
 CODES = {0: 0, 420: 1, 7: 2}
@@ -28,8 +28,9 @@ METHOD = Method(
   loss=None,
   predict=predict,
   update=None,
-  joint=True,
-  unlabeled=False,
+  counted=None,
+  traits=Traits(unlabeled=False),
+  recipe=None,
 )
 
 

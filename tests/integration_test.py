@@ -208,9 +208,11 @@ def test_networks_whose_labels_name_the_same_classes_share_a_program():
   one = train._method(config, names, joint=True)
   config.modalities = 't2,ct'
   assert train._method(config, names, joint=True) is not one
-  assert step.make_step(one, one.tx) is step.make_step(one, one.tx)
-  only = step.make_step(one, one.tx, np.array([True, False]))
-  assert only is not step.make_step(one, one.tx, np.array([False, True]))
+  assert step.make_step(one, one.recipe.tx) is step.make_step(
+    one, one.recipe.tx
+  )
+  only = step.make_step(one, one.recipe.tx, np.array([True, False]))
+  assert only is not step.make_step(one, one.recipe.tx, np.array([False, True]))
 
 
 def _scramble(root, names, rng):

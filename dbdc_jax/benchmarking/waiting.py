@@ -76,14 +76,14 @@ def batches_of(
   """
   prepared = scans.load(config)
   split = scans.choose_split(
-    config, prepared, folder, resume=False, transfer=method.transfer
+    config, prepared, folder, resume=False, transfer=method.traits.transfer
   )
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
   batches = feed.batches(config, method, prepared, split, names)
   present = scans.present_classes(prepared, split, names, len(task.classes))
   steps = scans.steps_per_epoch(
-    prepared, split, names, method.batch_size(config)
+    prepared, split, names, method.recipe.batch_size
   )
   return batches, present, steps
 
@@ -149,9 +149,9 @@ def measure(
   signals = methods.full_signals(present, batches.consistent)
   waited, total = _run(
     batches,
-    step.make_step(method, method.tx),
+    step.make_step(method, method.recipe.tx),
     train_state.init_state(
-      method, method.tx, config, present.shape[1], present.shape[0]
+      method, method.recipe.tx, config, present.shape[1], present.shape[0]
     ),
     parallel.place(signals),
     steps,

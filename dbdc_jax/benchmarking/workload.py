@@ -152,10 +152,12 @@ def modality_counts(name: str, wanted: Sequence[int]) -> list[int]:
     Those; 2 alone of a method that goes from one modality to another, 1 alone
     of one that has a network for each.
   """
-  method = build_method(Workload(method=name, modalities=2))
-  if method.transfer:
+  workload = Workload(method=name, modalities=2)
+  with _task(workload) as task:
+    traits = methods.traits(workload.config(task))
+  if traits.transfer:
     return [2]
-  return list(wanted) if method.joint else [1]
+  return list(wanted) if traits.joint else [1]
 
 
 def random_batch(
@@ -165,12 +167,12 @@ def random_batch(
   rng = np.random.default_rng(0)
   k, size = workload.modalities, 2 * workload.patch
   index = np.arange(k * b, dtype=np.int32).reshape(k, b)
-  shape = (k, b, method.volumes.depth) if method.volumes else (k, b)
+  shape = (k, b, depth) if (depth := method.traits.volumes) else (k, b)
   image = rng.integers(0, 65536, (*shape, size, size), np.uint16)
   coarse = rng.integers(0, workload.classes, (*shape, 8, 8), np.uint8)
   label = coarse.repeat(size // 8, -2).repeat(size // 8, -1)
   batch = {'labeled': {'image': image, 'label': label, 'index': index}}
-  if method.unlabeled:
+  if method.traits.unlabeled:
     batch['unlabeled'] = {'image': image[:, ::-1].copy(), 'index': index}
   return batch
 
@@ -209,14 +211,9 @@ def make(
   """
   config = workload.config()
   method = build_method(workload)
-  if method.loss is None:
-    raise ValueError(
-      f'{workload.method} trains one network per modality: a step of it has'
-      ' 1 modality'
-    )
-  size = method.batch_size(config)
-  parallel.check_batch(size, method.multiple, method.batch_field)
-  tx = tx or method.tx
+  size, traits = method.recipe.batch_size, method.traits
+  parallel.check_batch(size, traits.multiple, method.recipe.batch_field)
+  tx = tx or method.recipe.tx
   k, c = workload.modalities, workload.classes
 
   shapes = train_state.state_shapes(method, tx, config, c, k)
@@ -227,7 +224,7 @@ def make(
     params, memory = initial(workload)
     return parallel.place(empty._replace(params=params, memory=memory))
 
-  kinds = 2 if method.unlabeled else 1
+  kinds = 2 if traits.unlabeled else 1
   return Step(
     function=step.make_step(method, tx),
     shapes=shapes,
@@ -235,5 +232,5 @@ def make(
     batch=parallel.shard(random_batch(workload, method, size)),
     signals=methods.full_signals(jnp.ones((k, c), bool), jnp.ones(k, bool)),
     plan=PLAN,
-    images=kinds * k * size * (method.volumes.depth if method.volumes else 1),
+    images=kinds * k * size * (traits.volumes or 1),
   )

@@ -175,7 +175,7 @@ def _run(
     try:
       config = resolve(table.task, argument, fields)
       # What a method refuses is known before anything is run.
-      methods.build(config)
+      methods.traits(config)
     except ValueError as error:
       reason = str(error)
   return Run(variant, seed, part, workdir, command, config, reason)

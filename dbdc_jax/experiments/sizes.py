@@ -20,14 +20,13 @@ def _size(
 ) -> tuple[int, int, int]:
   argument = f'method={method},scans={_SCANS},preset=paper'
   config = plan.resolve(task, argument, fields)
-  built = methods.build(config)
-  if not built.joint:
+  if not methods.traits(config).joint:
     # One network for each modality; they are equally large.
     config.modalities = task_names(TASKS[task].select(config.modalities))[0]
-    built = methods.build(config)
+  built = methods.build(config)
   params, memory = jax.eval_shape(built.init, jax.random.key(0))
   patch = config.augment.patch_size
-  if built.volumes:
+  if built.traits.volumes:
     patch = config.data.slice_size
   return *cost.training_size(built, params, memory, patch), patch
 

@@ -76,7 +76,7 @@ def of_run(run: Deployed) -> Model:
   """Collects what is known of a run (or of an export)."""
   names = [modality.name for modality in run.modalities]
   first = run.networks[names[0]]
-  parts = [names] if first.method.joint else [[name] for name in names]
+  parts = [names] if first.method.traits.joint else [[name] for name in names]
   record = json.loads((run.folder / 'run.json').read_text())
   kept = ('packages', 'commit', 'modalities', 'classes', 'data')
   fit = _found(run.folder / recognition.FILE)
@@ -93,7 +93,7 @@ def of_run(run: Deployed) -> Model:
     config=_portable(run.config, run.task),
     task=run.task,
     names=names,
-    joint=first.method.joint,
+    joint=first.method.traits.joint,
     networks=networks,
     record={key: record[key] for key in kept},
     scores={name: scores.get(name) for name in names},

@@ -75,7 +75,7 @@ class Scans:
     memory: its memory.
     prepared: the prepared data.
     labeled: labelled training cases per modality, in bank order; only a method
-      that votes (`Method.vote`) looks at them.
+      that votes (`Traits.vote`) looks at them.
   """
 
   def __init__(
@@ -91,7 +91,7 @@ class Scans:
     self._learnt = (method.predict, params, memory)
     self._voters = None
     self._classes = len(task_file.find(config.task).classes)
-    if method.vote:
+    if method.traits.vote:
       self._voters = voting.Voters(method, params, memory, prepared, labeled)
 
   def probabilities(self, images: np.ndarray, modality: int) -> np.ndarray:

@@ -109,13 +109,13 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def _network(config, workdir: pathlib.Path, classes: int, count: int):
   """Method and best weights of one network."""
   method = methods.build(config)
-  if method.predict is None:
+  if method.traits.vote:
     raise ValueError(
       f'{workdir}: {config.method} segments by the labelled training scans that'
       ' it was trained with, which no run or export holds; its test is in'
       ' results.json, and method=dbdc segments new scans'
     )
-  like = state_shapes(method, method.tx, config, classes, count)
+  like = state_shapes(method, method.recipe.tx, config, classes, count)
   found = weights.best(workdir, like)
   if found is None:
     raise ValueError(f'{workdir}: no checkpoint there; train the run first')
@@ -142,7 +142,7 @@ def load(folder: str | os.PathLike) -> Deployed:
   names = record['modalities']
   config.modalities = ','.join(names)
   networks = {}
-  if methods.build(config).joint:
+  if methods.traits(config).joint:
     method, learnt = _network(config, folder, len(task.classes), len(names))
     for index, name in enumerate(names):
       networks[name] = Network(method, *learnt, index)

@@ -1,6 +1,6 @@
 """Scans segmented by labelled ones that are registered to them.
 
-For methods with `Method.vote` (`mass`): the atlases are a run's labelled
+For methods with `Traits.vote` (`mass`): the atlases are a run's labelled
 training scans. They vote one after another, so that memory does not grow with
 their number.
 """
@@ -24,7 +24,7 @@ class Voters:
   """The atlases of each modality, on the method's grid.
 
   Args of the constructor:
-    method: with `vote` and `volumes`.
+    method: that votes.
     params: its parameters.
     memory: its memory.
     prepared: the prepared data.
@@ -39,8 +39,8 @@ class Voters:
     prepared: Prepared,
     atlases: Sequence[Sequence[PreparedCase]],
   ):
-    self._vote = functools.partial(_compiled(method.vote), params, memory)
-    self._depth = method.volumes.depth
+    self._vote = functools.partial(_compiled(method.predict), params, memory)
+    self._depth = method.traits.volumes
     self._atlases = [
       VolumeSource(prepared, cases, depth=self._depth) for cases in atlases
     ]

@@ -5,10 +5,27 @@ import pkgutil
 
 import ml_collections
 
-from dbdc_jax.methods.common.base import Method, Signals, full_signals
+from data import task_file
+from dbdc_jax.methods.common.base import (
+  Method,
+  Recipe,
+  Signals,
+  Traits,
+  full_signals,
+)
 from dbdc_jax.models.unet import MODULATIONS
 
-__all__ = ['Method', 'Signals', 'build', 'full_signals', 'names']
+__all__ = [
+  'Method',
+  'Recipe',
+  'Signals',
+  'Traits',
+  'build',
+  'full_signals',
+  'names',
+  'recipe',
+  'traits',
+]
 
 # Fields that every method reads, and their values.
 _CHOICES = {
@@ -24,19 +41,51 @@ def names() -> tuple[str, ...]:
   return tuple(sorted(m.name for m in found if not m.ispkg))
 
 
+def traits(config: ml_collections.ConfigDict) -> Traits:
+  """The traits of the method that `config.method` names.
+
+  Raises:
+    ValueError: the method refuses the config; see `build`.
+  """
+  return _made(config).traits
+
+
+def recipe(config: ml_collections.ConfigDict) -> Recipe:
+  """The recipe of the method that `config.method` names.
+
+  Raises:
+    ValueError: the method refuses the config; see `build`.
+  """
+  return _made(config).recipe
+
+
 def build(
   config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> Method:
   """Builds the method that `config.method` names.
 
   Args:
-    config: a full config (`configs/common.py`).
+    config: a full config (`configs/common.py`). A method that trains one
+      network per modality (`traits.joint`) is built of one modality's.
     axis_name: the device axis that `loss` reduces over, or None.
 
   Raises:
-    ValueError: for an unknown name, or an unknown value of a field that
-      every method reads.
+    ValueError: for an unknown name, an unknown value of a field that every
+      method reads, or several modalities of a method that trains one network
+      for each.
   """
+  method = _made(config, axis_name)
+  count = len(task_file.find(config.task).select(config.modalities))
+  if count > 1 and not method.traits.joint:
+    raise ValueError(
+      f'{config.method} trains one network per modality, and these are {count}:'
+      ' a step of it has 1 modality'
+    )
+  return method
+
+
+def _made(config, axis_name: str | None = None) -> Method:
+  """The method as its module builds it."""
   if config.method not in names():
     raise ValueError(
       f'unknown method {config.method!r}; there are: {", ".join(names())}'

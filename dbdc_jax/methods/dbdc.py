@@ -26,7 +26,7 @@ from data import task_file
 from dbdc_jax.methods.common import base, four_passes, supervision
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
-from dbdc_jax.ops import augment, losses, prototypes
+from dbdc_jax.ops import augment, losses, optimizer, prototypes
 from dbdc_jax.runtime.precision import compute_dtype
 
 
@@ -77,10 +77,15 @@ def build(
     loss=functools.partial(_loss, nets),
     predict=predict,
     update=base.keep_memory,
-    joint=base.is_joint(config, True),
-    unlabeled=config.dc.ipc or config.dc.fpc,
-    trained=functools.partial(_trained, nets, predictor),
-    weighted=True,
+    counted=functools.partial(_counted, nets, predictor),
+    traits=base.Traits(
+      joint=base.is_joint(config, True),
+      unlabeled=config.dc.ipc or config.dc.fpc,
+      weighted=True,
+    ),
+    recipe=base.Recipe(
+      optimizer.build(), config.optimizer.learning_rate, config.batch_size
+    ),
   )
 
 
@@ -90,7 +95,7 @@ def _with_taps(net, images, modality):
   return net.head(taps[-1], modality, False), taps
 
 
-def _trained(nets, predictor, params, memory, image):
+def _counted(nets, predictor, params, memory, image):
   """The U-Net and, if it is on, the projector; see `base.Method`."""
   variables = four_passes.variables(params, memory)
   ids = jnp.zeros(1, jnp.int32)

@@ -94,24 +94,18 @@ def build(
     len(task.classes),
     axis_name,
   )
-  recipe = {}
-  if config.recipe == 'own':
-    constant = optimizer.scale_by_left(-config.optimizer.power)
-    recipe['tx'] = optax.chain(optimizer.build(), constant)
-    recipe['learning_rate'] = _OWN_RATE
+  constant = optimizer.scale_by_left(-config.optimizer.power)
+  own_tx = optax.chain(optimizer.build(), constant)
   return base.Method(
-    functools.partial(_init, nets),
-    functools.partial(_loss, nets),
-    None,
-    base.keep_memory,
-    joint=True,
-    unlabeled=True,
-    volumes=base.Volumes(
-      config.mass.depth, config.mass.volumes, 'mass.volumes'
+    init=functools.partial(_init, nets),
+    loss=functools.partial(_loss, nets),
+    predict=functools.partial(_vote, nets),
+    update=base.keep_memory,
+    counted=functools.partial(_counted, nets),
+    traits=base.Traits(volumes=config.mass.depth, vote=True),
+    recipe=base.recipe(config, own_tx, _OWN_RATE)._replace(
+      batch_size=config.mass.volumes, batch_field='mass.volumes'
     ),
-    vote=functools.partial(_vote, nets),
-    trained=functools.partial(_trained, nets),
-    **recipe,
   )
 
 
@@ -278,7 +272,7 @@ def _loss(nets, params, memory, batch, key, signals):
   return value, (memory, {**terms, 'dice_counts': counts})
 
 
-def _trained(nets, params, memory, volume):
+def _counted(nets, params, memory, volume):
   """One registration, without the head of the contrast; see `base.Method`."""
   del memory
   features = _encode(nets, params, jnp.stack([volume, volume]))
@@ -290,7 +284,7 @@ def _trained(nets, params, memory, volume):
 
 
 def _vote(nets, params, memory, atlas, labels, volume, modality):
-  """What one atlas says of a volume; see `base.Method.vote`."""
+  """What one atlas says of a volume; see `base.Method.predict`."""
   del memory
   first, second = (params['encoder'][name] for name in passes.PAIR)
   encoder = jax.tree.map(

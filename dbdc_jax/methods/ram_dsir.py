@@ -75,19 +75,14 @@ def build(
     0.0,
     axis_name,
   )
-  recipe = {}
-  if config.recipe == 'own':
-    recipe = {'tx': _own_tx(), 'learning_rate': _OWN_RATE}
   return base.Method(
-    functools.partial(_init, net),
-    functools.partial(_loss, net),
-    functools.partial(_predict, net),
-    base.keep_memory,
-    joint=True,
-    unlabeled=True,
-    trained=functools.partial(_trained, net),
-    transfer=direction,
-    **recipe,
+    init=functools.partial(_init, net),
+    loss=functools.partial(_loss, net),
+    predict=functools.partial(_predict, net),
+    update=base.keep_memory,
+    counted=functools.partial(_counted, net),
+    traits=base.Traits(transfer=direction),
+    recipe=base.recipe(config, _own_tx(), _OWN_RATE),
   )
 
 
@@ -148,7 +143,7 @@ def _predict(net, params, memory, images, modality):
   return losses.only_labelable(logits, net.labelable, modality)
 
 
-def _trained(net, params, memory, image):
+def _counted(net, params, memory, image):
   """An image and its mixed form; see `base.Method`."""
   for _ in range(2):
     net.predictor.apply({'params': params, **memory}, image, False)

@@ -92,14 +92,17 @@ def build(
     max(config.ssl.pool, 2 * config.batch_size),
   )
   return base.Method(
-    functools.partial(_init, nets, net.settings.patch_size),
-    functools.partial(_loss, nets, net),
-    functools.partial(_predict, nets, net.labelable),
-    base.keep_memory,
-    joint=True,
-    unlabeled=True,
-    trained=functools.partial(_trained, nets),
-    tx=_tx(config.ssl.gan_learning_rate / config.optimizer.learning_rate),
+    init=functools.partial(_init, nets, net.settings.patch_size),
+    loss=functools.partial(_loss, nets, net),
+    predict=functools.partial(_predict, nets, net.labelable),
+    update=base.keep_memory,
+    counted=functools.partial(_counted, nets),
+    traits=base.Traits(),
+    recipe=base.Recipe(
+      _tx(config.ssl.gan_learning_rate / config.optimizer.learning_rate),
+      config.optimizer.learning_rate,
+      config.batch_size,
+    ),
   )
 
 
@@ -311,7 +314,7 @@ def _tested(params, memory, name):
   }
 
 
-def _trained(nets, params, memory, image):
+def _counted(nets, params, memory, image):
   """All six networks; see `base.Method`."""
   ids = jnp.zeros(len(image), jnp.int32)
   for name in passes.PAIR:

@@ -81,21 +81,16 @@ def build(
     0.0,
     axis_name,
   )
-  recipe = {}
-  if config.recipe == 'own':
-    decayed = optax.add_decayed_weights(_OWN_DECAY)
-    recipe['tx'] = optax.chain(decayed, optax.scale_by_adam())
-    recipe['learning_rate'] = _OWN_RATE
+  decayed = optax.add_decayed_weights(_OWN_DECAY)
+  own_tx = optax.chain(decayed, optax.scale_by_adam())
   return base.Method(
-    functools.partial(_init, net),
-    functools.partial(_loss, net),
-    functools.partial(_predict, net),
-    base.keep_memory,
-    joint=True,
-    unlabeled=True,
-    trained=functools.partial(_trained, net),
-    transfer=direction,
-    **recipe,
+    init=functools.partial(_init, net),
+    loss=functools.partial(_loss, net),
+    predict=functools.partial(_predict, net),
+    update=base.keep_memory,
+    counted=functools.partial(_counted, net),
+    traits=base.Traits(transfer=direction),
+    recipe=base.recipe(config, own_tx, _OWN_RATE),
   )
 
 
@@ -141,7 +136,7 @@ def _predict(net, params, memory, images, modality):
   return losses.only_labelable(found.fused, net.labelable, modality)
 
 
-def _trained(net, params, memory, image):
+def _counted(net, params, memory, image):
   """Segmenter and the decoders of one domain; see `base.Method`."""
   variables = {'params': params, **memory}
   apply = functools.partial(net.predictor.apply, variables)

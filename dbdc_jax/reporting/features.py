@@ -132,7 +132,7 @@ def collect(run: Run, prepared: Prepared, split: Split) -> dict[str, Points]:
   if len(run.networks) != 1:
     return {}
   (network,) = run.networks
-  if network.method.predict is None:
+  if network.method.traits.vote:
     return {}
   params, memory = network.state(network.facts['best_step'])
   stride = 2 if run.config.data.slice_size >= 128 else 1

@@ -74,7 +74,7 @@ class Network:
     """
     like = state_shapes(
       self.method,
-      self.method.tx,
+      self.method.recipe.tx,
       self.config,
       self.labelable.shape[1],
       len(self.modalities),
@@ -123,7 +123,7 @@ class Run:
     # The scans' folder, with the task's first file, may be gone.
     own = self.workdir / run_record.TASK
     config.task = str(own) if own.exists() else config.task
-    joint = methods.build(config).joint
+    joint = methods.traits(config).joint
     return tuple(self._networks(parts, config, joint))
 
   def _networks(self, parts, config, joint) -> Iterator[Network]:
@@ -147,7 +147,7 @@ class Run:
       raise ValueError(f'{task} is gone: bring the folder of the scans back')
     prepared = scans.load(self.config)
     run_record.check_data(self.workdir, prepared.fingerprint)
-    transfer = methods.build(self.config).transfer
+    transfer = methods.traits(self.config).transfer
     bare = (transfer.target,) if transfer else ()
     split = splits.load(str(self.workdir / 'split.json'), prepared.cases, bare)
     return prepared, split

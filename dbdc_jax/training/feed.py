@@ -79,7 +79,7 @@ def batches(
     split: who is where.
     modalities: names, in bank order.
   """
-  size = method.batch_size(config)
+  size = method.recipe.batch_size
   return Batches(
     prepared,
     split,
@@ -88,6 +88,6 @@ def batches(
     own=parallel.own_samples(size),
     seed=config.seed,
     memory_limit_gib=config.data.memory_limit_gib,
-    use_unlabeled=method.unlabeled,
-    depth=method.volumes.depth if method.volumes else None,
+    use_unlabeled=method.traits.unlabeled,
+    depth=method.traits.volumes or None,
   )

@@ -48,7 +48,7 @@ class Run:
   @property
   def selected(self) -> list[int]:
     """Modalities whose validation scans choose the checkpoint."""
-    transfer = self.method.transfer
+    transfer = self.method.traits.transfer
     if transfer is None:
       return list(range(len(self.modalities)))
     return [self.modalities.index(transfer.selected_on)]
@@ -71,7 +71,7 @@ class Run:
 
 def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
   weights = jnp.ones(len(run.modalities))
-  if run.config.weighting.enabled and run.method.weighted:
+  if run.config.weighting.enabled and run.method.traits.weighted:
     weights = weighting.weights(state.weighting)
   return parallel.place(
     methods.Signals(
@@ -86,10 +86,9 @@ def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
 
 
 def _plan(run: Run, finished: int) -> Plan:
-  settings, first = run.config.optimizer, run.method.learning_rate
-  first = settings.learning_rate if first is None else first
+  first, power = run.method.recipe.learning_rate, run.config.optimizer.power
   left = optimizer.share_left(finished, run.total_steps)
-  rate = optimizer.learning_rate(first, left, settings.power)
+  rate = optimizer.learning_rate(first, left, power)
   return Plan(
     seed=np.int32(run.config.seed),
     learning_rate=np.float32(rate),
@@ -165,8 +164,8 @@ def fit(
     started = time.monotonic()
     state, row = _run_epoch(run, step_fn, state, epoch, writer)
     seconds = time.monotonic() - started
-    slices = run.steps_per_epoch * run.method.batch_size(config)
-    slices *= run.method.volumes.depth if run.method.volumes else 1
+    slices = run.steps_per_epoch * run.method.recipe.batch_size
+    slices *= run.method.traits.volumes or 1
     slices *= len(run.modalities) * (2 if run.feed.consistent.any() else 1)
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)

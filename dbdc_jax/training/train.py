@@ -89,7 +89,7 @@ def _set_up(
     ),
     present=present,
     trained=np.isin(modalities, added) if added else None,
-    tx=method.tx,
+    tx=method.recipe.tx,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
     on_epoch=on_epoch,
@@ -150,7 +150,7 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
 
 def _tested_cases(run: loop.Run) -> list[list[PreparedCase]]:
   """Test cases per modality; of a transfer, the target's alone."""
-  transfer = run.method.transfer
+  transfer = run.method.traits.transfer
   return [
     cases if transfer is None or name == transfer.target else []
     for name, cases in zip(run.modalities, run.cases('test'), strict=True)
@@ -183,7 +183,7 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   tested = parallel.from_lead(lambda: _test(run, state))
   config = run.config
   patch = config.augment.patch_size
-  side = config.data.slice_size if run.method.volumes else patch
+  side = config.data.slice_size if run.method.traits.volumes else patch
   facts = {
     'parameters': count,
     # Of predicting one training patch.
@@ -216,10 +216,8 @@ def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
 
 def _samples(run: loop.Run) -> str:
   """What a step takes of each modality and set, in words."""
-  count = run.method.batch_size(run.config)
-  if not run.method.volumes:
-    return f'{count} slices'
-  return f'{count} whole scans of {run.method.volumes.depth} slices'
+  count, depth = run.method.recipe.batch_size, run.method.traits.volumes
+  return f'{count} ' + (f'whole scans of {depth} slices' if depth else 'slices')
 
 
 def train_and_evaluate(
@@ -247,14 +245,12 @@ def train_and_evaluate(
   """
   folder = pathlib.Path(workdir).absolute()
   # Everything that can be refused is refused before anything is written.
-  method = methods.build(config)
-  if method.transfer:
-    config = method.transfer.settle(config)
+  traits, recipe = methods.traits(config), methods.recipe(config)
+  if traits.transfer:
+    config = traits.transfer.settle(config)
   task = task_file.find(config.task)
   names = tuple(m.name for m in task.select(config.modalities))
-  parallel.check_batch(
-    method.batch_size(config), method.multiple, method.batch_field
-  )
+  parallel.check_batch(recipe.batch_size, traits.multiple, recipe.batch_field)
   if config.deterministic:
     determinism.check()
   roots = [root for m in task.modalities if (root := config.data[m.source])]
@@ -263,7 +259,7 @@ def train_and_evaluate(
     lambda: run_record.check_resumable(folder, config, names, task.classes)
   )
   added = parallel.from_lead(
-    lambda: warm_start.added(config, folder, names, task.classes, method.joint)
+    lambda: warm_start.added(config, folder, names, task.classes, traits.joint)
   )
   with contextlib.ExitStack() as stack:
     # Entered by the lead; the others hear of a refusal.
@@ -271,7 +267,7 @@ def train_and_evaluate(
     parallel.from_lead(lambda: stack.enter_context(owned))
     for note in notes:
       print(note, file=sys.stderr, flush=True)
-    return _run_all(config, folder, names, added, method, on_epoch)
+    return _run_all(config, folder, names, added, traits, on_epoch)
 
 
 def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
@@ -306,10 +302,10 @@ def _labeled_fraction(config, transfer) -> float | None:
   return 1.0 if transfer and transfer.full else config.labeled_fraction
 
 
-def _run_all(config, folder, names, added, method, on_epoch) -> dict[str, Any]:
+def _run_all(config, folder, names, added, traits, on_epoch) -> dict[str, Any]:
   """Everything that writes into the workdir."""
   task = task_file.find(config.task)
-  joint, transfer = method.joint, method.transfer
+  joint, transfer = traits.joint, traits.transfer
   prepared, split = _prepare(config, folder, names, added, transfer)
   parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
   # Over all modalities, also where each has a network of its own.

@@ -115,7 +115,7 @@ def start(run: loop.Run, state: TrainState) -> TrainState:
   """
   folder = pathlib.Path(run.config.init_from)
   old = list(run.modalities)
-  if run.method.joint:
+  if run.method.traits.joint:
     old = parallel.from_lead(lambda: _record(folder)['modalities'])
   else:
     folder /= run.modalities[0]

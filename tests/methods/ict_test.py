@@ -37,7 +37,7 @@ def test_an_odd_number_of_slices_is_refused_twice():
   keys = jax.random.split(KEY, (2, 3))
   with pytest.raises(ValueError, match='multiple of twice the number'):
     ict.shares(keys, 0.2)
-  multiple = ict.build(pixelwise.config('ict')).multiple
+  multiple = ict.build(pixelwise.config('ict')).traits.multiple
   parallel.check_batch(8, multiple)
   with pytest.raises(ValueError, match=r'in groups of 2: .* is 8 '):
     parallel.check_batch(6, multiple)

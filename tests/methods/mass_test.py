@@ -222,7 +222,7 @@ def test_votes_are_weighted_by_the_softmax_over_atlases():
     return votes, jnp.asarray(weights)[number]
 
   method = types.SimpleNamespace(
-    vote=vote, volumes=base.Volumes(D, 1, 'mass.volumes')
+    predict=vote, traits=base.Traits(volumes=D, vote=True)
   )
   prepared = _Prepared(images, labels)
   voters = voting.Voters(method, {}, {}, prepared, [[0, 1, 2]])
@@ -282,11 +282,11 @@ def test_without_unlabelled_scans_there_is_no_target(started):
 
 def test_its_own_recipe_has_a_constant_rate():
   method = methods.build(_config(recipe='own'))
-  assert method.learning_rate == 3e-4
+  assert method.recipe.learning_rate == 3e-4
   params = {'w': jnp.ones(1)}
-  state = method.tx.init(params)
+  state = method.recipe.tx.init(params)
   for left in (1.0, 0.3):
-    updates, _ = method.tx.update(params, state, params, left=left)
+    updates, _ = method.recipe.tx.update(params, state, params, left=left)
     # The loop's rate has fallen by left ** 0.9.
     np.testing.assert_allclose(updates['w'] * left**0.9, 1, rtol=1e-5)
 

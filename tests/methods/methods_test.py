@@ -47,10 +47,11 @@ def test_two_steps_of_every_method(name):
   names = [modality.name for modality in ABDOMEN.modalities]
   if name in PAIRED:
     config.modalities = ','.join(names[:2])
-  method = methods.build(config)
-  if not method.joint:
+  if not methods.traits(config).joint:
+    with pytest.raises(ValueError, match='one network per modality'):
+      methods.build(config)
     config.modalities = names[0]
-    method = methods.build(config)
+  method = methods.build(config)
   classes = len(ABDOMEN.classes)
   modalities = len(ABDOMEN.select(config.modalities))
   signals = methods.full_signals(
@@ -107,16 +108,16 @@ def test_unknown_choices_are_refused(field, value, allowed):
 @pytest.mark.parametrize('name', ['dbdc', 'summl', 'mass', *PLAIN])
 def test_joint_says_how_many_networks_there_are(name):
   config = heart.get_config(f'method={name}')
-  assert methods.build(config).joint == (name in (*PAIRED, 'dbdc'))
+  assert methods.traits(config).joint == (name in (*PAIRED, 'dbdc'))
   # Adaptive weights are DBDC's own.
-  assert methods.build(config).weighted == (name == 'dbdc')
+  assert methods.traits(config).weighted == (name == 'dbdc')
   for value, joint in (('true', True), ('false', False)):
     config.joint = value
     if name in PAIRED and not joint:
       with pytest.raises(ValueError, match='two modalities'):
         methods.build(config)
     else:
-      assert methods.build(config).joint == joint
+      assert methods.traits(config).joint == joint
 
 
 @pytest.mark.parametrize('name', PLAIN)
@@ -155,7 +156,8 @@ def test_with_all_labels_a_transfer_is_the_same_method(name):
     assert one.func is two.func
     # What is bound: networks, augmentation, config and so on.
     assert one.args[0][:2] == two.args[0][:2]
-  assert all_labels.transfer == some.transfer._replace(full=True)
+  full = some.traits.transfer._replace(full=True)
+  assert all_labels.traits == some.traits._replace(transfer=full)
 
 
 @pytest.mark.parametrize('name', TRANSFERS)
@@ -171,18 +173,18 @@ def test_transfers_refuse_other_numbers_of_modalities(name):
 def test_each_recipe_has_its_optimizer():
   config = heart.get_config('method=cps')
   config.modalities = 'ct'
-  adam = methods.build(config)
-  assert adam.learning_rate is None
+  adam = methods.recipe(config)
+  assert adam.learning_rate == config.optimizer.learning_rate
   config.recipe = 'own'
-  sgd = methods.build(config)
+  sgd = methods.recipe(config)
   assert sgd.learning_rate == 0.01
   params = {'net1': jnp.ones(2), 'net2': jnp.ones(2)}
-  count = lambda method: len(jax.tree.leaves(method.tx.init(params)))
+  count = lambda recipe: len(jax.tree.leaves(recipe.tx.init(params)))
   # Adam: two moments of each array and a counter; SGD: one momentum.
   assert (count(adam), count(sgd)) == (5, 2)
   # DBDC's own recipe is the one that all have by default.
   config.method = 'dbdc'
-  assert methods.build(config).learning_rate is None
+  assert methods.recipe(config).learning_rate == adam.learning_rate
 
 
 # The others' parts are in these.

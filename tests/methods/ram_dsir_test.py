@@ -181,10 +181,10 @@ def test_own_recipe_has_half_the_rate_in_the_encoder(config):
   own = config.copy_and_resolve_references()
   own.recipe = 'own'
   method = methods.build(own)
-  assert method.learning_rate == 1e-3
+  assert method.recipe.learning_rate == 1e-3
   params, _ = jax.eval_shape(method.init, jax.random.key(0))
   ones = jax.tree.map(lambda x: jnp.ones(x.shape), params)
-  updates, _ = method.tx.update(ones, method.tx.init(ones), ones)
+  updates, _ = method.recipe.tx.update(ones, method.recipe.tx.init(ones), ones)
   for name, tree in updates.items():
     rate = 0.5 if name.startswith('encoder') else 1.0
     for x in jax.tree.leaves(tree):

@@ -196,7 +196,7 @@ def test_anything_but_two_modalities_is_refused():
 def test_parts_have_rates_of_their_own():
   """Adam's first step is its rate, whatever the gradient."""
   config = heart.get_config('method=summl,preset=paper')
-  tx = methods.build(config).tx
+  tx = methods.build(config).recipe.tx
   kinds = ('segmenter', 'generator', 'discriminator')
   params = {kind: jnp.ones(1) for kind in kinds}
   updates, _ = tx.update(params, tx.init(params), params)

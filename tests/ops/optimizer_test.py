@@ -57,7 +57,7 @@ def test_evils_networks_have_their_own_rates():
   decay = config.optimizer.power
   rates = [optimizer.learning_rate(0.01, left, decay) for left in lefts]
   start = {'net1': jnp.ones(3), 'net2': jnp.ones(3)}
-  found = _run(method.tx, gradients, rates, start, lefts)
+  found = _run(method.recipe.tx, gradients, rates, start, lefts)
   for index, power in enumerate((0.99, 0.9)):
     p, velocity = np.ones(3), np.zeros(3)
     for i in range(steps):
@@ -69,7 +69,7 @@ def test_evils_networks_have_their_own_rates():
 def test_a_state_of_several_optimizers_is_kept_by_a_checkpoint(tmp_path):
   config = heart.get_config('method=evil')
   config.modalities, config.recipe = 'ct', 'own'
-  tx = methods.build(config).tx
+  tx = methods.build(config).recipe.tx
   params = {'net1': {'w': jnp.ones(3)}, 'net2': {'w': jnp.full(3, 2.0)}}
   empty = {'params': params, 'opt_state': tx.init(params)}
   state = jax.tree.map(lambda x: x + 1, empty)

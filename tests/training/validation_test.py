@@ -6,6 +6,7 @@ import pytest
 from configs import heart
 from dbdc_jax.evaluation import metrics
 from dbdc_jax.inference import prepared_cases, sliding_window
+from dbdc_jax.methods import Traits
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training.validation import Validation
 
@@ -29,7 +30,7 @@ def _predict(params, memory, images, modality):
 
 class Method:
   predict = staticmethod(_predict)
-  vote = None
+  traits = Traits()
 
 
 def _scans(method=Method, params=1):

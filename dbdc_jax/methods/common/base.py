@@ -1,4 +1,4 @@
-"""What a method is: four pure functions.
+"""What a method is: four pure functions, its traits and its recipe.
 
 `params` is what the optimizer touches; `memory` is everything else that
 changes (modulation statistics, prototypes, teachers). The train loop knows
@@ -54,22 +54,52 @@ def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
   )
 
 
-class Volumes(NamedTuple):
-  """What a method's batches hold instead of slices.
+class Traits(NamedTuple):
+  """What a method is like, before any of its functions is asked for.
 
   Attributes:
-    depth: slices that each scan is resampled to.
-    batch: scans of each modality, labelled and as many unlabelled, in a step.
-    field: of the config, that `batch` comes from.
+    joint: True if one network takes all modalities; False trains one network
+      per modality.
+    unlabeled: whether `loss` reads `batch['unlabeled']`.
+    weighted: whether MAW's weights act on its modalities.
+    multiple: slices per modality and device must be a multiple of this.
+    transfer: the direction of a method that has one; the loop tests its target
+      and sees to it that no label of the target is read in training.
+    volumes: slices that each scan is resampled to, of a method whose batches
+      hold whole scans, `[K, b, D, H, W]`; 0: they hold slices.
+    vote: whether it segments by labelled training scans, see `Method.predict`.
   """
 
-  depth: int
-  batch: int
-  field: str
+  joint: bool = True
+  unlabeled: bool = True
+  weighted: bool = False
+  multiple: int = 1
+  transfer: Transfer | None = None
+  volumes: int = 0
+  vote: bool = False
+
+
+class Recipe(NamedTuple):
+  """What a method is trained with.
+
+  Attributes:
+    tx: the optimizer, without its learning rate: the step multiplies by minus
+      that number. Parts of `params` may differ by `optax.multi_transform`,
+      their rates by a factor in it. It may take the extra argument `left`, the
+      share of the run that is still to be done.
+    learning_rate: the first one.
+    batch_size: samples of each modality in the global batch.
+    batch_field: of the config, that `batch_size` comes from.
+  """
+
+  tx: optax.GradientTransformation
+  learning_rate: float
+  batch_size: int
+  batch_field: str = 'batch_size'
 
 
 class Method(NamedTuple):
-  """A learning method.
+  """A learning method: four functions, and what has to be known of them.
 
   Attributes:
     init: `(key) -> (params, memory)`.
@@ -78,55 +108,39 @@ class Method(NamedTuple):
       names to scalars, `[K]` or `[K, C]` arrays, equal on all devices;
       `metrics['dice_counts']` `[2, K, C]` feeds MAW.
     predict: `(params, memory, images, modality) -> logits`: `[n, H, W, 1]`
-      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics. None: slices
-      cannot be segmented, see `vote`.
+      and `[n]` int32 to `[n, H, W, C]`, evaluation statistics. With
+      `traits.vote` it is `(params, memory, atlas, labels, volume, modality) ->
+      (votes, weight)`: `[D, H, W]` uint16 atlas, its uint8 labels, a uint16
+      volume and an int32 scalar to `[D, H, W, C]` bool and `[D, H, W]`, the
+      logarithm of how much they weigh.
     update: `(params, memory) -> memory`, after the optimizer's step.
-    joint: True if one network takes all modalities; False trains one network
-      per modality.
-    unlabeled: whether `loss` reads `batch['unlabeled']`.
-    tx: the optimizer, without its learning rate: the step multiplies by minus
-      that number. Parts of `params` may differ by `optax.multi_transform`,
-      their rates by a factor in it. It may take the extra argument `left`, the
-      share of the run that is still to be done.
-    learning_rate: the first one; None is the config's.
-    weighted: whether MAW's weights act on its modalities.
-    multiple: slices per modality and device must be a multiple of this.
-    trained: `(params, memory, image) -> parameters`: passes an image (`[1, H,
-      W, 1]`, of `volumes` `[1, D, H, W, 1]`) once through every network that
-      training has, averages of networks included, and returns the parameters
-      of these: what the paper's Params and FLOPs columns count.
-    transfer: the direction of a method that has one; the loop tests its target
-      and sees to it that no label of the target is read in training.
-    volumes: the batch holds whole scans, `[K, b, D, H, W]`; None: slices.
-    vote: `(params, memory, atlas, labels, volume, modality) -> (votes, weight)`
-      of a method that segments by labelled training scans: `[D, H, W]` uint16
-      atlas, its uint8 labels, a uint16 volume and an int32 scalar to `[D, H, W,
-      C]` bool and `[D, H, W]`, the logarithm of how much they weigh.
+    counted: `(params, memory, image) -> parameters`: passes an image (`[1, H,
+      W, 1]`, of `traits.volumes` `[1, D, H, W, 1]`) once through every network
+      that training has, averages of networks included, and returns the
+      parameters of these: what the paper's Params and FLOPs columns count.
+    traits: what it is like.
+    recipe: what it is trained with.
   """
 
   init: Callable[..., tuple[Any, Any]]
   loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-  predict: Callable[..., jax.Array]
+  predict: Callable[..., Any]
   update: Callable[..., Any]
-  joint: bool
-  unlabeled: bool
-  tx: optax.GradientTransformation = optimizer.build()
-  learning_rate: float | None = None
-  weighted: bool = False
-  multiple: int = 1
-  trained: Callable[..., Any] | None = None
-  transfer: Transfer | None = None
-  volumes: Volumes | None = None
-  vote: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+  counted: Callable[..., Any]
+  traits: Traits
+  recipe: Recipe
 
-  def batch_size(self, config: ml_collections.ConfigDict) -> int:
-    """Samples of each modality in the global batch."""
-    return self.volumes.batch if self.volumes else config.batch_size
 
-  @property
-  def batch_field(self) -> str:
-    """The config's field that `batch_size` comes from."""
-    return self.volumes.field if self.volumes else 'batch_size'
+def recipe(
+  config: ml_collections.ConfigDict,
+  own_tx: optax.GradientTransformation,
+  own_rate: float,
+) -> Recipe:
+  """DBDC's, or with `recipe=own` the method's optimizer and learning rate."""
+  rate = config.optimizer.learning_rate
+  if config.recipe == 'own':
+    return Recipe(own_tx, own_rate, config.batch_size)
+  return Recipe(optimizer.build(), rate, config.batch_size)
 
 
 def is_joint(config: ml_collections.ConfigDict, default: bool) -> bool:

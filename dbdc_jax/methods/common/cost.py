@@ -21,12 +21,12 @@ def prediction_macs(
     patch: side in pixels; of a method that takes volumes, of its slices.
       Counted is one atlas's vote then: two registrations.
   """
-  if method.vote:
-    shape = (method.volumes.depth, patch, patch)
+  if method.traits.vote:
+    shape = (method.traits.volumes, patch, patch)
     image, labels = (jnp.zeros(shape, t) for t in (jnp.uint16, jnp.uint8))
     modality = jnp.zeros((), jnp.int32)
     arguments = (params, memory, image, labels, image, modality)
-    return counting.function_macs(method.vote, *arguments)
+    return counting.function_macs(method.predict, *arguments)
   image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
   return counting.function_macs(method.predict, params, memory, image, modality)
 
@@ -45,8 +45,8 @@ def training_size(
   Returns:
     Both, of one image (or volume) that passes each network once.
   """
-  depth = (method.volumes.depth,) if method.volumes else ()
+  depth = (method.traits.volumes,) if method.traits.volumes else ()
   image = jnp.zeros((1, *depth, patch, patch, 1))
-  found = jax.eval_shape(method.trained, params, memory, image)
-  macs = counting.function_macs(method.trained, params, memory, image)
+  found = jax.eval_shape(method.counted, params, memory, image)
+  macs = counting.function_macs(method.counted, params, memory, image)
   return sum(x.size for x in jax.tree.leaves(found)), macs

@@ -79,35 +79,26 @@ def build(
     readout: from the tested network's output to logits.
     own_tx: the optimizer of `recipe=own`, if not the usual one.
     own_start: see `passes.Plain`.
-    multiple: see `base.Method`.
+    multiple: see `base.Traits`.
   """
-  own = config.recipe == 'own'
-  recipe = {}
-  if own:
-    recipe['tx'] = own_tx or optimizer.sgd(WEIGHT_DECAY)
-    recipe['learning_rate'] = config.optimizer.own_learning_rate
   net = network(config, axis_name, own_start)
-  joint = base.is_joint(config, False)
-  # The loop trains one network per modality (joint=False): then it asks for
-  # the functions of one modality at a time.
-  parts = (None, None, None, None)
-  if net.unet.num_modalities == 1 or joint:
-    parts = (
-      functools.partial(_init, net, pair, taught),
-      functools.partial(_loss, net, loss),
-      functools.partial(_predict, net, pair, readout),
-      base.keep_memory,
-    )
-    if taught:
-      follow = functools.partial(teacher.follow, limit=config.ssl.decay)
-      parts = (*parts[:-1], follow)
+  follow = functools.partial(teacher.follow, limit=config.ssl.decay)
   return base.Method(
-    *parts,
-    joint=joint,
-    unlabeled=unlabeled,
-    multiple=multiple,
-    trained=functools.partial(_trained, net, pair),
-    **recipe,
+    init=functools.partial(_init, net, pair, taught),
+    loss=functools.partial(_loss, net, loss),
+    predict=functools.partial(_predict, net, pair, readout),
+    update=follow if taught else base.keep_memory,
+    counted=functools.partial(_counted, net, pair),
+    traits=base.Traits(
+      joint=base.is_joint(config, False),
+      unlabeled=unlabeled,
+      multiple=multiple,
+    ),
+    recipe=base.recipe(
+      config,
+      own_tx or optimizer.sgd(WEIGHT_DECAY),
+      config.optimizer.own_learning_rate,
+    ),
   )
 
 
@@ -191,7 +182,7 @@ def _tested(pair, params, memory):
   return {'params': params, 'modulation': statistics}
 
 
-def _trained(net, pair, params, memory, image):
+def _counted(net, pair, params, memory, image):
   """The network or both, and the teacher; see `base.Method`."""
   names = passes.PAIR if pair else (None,)
   parts = [params[name] if name else params for name in names]
