@@ -296,10 +296,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
   workdir = tmp_path / 'run'
   rate = optimizer.learning_rate
 
-  def explode(config, finished, total_steps, *first_rate):
-    first = total_steps // config.epochs
-    usual = rate(config, finished, total_steps, *first_rate)
-    return usual if finished < first else jnp.inf
+  def explode(first, left, power):
+    # The first of three epochs has more than two thirds in front of it.
+    return rate(first, left, power) if left > 0.667 else jnp.inf
 
   monkeypatch.setattr(optimizer, 'learning_rate', explode)
   with pytest.raises(
