@@ -18,7 +18,7 @@ from rich.cells import cell_len
 
 from data import split
 from data.files import names
-from data.formats.nifti import ScanError
+from data.formats.scan_error import ScanError
 from data.preprocessing import hounsfield, planes, preprocess
 from data.task import Case, Modality, Scan, Task
 

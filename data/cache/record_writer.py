@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from data.cache.prepared import PreparedCase
-from data.formats.nifti import ScanError
+from data.formats.scan_error import ScanError
 from data.preprocessing import planes, preprocess, signs
 from data.task import Case, Modality, Scan, Task
 

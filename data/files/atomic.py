@@ -124,13 +124,13 @@ def _naming(target: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    known = error.errno in DISK_ERRORS
-    if not known or (error.filename and error.errno not in _FULL):
+    code = error.errno
+    if code not in DISK_ERRORS or (error.filename and code not in _FULL):
       raise
-    text = os.strerror(error.errno)
-    if error.errno in _FULL:
+    text = os.strerror(code)
+    if code in _FULL:
       text += '; make room there, or choose another folder'
-    raise OSError(error.errno, text, str(target)) from error
+    raise OSError(code, text, str(target)) from error
 
 
 @contextlib.contextmanager

@@ -11,6 +11,11 @@ _FAR = 1e6
 _STRAIGHT = 0.1
 
 
+def sides_text(sides: np.ndarray) -> str:
+  """Voxel sides as people write them."""
+  return ' x '.join(f'{side:.4g}' for side in sides)
+
+
 def check_regular(affine: np.ndarray, file: str, what: str, remedy: str):
   """Checks that voxels fill a space, in reach.
 
@@ -41,9 +46,8 @@ def check_sides(affine: np.ndarray, file: str, unit: str = '') -> None:
   """
   sides = np.linalg.norm(affine[:3, :3], axis=0)
   if sides.min() < 0.01 or sides.max() > 100:
-    text = ' x '.join(f'{side:.4g}' for side in sides)
     remedy = f'{SIZES} (it says {unit})' if unit else SIZES
-    raise ScanError(file, f'voxels of {text} mm', remedy)
+    raise ScanError(file, f'voxels of {sides_text(sides)} mm', remedy)
 
 
 def distance(a: np.ndarray, b: np.ndarray, shape) -> float:
@@ -56,10 +60,8 @@ def distance(a: np.ndarray, b: np.ndarray, shape) -> float:
   """
   if not np.isfinite(b).all():
     return np.inf
-  corners = np.array(
-    np.meshgrid(*[(0, s - 1) for s in shape[:3]], indexing='ij')
-  )
-  corners = corners.reshape(3, -1)
+  last = np.subtract(shape[:3], 1)
+  corners = np.indices((2, 2, 2)).reshape(3, -1) * last[:, None]
   gap = (a - b)[:3, :3] @ corners + (a - b)[:3, 3:]
   return float(np.linalg.norm(gap, axis=0).max())
 

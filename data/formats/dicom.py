@@ -14,18 +14,11 @@ import numpy as np
 
 from data.formats import dicom_codec, dicom_files, dicom_pixels
 from data.formats.dicom_frames import Frame, frames_of
-from data.formats.dicom_header import (
-  AGAIN,
-  EXPORT,
-  HEADERS,
-  TOLD,
-  Header,
-  unsaid,
-)
+from data.formats.dicom_header import EXPORT, HEADERS, TOLD, Header, unsaid
 from data.formats.dicom_stack import Stack, check_alike, listed, stack
 from data.formats.nifti import Volume, check_image
 from data.formats.nifti_bytes import MAX_VOXELS
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, ScanError
 
 # What air measures on a CT scanner, and what none measures (HU).
 _AIR = (-1100.0, -900.0)
@@ -41,32 +34,26 @@ def _without_copies(
   headers: list[Header],
 ) -> tuple[list[Header], tuple[str, ...]]:
   """Leaves out files that are, byte for byte, a copy of another one."""
-  kept, copies, seen = [], [], {}
+  alike: dict[tuple[int, str, str], list[Header]] = {}
   for header in headers:
-    key = (
-      header.size,
-      header.text('SOPInstanceUID'),
-      header.text('ImagePositionPatient'),
-    )
-    seen.setdefault(key, []).append(header)
-  for same in seen.values():
-    digests = set()
-    for header in same:
-      if len(same) > 1:
-        digest = hashlib.sha256(header.path.read_bytes()).digest()
-        if digest in digests:
-          copies.append(header.path.name)
-          continue
-        digests.add(digest)
-      kept.append(header)
-  notes = ()
-  if copies:
-    some = ', '.join(copies[:3]) + (', ...' if len(copies) > 3 else '')
-    notes = (
-      f'{len(copies)} file{"s" * (len(copies) > 1)} left out, copied twice:'
-      f' {some}',
-    )
-  return sorted(kept, key=lambda header: header.path), notes
+    uid, place = map(header.text, ('SOPInstanceUID', 'ImagePositionPatient'))
+    alike.setdefault((header.size, uid, place), []).append(header)
+  kept: list[Header] = []
+  copies: list[Header] = []
+  for first, *others in alike.values():
+    kept.append(first)
+    digest = lambda h: hashlib.sha256(h.path.read_bytes()).digest()
+    digests = {digest(first)} if others else set()
+    for header in others:
+      (copies if digest(header) in digests else kept).append(header)
+      digests.add(digest(header))
+  kept.sort(key=lambda header: header.path)
+  if not copies:
+    return kept, ()
+  some = ', '.join(h.path.name for h in copies[:3])
+  some += ', ...' if len(copies) > 3 else ''
+  many = 's' * (len(copies) > 1)
+  return kept, (f'{len(copies)} file{many} left out, copied twice: {some}',)
 
 
 def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
@@ -190,12 +177,12 @@ def read_dicom(
     laid, notes = _laid_out(folder, series, files)
     voxels, more = _voxels(laid.frames)
     check_image(voxels, folder)
-    files = dict.fromkeys(frame.header.path for frame in laid.frames)
+    paths = dict.fromkeys(frame.header.path for frame in laid.frames)
     return Volume(
       np.transpose(voxels, (2, 1, 0)),
       laid.affine,
       notes=notes + more,
-      files=tuple(files),
+      files=tuple(paths),
       tags=_tags(laid.frames[0]),
     )
 
@@ -203,7 +190,9 @@ def read_dicom(
 def _voxels(frames: Sequence[Frame]) -> tuple[np.ndarray, tuple[str, ...]]:
   """`[slices, rows, columns]` float32 in scanner units, and notes."""
   voxels = np.empty((len(frames), *frames[0].shape), np.float32)
-  padded, notes, places = None, {}, {}
+  padded: np.ndarray | None = None
+  notes: dict[str, None] = {}
+  places: dict[pathlib.Path, list[tuple[int, Frame]]] = {}
   for place, frame in enumerate(frames):
     places.setdefault(frame.header.path, []).append((place, frame))
   for own in places.values():
@@ -213,13 +202,13 @@ def _voxels(frames: Sequence[Frame]) -> tuple[np.ndarray, tuple[str, ...]]:
       slope = 1.0 if frame.slope is None else frame.slope
       intercept = 0.0 if frame.intercept is None else frame.intercept
       with np.errstate(all='ignore'):  # `check_image` finds what overflows.
-        slice_ = stored.values[frame.index].astype(np.float32)
+        slice_ = stored.values[frame.number].astype(np.float32)
         slice_ *= np.float32(slope)
         slice_ += np.float32(intercept)
       voxels[place] = slice_
       if stored.padded is not None:
         padded = np.zeros(voxels.shape, bool) if padded is None else padded
-        padded[place] = stored.padded[frame.index]
+        padded[place] = stored.padded[frame.number]
   if padded is not None:
     notes.update(dict.fromkeys(_unpad(voxels, padded, frames[0])))
   return voxels, tuple(notes)
@@ -269,7 +258,7 @@ def _beside(voxels, others, values, first: Frame) -> int:
 
 def _tags(first: Frame) -> dict[str, str | float]:
   """What a series says of itself, numbers as such."""
-  out = {}
+  out: dict[str, str | float] = {}
   for name in TOLD:
     said = first.header.text(name) or first.said(name)
     said = said or first.said(_ENHANCED.get(name, name))

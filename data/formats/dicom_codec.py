@@ -10,14 +10,15 @@ import os
 import re
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 from pydicom import encaps
 from pydicom import uid as uids
 from pydicom.pixels import get_decoder
 
-from data.formats.dicom_header import AGAIN, Header, frame_count, text
-from data.formats.scan_error import ScanError
+from data.formats.dicom_header import Header, frame_count, text
+from data.formats.scan_error import AGAIN, ScanError
 
 _PLAIN = 'export the series uncompressed'
 JPEG_2000 = (
@@ -85,7 +86,7 @@ def _bytes(header: Header) -> bytes:
   Raises:
     ScanError: bytes are missing.
   """
-  place = header.pixels
+  place = header.place
   with header.path.open('rb') as file:
     file.seek(place.offset)
     if place.length is not None:
@@ -130,7 +131,8 @@ def c_remarks() -> Iterator[list[str]]:
   Yields:
     Their lines, once it is over. What others said meanwhile is handed on.
   """
-  said, failed = [], True
+  said: list[str] = []
+  failed = True
   try:
     sys.stderr.flush()
     terminal = os.dup(2)
@@ -179,7 +181,7 @@ def decode(header: Header) -> np.ndarray:
     ScanError: they are damaged.
   """
   found, data, syntax = header.found, _bytes(header), syntax_of(header)
-  options = {
+  options: dict[str, Any] = {
     'rows': header.whole('Rows'),
     'columns': header.whole('Columns'),
     'number_of_frames': frame_count(header),
@@ -189,7 +191,7 @@ def decode(header: Header) -> np.ndarray:
     'bits_stored': header.whole('BitsStored'),
     'pixel_representation': header.whole('PixelRepresentation'),
     'pixel_keyword': 'PixelData',
-    'pixel_vr': header.pixels.vr or 'OW',
+    'pixel_vr': header.place.vr or 'OW',
     'allow_excess_frames': False,
     'correct_unused_bits': False,
   }

@@ -13,15 +13,15 @@ from typing import NamedTuple
 from pydicom import uid as uids
 
 from data.formats.dicom_header import (
-  AGAIN,
   LOST_PIXELS,
   Header,
   damaged,
+  frame_count,
   object_class,
   read_header,
   unsaid,
 )
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, ScanError, cannot_read
 
 # What has pixels and is no scan.
 _NO_SCAN = {
@@ -30,7 +30,6 @@ _NO_SCAN = {
   uids.RTDoseStorage: 'a radiotherapy dose',
   uids.RTImageStorage: 'a radiotherapy image',
 }
-_NO_DICOM = 'no DICOM file'
 _CONTENTS = 'a DICOMDIR, a table of contents'
 _COLOURS = ('RGB', 'YBR')
 _ENDINGS = ('.dcm', '.dicom', '.dic', '.ima')
@@ -126,53 +125,53 @@ def read_headers(
     try:
       files = files_in(pathlib.Path(folder))
     except OSError as error:
-      reason = f'cannot be read ({error.strerror})'
-      raise ScanError(folder, reason, 'check name and permissions') from error
+      raise cannot_read(folder, error) from error
   with unsaid():
     return _read_headers(sorted(files))
 
 
 def _read_headers(paths: Sequence[pathlib.Path]):
-  headers, pixelless, strangers, left_out = [], [], [], []
+  headers: list[Header] = []
+  pixelless: list[tuple[Header, ScanError]] = []
+  # Of each what it is, and what it is if it was a slice once.
+  strangers: list[tuple[pathlib.Path, ScanError, ScanError]] = []
+  left_out: list[ScanError] = []
   for path in paths:
     try:
       header = read_header(path)
     except OSError as error:
-      reason = f'cannot be read ({error.strerror})'
-      strangers.append(ScanError(path, reason, 'check name and permissions'))
+      told = cannot_read(path, error)
+      strangers.append((path, told, told))
       continue
     if header is None:
-      strangers.append(ScanError(path, _NO_DICOM, 'nothing to do'))
+      empty = '' if path.stat().st_size else ': it is empty'
+      lost = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
+      strangers.append((path, ScanError(path, 'no DICOM file'), lost))
     elif header.damage and path.name.upper() == 'DICOMDIR':
-      left_out.append(ScanError(path, _CONTENTS, 'nothing to do'))
+      left_out.append(ScanError(path, _CONTENTS))
     elif header.damage is None and (reason := _no_scan(header)):
-      error = ScanError(path, reason, 'nothing to do')
       if header.pixels:
-        left_out.append(error)
+        left_out.append(ScanError(path, reason))
       else:
-        pixelless.append((error, header))
+        pixelless.append((header, ScanError(path, reason)))
     else:
       headers.append(header)
   patterns = {_pattern(header.path) for header in headers}
   series = {header.text('SeriesInstanceUID') for header in headers}
-  for error, header in pixelless:
+  for header, finding in pixelless:
     if _of_no_kind(header) and (
       header.text('SeriesInstanceUID') in series
       or _pattern(header.path) in patterns
     ):
-      error = ScanError(header.path, LOST_PIXELS, AGAIN)
-      headers.append(header._replace(damage=error))
+      damage = ScanError(header.path, LOST_PIXELS, AGAIN)
+      headers.append(header._replace(damage=damage))
     else:
-      left_out.append(error)
-  for error in strangers:
-    path = pathlib.Path(error.file)
-    if not _lost_slice(path, patterns):
-      left_out.append(error)
-      continue
-    if error.reason == _NO_DICOM:
-      empty = '' if path.stat().st_size else ': it is empty'
-      error = ScanError(path, f'not a readable DICOM file{empty}', AGAIN)
-    headers.append(damaged(error))
+      left_out.append(finding)
+  for path, finding, damage in strangers:
+    if _lost_slice(path, patterns):
+      headers.append(damaged(damage))
+    else:
+      left_out.append(finding)
   found = _grouped(headers, left_out)
   return found, sorted(left_out, key=lambda error: error.file)
 
@@ -215,22 +214,16 @@ def _without_place(header: Header) -> bool:
 
 def _scans_only(groups, left_out):
   """The groups without what only goes with a scan, if there is a scan."""
-  pictures = {
-    uid
-    for uid, members in groups.items()
-    if all(_coloured(header) for header in members)
+  every = lambda what: {
+    uid for uid, members in groups.items() if all(map(what, members))
   }
+  pictures, screen_shots = every(_coloured), every(_without_place)
   localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
   scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
   scans = [h for h in scans if not _without_place(h)]
   if all(localizer(h) for h in scans):
     return groups
-  screen_shots = {
-    uid
-    for uid, members in groups.items()
-    if all(_without_place(header) for header in members)
-  }
-  kept = {}
+  kept: dict[str, list[Header]] = {}
   for uid, members in groups.items():
     for header in members:
       if uid in pictures:
@@ -242,23 +235,24 @@ def _scans_only(groups, left_out):
       else:
         kept.setdefault(uid, []).append(header)
         continue
-      left_out.append(ScanError(header.path, reason, 'nothing to do'))
+      left_out.append(ScanError(header.path, reason))
   return kept
 
 
 def _series(uid: str, members: list[Header]) -> Series:
   first = next((h for h in members if h.found), members[0])
-  frames = lambda h: max(int(h.text('NumberOfFrames') or 1), 1)
   count = 0
   for header in members:
     try:
-      count += frames(header)
-    except ValueError:
+      count += frame_count(header)
+    except ScanError:  # Reading it says so.
       count += 1
   return Series(
     uid,
     tuple(header.path for header in members),
-    *map(first.text, ('SeriesDescription', 'SeriesNumber', 'Modality')),
+    first.text('SeriesDescription'),
+    first.text('SeriesNumber'),
+    first.text('Modality'),
     count,
   )
 

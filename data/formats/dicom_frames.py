@@ -10,38 +10,29 @@ from typing import NamedTuple
 
 import numpy as np
 import pydicom
-from pydicom.datadict import tag_for_keyword
 
-from data.formats import dicom_header
 from data.formats.dicom_header import (
   EXPORT,
+  GE_B,
   HEADERS,
   Header,
   frame_count,
   items,
+  tag_of,
 )
 from data.formats.scan_error import ScanError
 
 _MACROS = (
-  'PlanePositionSequence',
-  'PlaneOrientationSequence',
-  'PixelMeasuresSequence',
-  'PixelValueTransformationSequence',
-  'FrameContentSequence',
-  'TemporalPositionSequence',
-  'MREchoSequence',
-  'MRDiffusionSequence',
-  'MRTimingAndRelatedParametersSequence',
-  'MRModifierSequence',
-  'MRImageFrameTypeSequence',
-  'CTImageFrameTypeSequence',
-  'PETFrameTypeSequence',
-  'CTXRayDetailsSequence',
-  'CTReconstructionSequence',
+  'PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence',
+  'PixelValueTransformationSequence', 'FrameContentSequence',
+  'TemporalPositionSequence', 'MREchoSequence', 'MRDiffusionSequence',
+  'MRTimingAndRelatedParametersSequence', 'MRModifierSequence',
+  'MRImageFrameTypeSequence', 'CTImageFrameTypeSequence',
+  'PETFrameTypeSequence', 'CTXRayDetailsSequence', 'CTReconstructionSequence',
   'CardiacSynchronizationSequence',
   'UnassignedPerFrameConvertedAttributesSequence',
   'UnassignedSharedConvertedAttributesSequence',
-)
+)  # fmt: skip
 
 
 class Frame(NamedTuple):
@@ -49,7 +40,7 @@ class Frame(NamedTuple):
 
   Attributes:
     header: of its file.
-    index: of the frame in its file.
+    number: of the frame in its file, from 0.
     shape: rows, columns.
     spacing: mm between rows, between columns.
     position: LPS mm of the first pixel, `[3]`.
@@ -61,7 +52,7 @@ class Frame(NamedTuple):
   """
 
   header: Header
-  index: int
+  number: int
   shape: tuple[int, int]
   spacing: np.ndarray
   position: np.ndarray
@@ -76,14 +67,14 @@ class Frame(NamedTuple):
     """How people find it."""
     if self.header.text('NumberOfFrames') in ('', '1'):
       return self.header.path.name
-    return f'frame {self.index + 1} of {self.header.path.name}'
+    return f'frame {self.number + 1} of {self.header.path.name}'
 
   def said(self, key: str | int) -> str:
     """What an element (keyword or tag) says of it, as text; '' if nothing."""
     try:
       element = element_of(self.places, key)
       value = '' if element is None else element.value
-      if key == dicom_header.GE_B:
+      if key == GE_B:
         # A number hides more in the digits in front.
         value = int(value[0]) % 100000 if value else ''
       elif isinstance(value, bytes):
@@ -130,7 +121,7 @@ def element_of(places: Sequence[pydicom.Dataset], key: str | int):
     places: where it may be.
     key: its keyword, or its tag if it has none.
   """
-  tag = tag_for_keyword(key) if isinstance(key, str) else key
+  tag = tag_of(key) if isinstance(key, str) else key
   for place in places:
     if tag in place:
       element = place[tag]
@@ -171,7 +162,7 @@ def frames_of(header: Header) -> list[Frame]:
 
 
 def _frame(header: Header, index: int, places, count: int) -> Frame:
-  file, needed = header.path, {}
+  file, needed = header.path, []
   for name, size in (
     ('PixelSpacing', 2),
     ('ImagePositionPatient', 3),
@@ -179,12 +170,13 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
   ):
     # What is said of a whole file cannot be where each of its frames lies.
     own = places[:-1] if count > 1 and size == 3 else places
-    needed[name] = numbers(own, name, size, file)
-    if needed[name] is None:
+    found = numbers(own, name, size, file)
+    if found is None:
       words = f'{name} is missing'
       words += f' for its {count} frames' if count > 1 else ''
       raise ScanError(file, words, HEADERS)
-  spacing, position, orientation = needed.values()
+    needed.append(found)
+  spacing, position, orientation = needed
   if (spacing <= 0).any():
     raise ScanError(
       file, f'PixelSpacing {spacing.tolist()} is not positive', HEADERS

@@ -1,12 +1,12 @@
 """A DICOM file but for its pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import logging
 import os
 import pathlib
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import warnings
 
 import pydicom
@@ -15,80 +15,47 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.tag import BaseTag
 from pydicom.valuerep import VR
 
+from data.formats.scan_error import AGAIN as AGAIN
 from data.formats.scan_error import ScanError
 
 EXPORT = 'export the whole series again'
 HEADERS = 'export the series with full headers'
-AGAIN = 'copy the file again from its source'
 # What a series says of itself and its reader hands on: evidence, not proof.
 TOLD = (
-  'Modality',
-  'SeriesDescription',
-  'SeriesNumber',
-  'SeriesInstanceUID',
-  'StudyInstanceUID',
-  'ProtocolName',
-  'BodyPartExamined',
-  'ImageType',
-  'ScanningSequence',
-  'SequenceVariant',
-  'ScanOptions',
-  'SequenceName',
-  'MRAcquisitionType',
-  'EchoTime',
-  'RepetitionTime',
-  'InversionTime',
-  'FlipAngle',
-  'MagneticFieldStrength',
-  'ContrastBolusAgent',
-  'KVP',
-  'ConvolutionKernel',
-  'RescaleType',
-  'Units',
-)
+  'Modality', 'SeriesDescription', 'SeriesNumber', 'SeriesInstanceUID',
+  'StudyInstanceUID', 'ProtocolName', 'BodyPartExamined', 'ImageType',
+  'ScanningSequence', 'SequenceVariant', 'ScanOptions', 'SequenceName',
+  'MRAcquisitionType', 'EchoTime', 'RepetitionTime', 'InversionTime',
+  'FlipAngle', 'MagneticFieldStrength', 'ContrastBolusAgent', 'KVP',
+  'ConvolutionKernel', 'RescaleType', 'Units',
+)  # fmt: skip
 _NEEDED = (
-  'SpecificCharacterSet',
-  'SOPClassUID',
-  'SOPInstanceUID',
-  'SamplesPerPixel',
-  'PhotometricInterpretation',
-  'PlanarConfiguration',
-  'NumberOfFrames',
-  'Rows',
-  'Columns',
-  'PixelSpacing',
-  'BitsAllocated',
-  'BitsStored',
-  'HighBit',
-  'PixelRepresentation',
-  'PixelPaddingValue',
-  'PixelPaddingRangeLimit',
-  'RescaleIntercept',
-  'RescaleSlope',
-  'ModalityLUTSequence',
-  'ImagePositionPatient',
-  'ImageOrientationPatient',
-  'ExtendedOffsetTable',
-  'ExtendedOffsetTableLengths',
-  'SharedFunctionalGroupsSequence',
-  'PerFrameFunctionalGroupsSequence',
-  'InstanceNumber',
-  'EchoNumbers',
-  'EffectiveEchoTime',
-  'InversionTimes',
-  'PulseSequenceName',
-  'DiffusionBValue',
-  'TriggerTime',
-  'NominalCardiacTriggerDelayTime',
-  'TemporalPositionIdentifier',
-  'AcquisitionNumber',
-  'AcquisitionTime',
-  'ContentTime',
-)
+  'SpecificCharacterSet', 'SOPClassUID', 'SOPInstanceUID', 'SamplesPerPixel',
+  'PhotometricInterpretation', 'PlanarConfiguration', 'NumberOfFrames', 'Rows',
+  'Columns', 'PixelSpacing', 'BitsAllocated', 'BitsStored', 'HighBit',
+  'PixelRepresentation', 'PixelPaddingValue', 'PixelPaddingRangeLimit',
+  'RescaleIntercept', 'RescaleSlope', 'ModalityLUTSequence',
+  'ImagePositionPatient', 'ImageOrientationPatient', 'ExtendedOffsetTable',
+  'ExtendedOffsetTableLengths', 'SharedFunctionalGroupsSequence',
+  'PerFrameFunctionalGroupsSequence', 'InstanceNumber', 'EchoNumbers',
+  'EffectiveEchoTime', 'InversionTimes', 'PulseSequenceName', 'DiffusionBValue',
+  'TriggerTime', 'NominalCardiacTriggerDelayTime', 'TemporalPositionIdentifier',
+  'AcquisitionNumber', 'AcquisitionTime', 'ContentTime',
+)  # fmt: skip
+
+
+def tag_of(keyword: str) -> BaseTag:
+  """The tag of an element that the standard names."""
+  tag = tag_for_keyword(keyword)
+  assert tag is not None, keyword
+  return BaseTag(tag)
+
+
 # b-values of two vendors: no keyword, no place in the standard.
 SIEMENS_B, GE_B = BaseTag(0x0019100C), BaseTag(0x00431039)
-_TAGS = [BaseTag(tag_for_keyword(name)) for name in (*TOLD, *_NEEDED)]
-_TAGS += [SIEMENS_B, GE_B]
+_TAGS: list[BaseTag | int] = [
+  *(tag_of(name) for name in (*TOLD, *_NEEDED)), SIEMENS_B, GE_B
+]  # fmt: skip
 # PixelData, and those of floating-point pixels.
 _PIXELS = frozenset((0x7FE00010, 0x7FE00009, 0x7FE00008))
 LOST_PIXELS = 'truncated: it ends before its pixels'
@@ -135,6 +102,12 @@ class Header(NamedTuple):
   size: int
   damage: ScanError | None
   texts: dict[str, str]
+
+  @property
+  def place(self) -> Pixels:
+    """Where its pixels are; only files with pixels come so far."""
+    assert self.pixels is not None
+    return self.pixels
 
   def text(self, keyword: str) -> str:
     """An element's value as people read it; '' if there is none."""
@@ -194,7 +167,7 @@ def _ignoring() -> Iterator[None]:
     logger.setLevel(before)
 
 
-def text(found: pydicom.Dataset, keyword: str) -> str:
+def text(found: pydicom.Dataset | Mapping[str, Any], keyword: str) -> str:
   """An element's value as people read it, several joined by a backslash."""
   try:
     value = found.get(keyword)
@@ -210,8 +183,8 @@ def text(found: pydicom.Dataset, keyword: str) -> str:
 def items(found: pydicom.Dataset, keyword: str) -> Sequence[pydicom.Dataset]:
   """The items of a sequence; () if there is none that can be read."""
   try:
-    found = found.get(keyword)
-    return found if isinstance(found, pydicom.Sequence) else ()
+    value = found.get(keyword)
+    return value if isinstance(value, pydicom.Sequence) else ()
   except Exception:
     return ()
 
@@ -263,10 +236,12 @@ def _parse(path, file, size: int, preamble: bool) -> Header:
   try:
     # The compressed part of a deflated file says nowhere how much will come
     # out of it.
-    meta = pydicom.filereader.read_file_meta_info(path) if preamble else {}
-    if meta.get('TransferSyntaxUID') == _DEFLATED or (
-      not preamble and _DEFLATED.encode() in file.read(1 << 16)
-    ):
+    if preamble:
+      meta = pydicom.filereader.read_file_meta_info(path)
+      deflated = meta.get('TransferSyntaxUID') == _DEFLATED
+    else:
+      deflated = _DEFLATED.encode() in file.read(1 << 16)
+    if deflated:
       reason = 'a deflated DICOM file'
       return damaged(ScanError(path, reason, 'export the series uncompressed'))
     file.seek(0)
@@ -318,14 +293,9 @@ def frame_count(header: Header) -> int:
   Raises:
     ScanError: no sensible number.
   """
-  try:
-    count = int(header.text('NumberOfFrames') or 1)
-  except ValueError:
-    count = -1
+  if not header.text('NumberOfFrames'):
+    return 1
+  count = header.whole('NumberOfFrames')
   if count < 0:
-    raise ScanError(
-      header.path,
-      f'impossible NumberOfFrames {header.text("NumberOfFrames")}',
-      HEADERS,
-    )
+    raise ScanError(header.path, f'impossible NumberOfFrames {count}', HEADERS)
   return max(count, 1)

@@ -8,7 +8,6 @@ from pydicom import uid as uids
 
 from data.formats import dicom_codec
 from data.formats.dicom_header import (
-  AGAIN,
   EXPORT,
   HEADERS,
   Header,
@@ -16,7 +15,7 @@ from data.formats.dicom_header import (
   unsaid,
 )
 from data.formats.nifti_bytes import MAX_VOXELS
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, ScanError
 
 _PIXEL_DATA = 0x7FE00010
 _GREY = 'export the scan as grey values (MONOCHROME2)'
@@ -97,7 +96,7 @@ def check_layout(header: Header) -> None:
   Raises:
     ScanError: it makes no sense, or bytes are missing.
   """
-  file, place = header.path, header.pixels
+  file, place = header.path, header.place
   if place.tag != _PIXEL_DATA:
     raise ScanError(file, 'floating-point pixels', 'export it as integers')
   samples = header.whole('SamplesPerPixel')
@@ -122,7 +121,7 @@ def check_layout(header: Header) -> None:
       EXPORT,
     )
   count = voxel_count(header)
-  encapsulated = place.length is None
+  there, encapsulated = place.length, place.length is None
   syntax = dicom_codec.syntax_of(header)
   known = syntax.is_transfer_syntax and not syntax.is_private
   if known and syntax.is_encapsulated != encapsulated:
@@ -130,14 +129,16 @@ def check_layout(header: Header) -> None:
       file, f'its pixels are not stored as {syntax.name} says', EXPORT
     )
   needed = -(-count * allocated // 8)
-  if not encapsulated and place.length < needed:
+  if there is None:
+    return
+  if there < needed:
     raise ScanError(
       file,
-      f'{place.length} of the {needed} bytes that its header announces are'
+      f'{there} of the {needed} bytes that its header announces are'
       ' there: truncated, or a damaged header',
       AGAIN,
     )
-  extra = 0 if encapsulated else place.length - needed
+  extra = there - needed
   frame = max(needed // frame_count(header), 1)
   if extra >= frame and extra % frame <= 1:
     raise ScanError(
@@ -184,7 +185,7 @@ def read_stored(header: Header) -> Stored:
       header.path, f'damaged: its pixels cannot be decoded ({words})', AGAIN
     ) from error
   shift = 8 * raw.dtype.itemsize - header.whole('BitsStored')
-  values, notes = raw, ()
+  values = raw
   syntax = dicom_codec.syntax_of(header)
   # What these decode to has its own number of bits, and a sign.
   own = syntax in (*dicom_codec.JPEG_2000, *uids.JPEGLSTransferSyntaxes)
@@ -198,11 +199,12 @@ def read_stored(header: Header) -> Stored:
     padded |= (values >= low) & (values <= high)
     padded = padded if padded.any() else None
   differs = values != raw if values is not raw else None
-  if differs is not None and (
-    differs.any() if padded is None else (differs & ~padded).any()
-  ):
-    notes = (
+  if padded is not None and differs is not None:
+    differs &= ~padded
+  notes = []
+  if differs is not None and differs.any():
+    notes.append(
       f'bits beyond the {header.whole("BitsStored")} stored ones are not'
-      ' zero: they are ignored',
+      ' zero: they are ignored'
     )
-  return Stored(values, padded, notes)
+  return Stored(values, padded, tuple(notes))

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.formats import dicom_header
+from data.formats import affines, dicom_header
 from data.formats.dicom_frames import Frame
 from data.formats.dicom_header import EXPORT
-from data.formats.nifti import check_sides
 from data.formats.scan_error import ScanError
 
 # Gaps between neighbouring slices may differ by this share of the median.
@@ -29,7 +28,7 @@ _AWAY = 'move {} away, or export the whole series again'
 _APART = 'export each of them as its own series, a folder each'
 # What may differ between images of one place: what people call it, the elements
 # that tell it, the unit.
-_KINDS = (
+_KINDS: tuple[tuple[str, tuple[str | int, ...], str], ...] = (
   ('echoes', ('EchoTime', 'EffectiveEchoTime'), 'ms'),
   ('echoes', ('EchoNumbers',), ''),
   (
@@ -43,16 +42,12 @@ _KINDS = (
   ('kernels', ('ConvolutionKernel',), ''),
   ('kinds of image', ('FrameType', 'ImageType'), ''),
 )
-_HEART = ('NominalCardiacTriggerDelayTime', 'TriggerTime')
+_HEART: tuple[str, ...] = ('NominalCardiacTriggerDelayTime', 'TriggerTime')
 _TIMES = (
-  'TemporalPositionIdentifier',
-  'TemporalPositionIndex',
-  'TemporalPositionTimeOffset',
-  'AcquisitionNumber',
-  'FrameAcquisitionDateTime',
-  'AcquisitionTime',
-  'ContentTime',
-)
+  'TemporalPositionIdentifier', 'TemporalPositionIndex',
+  'TemporalPositionTimeOffset', 'AcquisitionNumber', 'FrameAcquisitionDateTime',
+  'AcquisitionTime', 'ContentTime',
+)  # fmt: skip
 
 
 class Stack(NamedTuple):
@@ -133,8 +128,8 @@ def _same_orientation(a: Frame, b: Frame) -> bool:
   angle = lambda u, v: np.degrees(
     np.arctan2(np.linalg.norm(np.cross(u, v)), u @ v)
   )
-  a, b = a.orientation, b.orientation
-  return max(angle(a[:3], b[:3]), angle(a[3:], b[3:])) <= _DEGREES
+  u, v = a.orientation, b.orientation
+  return max(angle(u[:3], v[:3]), angle(u[3:], v[3:])) <= _DEGREES
 
 
 def _normal(frame: Frame) -> np.ndarray:
@@ -166,7 +161,7 @@ def _sorts(key: str | int, places: Sequence[Sequence[Frame]]) -> list[str]:
     return []
   frames = sorted(
     (frame for place in places for frame in place),
-    key=lambda frame: (frame.header.path, frame.index),
+    key=lambda frame: (frame.header.path, frame.number),
   )
   values = list(dict.fromkeys(map(value, frames)))
   return values if 1 < len(values) <= max(map(len, places)) else []
@@ -176,10 +171,10 @@ def _words(noun: str, key: str | int, unit: str, values: list[str]) -> str:
   """'2 echoes (EchoTime 4.6 and 2.3 ms)'."""
   some = [value or 'none' for value in values[:4]]
   some[-2:] = [' and '.join(some[-2:])]
-  some = ', '.join(some) + (', ...' if len(values) > 4 else '')
+  shown = ', '.join(some) + (', ...' if len(values) > 4 else '')
   name = f'{key} ' if isinstance(key, str) else ''
   unit = f' {unit}' if unit else ''
-  return f'{len(values)} {noun} ({name}{some}{unit})'
+  return f'{len(values)} {noun} ({name}{shown}{unit})'
 
 
 def _explain(places: Sequence[Sequence[Frame]], where: float, folder: str):
@@ -198,8 +193,8 @@ def _explain(places: Sequence[Sequence[Frame]], where: float, folder: str):
         return ScanError(folder, f'{words} in one series', _APART)
   if 2 * len(several) > len(places):
     most = max(map(len, several))
-    for noun, keys in (('heart phases', _HEART), ('dynamics', _TIMES)):
-      if any(len({f.said(key) for f in several[0]}) > 1 for key in keys):
+    for noun, times in (('heart phases', _HEART), ('dynamics', _TIMES)):
+      if any(len({f.said(key) for f in several[0]}) > 1 for key in times):
         return ScanError(folder, f'{most} {noun} at each position', _APART)
     if most > 2 or len(several) > 2:
       return ScanError(folder, f'{most} images at each position', _APART)
@@ -326,12 +321,11 @@ def stack(frames: Sequence[Frame], folder: str) -> Stack:
     ),
   ):
     check_alike(frames, name, same, text, folder)
-  normals = [_normal(frame) for frame in frames]
-  normal = normals[0]
+  normal, *_ = map(_normal, frames)
   frames = sorted(frames, key=lambda f: float(normal @ f.position))
   places = np.array([frame.position for frame in frames])
   step = _check_places(frames, places @ normal, folder)
   _check_straight(places, normal, frames, folder)
   affine = _affine(frames[0], normal, step)
-  check_sides(affine, folder)
+  affines.check_sides(affine, folder)
   return Stack(frames, affine)

@@ -6,11 +6,8 @@ checksum passes, and they allocate what a header claims.
 
 import zlib
 
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, EXPORT, ScanError
 
-AGAIN = 'copy the file again from its source'
-# Any scan's files are written again by the program that wrote them.
-EXPORT = 'export the scan again'
 # Of `zlib`: gzip alone, and gzip or zlib, whichever it is.
 GZIP, EITHER = 31, 47
 # Deflate makes no more bytes than this out of one.

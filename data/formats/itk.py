@@ -16,8 +16,7 @@ from data.formats import affines, inflate, itk_headers, nifti_pairs
 from data.formats.itk_headers import Stored
 from data.formats.label_maps import label_codes
 from data.formats.nifti import Volume, check_image, check_shape, nifti_bytes
-from data.formats.nifti_bytes import unreadable
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, unreadable
 
 ENDINGS = ('.mha', '.mhd', '.nrrd', '.nhdr', '.hdr', '.img')
 _PAIR = ('.hdr', '.img')
@@ -234,11 +233,10 @@ def encode(
   """
   ending = ending.lower()
   if ending in ('.nii', '.nii.gz'):
-    data = nifti_bytes(voxels, like, compressed=ending == '.nii.gz')
+    data = nifti_bytes(voxels, like, level=int(ending == '.nii.gz'))
     return [(stem + ending, data)]
   if ending in _PAIR:
-    data = nifti_bytes(voxels, like, compressed=False)
-    header, image = nifti_pairs.split(data)
+    header, image = nifti_pairs.split(nifti_bytes(voxels, like, level=0))
     return [(stem + '.img', image), (stem + '.hdr', header)]
   whole = {'.mhd': '.mha', '.nhdr': '.nrrd'}.get(ending)
   if whole and ('%' in stem or stem.upper().startswith('LIST')):

@@ -12,12 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data.formats.affines import SIZES
-from data.formats.inflate import AGAIN, EXPORT
-from data.formats.nifti_bytes import check_voxels, unreadable
-from data.formats.scan_error import ScanError
+from data.formats.nifti_bytes import check_voxels, read_start
+from data.formats.scan_error import AGAIN, DAMAGED, ScanError
 
 _MAX_HEADER = 1 << 20
-_DAMAGED = EXPORT + ': its header is damaged'
 _ANEW = 'save it again as one .mha, .nrrd or .nii.gz file'
 _ASSUMED = 'left and right are assumed: its header has no orientation'
 _TRUE = ('t', 'y', '1')
@@ -110,47 +108,36 @@ def _numbers(text: str, field: str, file: str) -> list[float]:
   except ValueError:
     found = []
   if not found or not np.isfinite(found).all():
-    raise ScanError(file, f'{field} is {text[:40]!r}: no numbers', _DAMAGED)
+    raise ScanError(file, f'{field} is {text[:40]!r}: no numbers', DAMAGED)
   return found
 
 
 def _whole(values: list[float], field: str, file: str) -> tuple[int, ...]:
   """Sides of a volume."""
   if min(values) < 1 or any(value != int(value) for value in values):
-    raise ScanError(file, f'impossible {field} {values}', _DAMAGED)
+    raise ScanError(file, f'impossible {field} {values}', DAMAGED)
   sides = tuple(int(value) for value in values)
   check_voxels(sides, file)
   return sides
 
 
-def _start(path: pathlib.Path) -> bytes:
-  try:
-    with path.open('rb') as opened:
-      data = opened.read(_MAX_HEADER)
-  except OSError as error:
-    raise unreadable(path, error) from error
-  if not data:
-    raise ScanError(path, 'the file is empty', AGAIN)
-  return data
-
-
 def _meta_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
   """Fields of a MetaImage header, and where it ends."""
-  data, place, fields = _start(path), 0, {}
+  data, place = read_start(path, _MAX_HEADER), 0
+  fields: dict[str, str] = {}
   while place < len(data):
     end = data.find(b'\n', place)
     end = len(data) if end < 0 else end
     line = os.fsdecode(data[place:end])
     place = end + 1
-    key, mark, value = re.match(r'([^=:]*)([=:]?)(.*)', line, re.S).groups()
-    key, value = key.strip(), value.strip()
-    if not mark:
+    key, *value = map(str.strip, re.split('[=:]', line, maxsplit=1))
+    if not value:
       if not key:
         continue
       break
     if key in fields:
-      raise ScanError(path, f'its header has {key} twice', _DAMAGED)
-    fields[key] = value
+      raise ScanError(path, f'its header has {key} twice', DAMAGED)
+    fields[key] = value[0]
     if key == 'ElementDataFile':
       return fields, place
   if 'NDims' in fields or 'ObjectType' in fields:
@@ -167,10 +154,10 @@ def _meta_numbers(fields, file: str) -> dict[str, list[float]]:
     out[field] = _numbers(fields.get(field, ''), field, file)
     dims = out['NDims'][0]
     if not 1 <= dims <= 10 or dims != int(dims):
-      raise ScanError(file, f'impossible NDims {dims:g}', _DAMAGED)
+      raise ScanError(file, f'impossible NDims {dims:g}', DAMAGED)
     if len(out[field]) != int(dims) ** _META_NUMBERS[field]:
       raise ScanError(
-        file, f'{field} has {len(out[field])} numbers, NDims {dims:g}', _DAMAGED
+        file, f'{field} has {len(out[field])} numbers, NDims {dims:g}', DAMAGED
       )
   return out
 
@@ -179,7 +166,7 @@ def _check_meta(fields, numbers, file: str) -> None:
   """Checks what makes voxels something else than one grey value each."""
   for field in ('DimSize', 'ElementType'):
     if field not in fields:
-      raise ScanError(file, f'its header has no {field}', _DAMAGED)
+      raise ScanError(file, f'its header has no {field}', DAMAGED)
   channels = numbers.get('ElementNumberOfChannels', [1])[0]
   if channels != 1 or fields['ElementType'].endswith('_ARRAY'):
     raise ScanError(
@@ -211,7 +198,7 @@ def _meta_place(numbers, file: str) -> np.ndarray:
   ):
     said = [numbers[name] for name in names if name in numbers]
     if any(values != said[0] for values in said):
-      raise ScanError(file, f'{names[0]} is given twice', _DAMAGED)
+      raise ScanError(file, f'{names[0]} is given twice', DAMAGED)
     found.append(np.array(said[0] if said else plain))
   sizes = numbers.get('ElementSpacing', numbers.get('ElementSize'))
   if sizes is None:
@@ -238,22 +225,16 @@ def metaimage(path: pathlib.Path) -> Stored:
   shape = _whole(numbers['DimSize'], 'DimSize', file)
   kind = fields['ElementType'].removeprefix('MET_')
   if kind not in _META_TYPES:
-    raise ScanError(file, f'unknown ElementType {kind}', _DAMAGED)
-  flags = {
-    name: fields.get(name, '')[:1].lower() in _TRUE
-    for name in (
-      'BinaryDataByteOrderMSB',
-      'ElementByteOrderMSB',
-      'CompressedData',
-    )
-  }
-  big = flags['BinaryDataByteOrderMSB'] or flags['ElementByteOrderMSB']
+    raise ScanError(file, f'unknown ElementType {kind}', DAMAGED)
+  yes = lambda name: fields.get(name, '')[:1].lower() in _TRUE
+  big = yes('BinaryDataByteOrderMSB') or yes('ElementByteOrderMSB')
+  compressed = yes('CompressedData')
   name, data = fields['ElementDataFile'], path
   if name.upper() != 'LOCAL':
     data, end = _beside(path, name), 0
   skipped = int(numbers.get('HeaderSize', [0])[0])
-  if 0 < skipped < end or (skipped < 0 and flags['CompressedData']):
-    raise ScanError(file, f'impossible HeaderSize {skipped}', _DAMAGED)
+  if 0 < skipped < end or (skipped < 0 and compressed):
+    raise ScanError(file, f'impossible HeaderSize {skipped}', DAMAGED)
   size = int(numbers.get('CompressedDataSize', [-1])[0])
   turned = {'TransformMatrix', 'Rotation', 'Orientation'} & fields.keys()
   return Stored(
@@ -261,7 +242,7 @@ def metaimage(path: pathlib.Path) -> Stored:
     np.dtype(('>' if big else '<') + _META_TYPES[kind]),
     data,
     -1 if skipped < 0 else skipped or end,
-    flags['CompressedData'],
+    compressed,
     size if size > 0 else -1,
     () if turned else (_ASSUMED,),
     _meta_place(numbers, file) if len(shape) > 2 else None,
@@ -270,12 +251,12 @@ def metaimage(path: pathlib.Path) -> Stored:
 
 def _nrrd_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
   """Fields of an NRRD header in lower case, and where it ends."""
-  data = _start(path)
+  data = read_start(path, _MAX_HEADER)
   if not re.match(rb'NRRD000\d\r?\n', data):
     raise ScanError(path, 'not an NRRD file', _ANEW)
   ended = re.search(rb'\n\r?\n', data)
   if not ended and len(data) == _MAX_HEADER:
-    raise ScanError(path, 'its header does not end', _DAMAGED)
+    raise ScanError(path, 'its header does not end', DAMAGED)
   end = ended.end() if ended else len(data)
   fields = {}
   for line in os.fsdecode(data[:end]).splitlines()[1:]:
@@ -285,7 +266,7 @@ def _nrrd_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
     key = key.strip().lower().replace('datafile', 'data file')
     key = re.sub('^(line|byte)skip$', r'\1 skip', key)
     if key in fields:
-      raise ScanError(path, f'its header has {key} twice', _DAMAGED)
+      raise ScanError(path, f'its header has {key} twice', DAMAGED)
     fields[key] = value.strip()
   if not ended and 'data file' not in fields:
     raise ScanError(path, 'its header does not end: truncated', AGAIN)
@@ -326,18 +307,18 @@ def nrrd(path: pathlib.Path) -> Stored:
   fields, end = _nrrd_fields(path)
   missing = [n for n in ('type', 'dimension', 'sizes') if n not in fields]
   if missing:
-    raise ScanError(file, f'its header has no {missing[0]}', _DAMAGED)
+    raise ScanError(file, f'its header has no {missing[0]}', DAMAGED)
   shape = _whole(_numbers(fields['sizes'], 'sizes', file), 'sizes', file)
   if _numbers(fields['dimension'], 'dimension', file) != [len(shape)]:
     raise ScanError(
-      file, f'dimension {fields["dimension"]}, sizes {shape}', _DAMAGED
+      file, f'dimension {fields["dimension"]}, sizes {shape}', DAMAGED
     )
   _check_nrrd(fields, shape, file)
   code = _NRRD_CODES.get(' '.join(fields['type'].lower().split()))
   endian = fields.get('endian', 'none').lower()
   if not code or (endian not in ('little', 'big') and code not in ('i1', 'u1')):
     raise ScanError(
-      file, f'unknown type {fields["type"]!r}, endian {endian}', _DAMAGED
+      file, f'unknown type {fields["type"]!r}, endian {endian}', DAMAGED
     )
   compressed = fields['encoding'].lower() != 'raw'
   skips = [

@@ -30,7 +30,8 @@ def label_codes(
   Raises:
     ScanError: they are not codes.
   """
-  rounded, notes = voxels, ()
+  rounded = voxels
+  notes: tuple[str, ...] = ()
   if not np.issubdtype(voxels.dtype, np.integer):
     rounded = np.round(voxels)
     with np.errstate(invalid='ignore'):  # Of infinite ones; found below.

@@ -18,14 +18,11 @@ import nibabel as nib
 import numpy as np
 
 from data.files import atomic
-from data.formats.affines import check_sides as check_sides
 from data.formats.affines import close_affines
-from data.formats.inflate import AGAIN, EXPORT
 from data.formats.label_maps import label_codes
-from data.formats.label_maps import map_codes as map_codes
 from data.formats.nifti_affine import place, round_quaternion
 from data.formats.nifti_bytes import Layout, layout, read_bytes, read_head
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, EXPORT, ScanError
 
 
 class Volume(NamedTuple):
@@ -62,9 +59,9 @@ def _extensions(found: Layout, data: bytes):
   start = place + 4
   if not data[place]:
     return kind.exts_klass()
+  number = np.dtype(found.header.endianness + 'i4')
   while start + 16 <= found.offset:
-    order = 'little' if found.header.endianness == '<' else 'big'
-    size = int.from_bytes(data[start : start + 4], order, signed=True)
+    size = int(np.frombuffer(data, number, 1, start)[0])
     if size < 16 or size % 16 or start + size > found.offset:
       return kind.exts_klass()
     start += size
@@ -224,14 +221,13 @@ def check_image(voxels: np.ndarray, file: str) -> None:
 
 
 def check_pair(
-  image: Volume, label: Volume, image_file: str, label_file: str
+  image: Volume, label: Volume, label_file: str | os.PathLike
 ) -> None:
   """Checks that a label map lies on its image's grid.
 
   Raises:
     ScanError: other shape, or an affine that is off by over half a voxel.
   """
-  del image_file
   if image.voxels.shape != label.voxels.shape:
     raise ScanError(
       label_file,
@@ -248,9 +244,7 @@ def check_pair(
     )
 
 
-def nifti_bytes(
-  voxels: np.ndarray, like: Volume, *, compressed: bool = True
-) -> bytes:
+def nifti_bytes(voxels: np.ndarray, like: Volume, *, level: int = 1) -> bytes:
   """A NIfTI file of voxels that lie where another volume's do.
 
   Shape, affine, codes of sform and qform, voxel sides and their unit are those
@@ -260,7 +254,7 @@ def nifti_bytes(
   Args:
     voxels: `[X, Y, Z]`, on the grid of `like`.
     like: as it was read.
-    compressed: as .nii.gz.
+    level: of gzip; 0: not compressed.
   """
   if like.header is None:
     image = nib.Nifti1Image(voxels, like.affine)
@@ -277,7 +271,8 @@ def nifti_bytes(
       kind = nib.Nifti2Image
     image = kind(voxels.reshape(header.get_data_shape()), None, header)
   data = image.to_bytes()
-  return gzip.compress(data, 1, mtime=0) if compressed else data
+  # No time stamp: the same voxels give the same bytes.
+  return gzip.compress(data, level, mtime=0) if level else data
 
 
 def write_nifti(
@@ -285,16 +280,11 @@ def write_nifti(
 ) -> None:
   """Writes a volume; the file appears whole or not at all.
 
-  The same voxels give the same bytes (no time stamp in the gzip header).
+  The same voxels give the same bytes.
 
   Raises:
     OSError: the disk took no more; the text names the file.
   """
   path = pathlib.Path(path)
-  image = nib.Nifti1Image(voxels, affine)
-  image.set_sform(affine, 1)
-  image.set_qform(affine, 1)
-  data = image.to_bytes()
-  if path.suffix == '.gz':
-    data = gzip.compress(data, 6, mtime=0)
-  atomic.write(path, data)
+  level = 6 if path.suffix == '.gz' else 0
+  atomic.write(path, nifti_bytes(voxels, Volume(voxels, affine), level=level))

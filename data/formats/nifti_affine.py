@@ -79,25 +79,25 @@ def _compare(affine, other, shape, file: str) -> tuple[str, ...]:
 
 def _by_sform(header, shape, file: str) -> tuple[np.ndarray, tuple[str, ...]]:
   affine = np.asarray(header.get_sform(), np.float64)
-  other, notes = None, ()
+  other, notes = None, []
   if header['qform_code'] > 0:
     try:
       other = _qform(header, file)
     except ScanError:
-      notes = ('the qform is damaged: the sform is used',)
+      notes.append('the qform is damaged: the sform is used')
   remedy = _REPAIR
   if other is not None:
     remedy = 'repair the sform, or set sform_code to 0: the qform is then used'
   affines.check_regular(affine, file, 'the sform', remedy)
   if other is not None:
-    notes = _compare(affine, other, shape, file)
+    notes += _compare(affine, other, shape, file)
   elif not notes:
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     said = np.asarray(header['pixdim'][1:4], np.float64)
     if np.abs(said / sides - 1).max() > 0.01:
-      text = ' x '.join(f'{side:.4g}' for side in said)
-      notes = (f'pixdim says {text} mm: the sform is used',)
-  return affine, notes + affines.shear_notes(affine)
+      text = affines.sides_text(said)
+      notes.append(f'pixdim says {text} mm: the sform is used')
+  return affine, (*notes, *affines.shear_notes(affine))
 
 
 def place(
@@ -130,10 +130,11 @@ def place(
         f'unknown {form}_code {code}',
         f'set {form}_code to 1 if the {form} is right, or to 0',
       )
+  notes: tuple[str, ...] = ()
   if header['sform_code'] > 0:
     affine, notes = _by_sform(header, shape, file)
   elif header['qform_code'] > 0:
-    affine, notes = _qform(header, file), ()
+    affine = _qform(header, file)
   else:
     affine = np.asarray(header.get_base_affine(), np.float64)
     notes = ('left and right are assumed: neither sform nor qform is set',)

@@ -4,22 +4,21 @@ A file is decompressed to its end, and never to more than its own header
 announces.
 """
 
-import os
+import math
 import pathlib
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 
-from data.formats.inflate import (
+from data.formats.inflate import check_length, check_ratio, inflate, peek
+from data.formats.scan_error import (
   AGAIN,
+  DAMAGED,
   EXPORT,
-  check_length,
-  check_ratio,
-  inflate,
-  peek,
+  ScanError,
+  unreadable,
 )
-from data.formats.scan_error import ScanError
 
 # sizeof_hdr -> first possible voxel byte of a single file. The standard takes
 # any lower offset for this one.
@@ -29,7 +28,6 @@ _MAX_OFFSET = 1 << 20
 # wants the memory.
 MAX_VOXELS = 1 << 30
 _HEAD = 1024
-_DAMAGED = EXPORT + ': its header is damaged'
 
 
 class Layout(NamedTuple):
@@ -50,23 +48,13 @@ class Layout(NamedTuple):
   length: int
 
 
-def byte_order(head: bytes) -> str:
-  """'<' or '>' by the size that a header says it has; '' if by none."""
-  for code, order in (('<', 'little'), ('>', 'big')):
-    if int.from_bytes(head[:4], order) in _FIRST:
-      return code
-  return ''
-
-
 def check_voxels(shape: tuple[int, ...], file: str) -> int:
   """How many voxels there are.
 
   Raises:
     ScanError: more than any scan has.
   """
-  count = 1
-  for side in shape:
-    count *= side
+  count = math.prod(shape)
   if count > MAX_VOXELS:
     sides = ' x '.join(map(str, shape))
     raise ScanError(
@@ -85,14 +73,16 @@ def raw_header(head: bytes, file: str) -> nib.Nifti1Header:
   """
   if len(head) < 348:
     raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
-  order = byte_order(head)
-  if not order:
+  for order in '<>':
+    size = int(np.frombuffer(head, order + 'i4', 1)[0])
+    if size in _FIRST:
+      break
+  else:
     raise ScanError(
       file,
       'not a NIfTI file',
       'give scans as NIfTI (.nii, .nii.gz) or DICOM folders, or move it away',
     )
-  size = int.from_bytes(head[:4], 'little' if order == '<' else 'big')
   if len(head) < size:
     raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
   kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
@@ -115,37 +105,40 @@ def layout(head: bytes, file: str) -> Layout:
       'name it .hdr and put its .img beside it',
     )
   if magic != kind.single_magic:
-    raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', _DAMAGED)
+    raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', DAMAGED)
   try:
     dtype = header.get_data_dtype()
   except (KeyError, nib.spatialimages.HeaderDataError):
     dtype = np.dtype('V')
   if not dtype.itemsize:
     code = int(header['datatype'])
-    raise ScanError(file, f'unknown data type {code} in the header', _DAMAGED)
+    raise ScanError(file, f'unknown data type {code} in the header', DAMAGED)
   dims = [int(d) for d in header['dim']]
   shape = tuple(dims[1 : dims[0] + 1])
   if not 1 <= dims[0] <= 7 or min(shape) < 1:
-    raise ScanError(file, f'impossible dimensions {dims}', _DAMAGED)
+    raise ScanError(file, f'impossible dimensions {dims}', DAMAGED)
   offset = float(header['vox_offset'])
   if not np.isfinite(offset) or offset > _MAX_OFFSET:
-    raise ScanError(file, f'impossible voxel offset {offset}', _DAMAGED)
+    raise ScanError(file, f'impossible voxel offset {offset}', DAMAGED)
   start = max(int(offset), _FIRST[kind.sizeof_hdr])
   length = start + check_voxels(shape, file) * dtype.itemsize
   return Layout(header, start, dtype, shape, length)
 
 
-def unreadable(path: pathlib.Path, error: OSError) -> ScanError:
-  """Why a file cannot be opened."""
-  if path.is_symlink() and not path.exists():
-    return ScanError(
-      path,
-      f'a link to {os.readlink(path)}, which is not there',
-      'fetch the file that it points to, or remove the link',
-    )
-  return ScanError(
-    path, f'cannot be read ({error.strerror})', 'check name and permissions'
-  )
+def read_start(path: pathlib.Path, count: int) -> bytes:
+  """The first bytes of a file, at most `count`.
+
+  Raises:
+    ScanError: it cannot be read, or is empty.
+  """
+  try:
+    with path.open('rb') as file:
+      raw = file.read(count)
+  except OSError as error:
+    raise unreadable(path, error) from error
+  if not raw:
+    raise ScanError(path, 'the file is empty', AGAIN)
+  return raw
 
 
 def read_head(path: pathlib.Path) -> bytes:
@@ -154,13 +147,7 @@ def read_head(path: pathlib.Path) -> bytes:
   Raises:
     ScanError: it cannot be read, is empty or damaged.
   """
-  try:
-    with path.open('rb') as file:
-      raw = file.read(1 << 16)
-  except OSError as error:
-    raise unreadable(path, error) from error
-  if not raw:
-    raise ScanError(path, 'the file is empty', AGAIN)
+  raw = read_start(path, 1 << 16)
   if raw[:2] == b'\x1f\x8b':
     return peek(raw, _HEAD, str(path))
   if path.suffix.lower() == '.gz':

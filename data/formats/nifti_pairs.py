@@ -6,15 +6,13 @@ left, from back to front and upwards, as SPM, FSL and nibabel assume.
 """
 
 import pathlib
-import struct
 
 import nibabel as nib
 import numpy as np
 
-from data.formats.inflate import EXPORT
 from data.formats.nifti import Volume, nifti_affine, nifti_volume
 from data.formats.nifti_bytes import layout, raw_header, read_all, read_head
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import EXPORT, ScanError
 
 _MAX_HEADER = 1 << 20
 _ASSUMED = 'left and right are assumed: Analyze headers do not tell them'
@@ -93,13 +91,12 @@ def _single_header(path: pathlib.Path) -> tuple[bytes, int, bool]:
 def _notes(path: pathlib.Path, analyze: bool) -> tuple[str, ...]:
   if not analyze:
     return ()
-  notes = (_ASSUMED,)
-  (orient,) = struct.unpack_from('B', read_head(path), 252)
-  if orient:
-    notes += (f'its orientation field ({orient}) is not used',)
+  notes = [_ASSUMED]
+  if orient := read_head(path)[252]:
+    notes.append(f'its orientation field ({orient}) is not used')
   if sibling(path, '.mat'):
-    notes += ('its .mat file is not used',)
-  return notes
+    notes.append('its .mat file is not used')
+  return tuple(notes)
 
 
 def read(path: pathlib.Path, *, label: bool = False) -> Volume:

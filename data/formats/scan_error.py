@@ -2,8 +2,16 @@
 
 from collections.abc import Sequence
 import os
+import pathlib
 
 from data.files import names
+
+# Remedies that many findings have.
+AGAIN = 'copy the file again from its source'
+# Any scan's files are written again by the program that wrote them.
+EXPORT = 'export the scan again'
+DAMAGED = EXPORT + ': its header is damaged'
+NOTHING = 'nothing to do'
 
 
 class ScanError(Exception):
@@ -15,9 +23,32 @@ class ScanError(Exception):
     remedy: what to do about it.
   """
 
-  def __init__(self, file: str | os.PathLike, reason: str, remedy: str):
+  def __init__(
+    self, file: str | os.PathLike, reason: str, remedy: str = NOTHING
+  ):
     self.file, self.reason, self.remedy = str(file), reason, remedy
     super().__init__(f'{self.file}: {reason}; {remedy}')
+
+
+def dead_link(path: pathlib.Path) -> ScanError:
+  """What is wrong with a link that leads nowhere."""
+  return ScanError(
+    path,
+    f'a link to {os.readlink(path)}, which is not there',
+    'fetch the file that it stands for, or remove the link',
+  )
+
+
+def unreadable(path: pathlib.Path, error: OSError) -> ScanError:
+  """Why a file cannot be opened, whether it is one or a link."""
+  dead = path.is_symlink() and not path.exists()
+  return dead_link(path) if dead else cannot_read(path, error)
+
+
+def cannot_read(place: str | os.PathLike, error: OSError) -> ScanError:
+  """Why a file or a folder cannot be read."""
+  reason = f'cannot be read ({error.strerror})'
+  return ScanError(place, reason, 'check name and permissions')
 
 
 def table(errors: Sequence[ScanError]) -> str:

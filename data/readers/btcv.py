@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 import functools
 import pathlib
 
-from data.formats.nifti import ScanError, check_pair, map_codes, read_nifti
+from data.formats.label_maps import map_codes
+from data.formats.nifti import check_pair, read_nifti
+from data.formats.scan_error import ScanError
 from data.task import Case, Modality, Scan
 
 _LAYOUT = 'RawData/Training/img/img0001.nii.gz and label/label0001.nii.gz'
@@ -25,7 +27,7 @@ def _read(image_file, label_file, codes) -> Scan:
       f'put it at {label_file}, or move the image away',
     )
   label = read_nifti(label_file, label=True)
-  check_pair(image, label, str(image_file), str(label_file))
+  check_pair(image, label, label_file)
   classes = map_codes(label.voxels, codes, label_file)
   return Scan(image.voxels, classes, image.affine, image.notes + label.notes)
 

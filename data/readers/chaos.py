@@ -18,7 +18,8 @@ from PIL import Image
 
 from data.formats.dicom import read_dicom
 from data.formats.dicom_files import files_in
-from data.formats.nifti import ScanError, map_codes
+from data.formats.label_maps import map_codes
+from data.formats.scan_error import ScanError
 from data.task import Case, Modality, Scan
 
 # Grey values (above, up to) of each organ, and the middle that stands for it.

@@ -20,7 +20,8 @@ from typing import NamedTuple
 from data import task_file
 from data.files import names
 from data.formats import file_kinds, nnunet, scan_files
-from data.formats.nifti import ScanError, check_pair
+from data.formats.nifti import check_pair
+from data.formats.scan_error import ScanError
 from data.formats.scan_files import Source
 from data.readers import user_labels
 from data.task import Case, Modality, Scan
@@ -71,7 +72,7 @@ def _read(image_source: Source, label_source: Source | None, codes) -> Scan:
     label = scan_files.read(label_source, label=True)
     files = str(image_source.path), str(label_source.path)
     user_labels.check_drawn(label.voxels, image.voxels, files[1], files[0])
-    check_pair(image, label, *files)
+    check_pair(image, label, files[1])
     classes = user_labels.classes(label.voxels, codes, files[1])
     notes += label.notes
   return Scan(image.voxels, classes, image.affine, notes, image.tags)

@@ -10,7 +10,9 @@ import pathlib
 
 import numpy as np
 
-from data.formats.nifti import ScanError, check_pair, map_codes, read_nifti
+from data.formats.label_maps import map_codes
+from data.formats.nifti import check_pair, read_nifti
+from data.formats.scan_error import ScanError
 from data.task import Case, Modality, Scan
 
 # Some MR labels hold 421 where the left atrium's 420 is meant.
@@ -28,7 +30,7 @@ def _read(image_file, label_file, modality: Modality) -> Scan:
       f'put it at {label_file}, or move the image away',
     )
   label = read_nifti(label_file, label=True)
-  check_pair(image, label, str(image_file), str(label_file))
+  check_pair(image, label, label_file)
   codes = label.voxels
   if modality.series == 'mr':
     codes = np.where(codes == _STRAY, _MEANT, codes)

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data.formats.label_maps import label_codes
+from data.formats.label_maps import label_codes, map_codes
 from data.formats.nifti import read_nifti
 from data.formats.scan_error import ScanError
 
@@ -58,3 +58,17 @@ def test_voxels_without_a_number_are_counted():
 def test_infinite_codes_are_refused():
   with pytest.raises(ScanError, match='1 label voxels'):
     label_codes(np.array([[[np.inf, 1.0]]]), 'f')
+
+
+def test_codes_above_255_are_mapped_before_any_cast():
+  label = np.array([[0, 420, 850]], np.int32)
+  classes = map_codes(label, {0: 0, 420: 3, 850: 7}, 'f')
+  np.testing.assert_array_equal(classes, [[0, 3, 7]])
+  assert classes.dtype == np.uint8
+
+
+@pytest.mark.parametrize('stray', [421, -5, 10**8])
+def test_unknown_codes_are_named_with_their_counts(stray):
+  label = np.array([0, 420, stray, stray], np.int32)
+  with pytest.raises(ScanError, match=rf'{stray} \(2 voxels\)'):
+    map_codes(label, {0: 0, 420: 3}, 'f')

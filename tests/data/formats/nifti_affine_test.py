@@ -171,4 +171,4 @@ def test_image_and_label_of_one_sform_are_a_pair_whatever_their_qforms(
   image = read_nifti(_file(tmp_path, qform=_moved(AFFINE, 50, 0, 0)))
   label = read_nifti(_file(tmp_path))
   assert isinstance(image, Volume) and image.notes and not label.notes
-  check_pair(image, label, 'i', 'l')
+  check_pair(image, label, 'l')

@@ -108,34 +108,20 @@ def test_a_volume_that_cannot_be_written_leaves_the_one_before(
   assert path.read_bytes() == before
 
 
-def test_codes_above_255_are_mapped_before_any_cast():
-  label = np.array([[0, 420, 850]], np.int32)
-  classes = nifti.map_codes(label, {0: 0, 420: 3, 850: 7}, 'f')
-  np.testing.assert_array_equal(classes, [[0, 3, 7]])
-  assert classes.dtype == np.uint8
-
-
-@pytest.mark.parametrize('stray', [421, -5, 10**8])
-def test_unknown_codes_are_named_with_their_counts(stray):
-  label = np.array([0, 420, stray, stray], np.int32)
-  with pytest.raises(ScanError, match=rf'{stray} \(2 voxels\)'):
-    nifti.map_codes(label, {0: 0, 420: 3}, 'f')
-
-
 def test_image_and_label_must_share_their_grid():
   image = nifti.Volume(np.zeros(SHAPE), np.eye(4))
   shifted = np.eye(4)
   shifted[0, 3] = 0.01
-  nifti.check_pair(image, image._replace(affine=shifted), 'i', 'l')
+  nifti.check_pair(image, image._replace(affine=shifted), 'l')
   shifted[0, 3] = 1.0
   with pytest.raises(ScanError, match='affines differ'):
-    nifti.check_pair(image, image._replace(affine=shifted), 'i', 'l')
+    nifti.check_pair(image, image._replace(affine=shifted), 'l')
   noted = image._replace(affine=shifted, notes=('left and right are assumed',))
   with pytest.raises(ScanError, match='left and right are assumed'):
-    nifti.check_pair(image, noted, 'i', 'l')
+    nifti.check_pair(image, noted, 'l')
   with pytest.raises(ScanError, match='shape'):
     small = image._replace(voxels=np.zeros((2, 4, 3)))
-    nifti.check_pair(image, small, 'i', 'l')
+    nifti.check_pair(image, small, 'l')
 
 
 def _header(*patches, image=None):
