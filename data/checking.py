@@ -1,46 +1,43 @@
 """What `data.prepare --init` and `--check` do and say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
-import sys
+from typing import Any
 
 from data import first_task, integrity, task_file
-from data.files import names, progress
+from data.files import command, names, progress
 from data.first_task import BadFirst, First
 from data.formats import nnunet
-from data.formats.scan_error import ScanError, table
+from data.formats.scan_error import ScanError, headed
 from data.readers import folder
 from data.readers.folder import Findings
 from data.task import Task
 
 
-def _tell(errors: Sequence[ScanError], head: str) -> None:
+def _tell(found: Sequence[ScanError], head: str) -> None:
   """A table on standard error, if there is anything in it."""
-  if errors:
-    print(f'{head}:\n{table(errors)}', file=sys.stderr)
+  if found:
+    command.tell(headed(found, head))
 
 
-def left_out(errors: Sequence[ScanError]) -> None:
+def left_out(found: Sequence[ScanError]) -> None:
   """Says what is no scan."""
-  _tell(errors, f'{len(errors)} left out')
+  _tell(found, f'{len(found)} left out')
 
 
-def refuse(
-  errors: Sequence[ScanError],
+def print_json(
+  facts: Sequence[Mapping[str, Any]],
+  bad: Sequence[ScanError],
   others: Sequence[ScanError] = (),
-  as_json: bool = False,
-) -> int:
-  """Says why there is nothing to look at; returns the exit code."""
-  if as_json:
-    _as_json([], errors, others)
-  else:
-    left_out(others)
-    print(table(errors), file=sys.stderr)
-  return 1
+) -> None:
+  """Prints everything as JSON.
 
-
-def _as_json(facts, bad, others) -> None:
+  Args:
+    facts: of each scan.
+    bad: what cannot be used.
+    others: what is no scan.
+  """
   found = {
     'scans': facts,
     'bad': [vars(error) for error in bad],
@@ -137,7 +134,7 @@ def check(
   wrong = {error.file for error in errors}
   sound = sum(row['file'] not in wrong for row in facts)
   if as_json:
-    _as_json(facts, bad, found.left_out)
+    print_json(facts, bad, found.left_out)
     return int(bool(bad))
   print(integrity.text(facts, task))
   print(f'{sound} of {len(cases)} scans are sound', flush=True)

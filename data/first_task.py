@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data import task_file
+from data.files.errors import Refusal
 from data.formats import nnunet, scan_files
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, headed, table
 from data.preprocessing import hounsfield, planes, preprocess
 from data.readers import folder, user_labels
 from data.readers.folder import Held
@@ -260,7 +261,7 @@ def guess(
   return First(content, notes, errors, left_out)
 
 
-class BadFirst(Exception):  # noqa: N818  Reads better where it is caught.
+class BadFirst(Refusal):
   """Nothing can be guessed.
 
   Attributes:
@@ -271,6 +272,11 @@ class BadFirst(Exception):  # noqa: N818  Reads better where it is caught.
   def __init__(self, errors: list[ScanError], left_out: list[ScanError]):
     self.errors, self.left_out = errors, left_out
     super().__init__('\n'.join(map(str, errors)))
+
+  def told(self) -> str:
+    """Both as tables."""
+    others = headed(self.left_out, f'{len(self.left_out)} left out')
+    return '\n'.join(filter(None, (others, table(self.errors))))
 
 
 def _no_class(root, held, empty, errors) -> list[ScanError]:

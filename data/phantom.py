@@ -1,283 +1,22 @@
-"""A phantom: made-up scans of heart and abdomen in the official layouts.
+"""Writes a phantom: made-up scans of heart and abdomen, with exact labels.
 
   python -m data.phantom --task heart --layout mmwhs --out scans/heart
   python -m data.phantom --task abdomen --layout btcv+chaos --out scans/abdomen
 
-It needs no download, is different in every subject and equal on every machine
-run, and lets the whole project be tried and tested. It says nothing about
-patients. What can be turned is in `anatomy.Difficulty`.
+CT and MR scans in the official archives' layouts, to try the project without a
+download. They say nothing about patients.
 """
 
 import argparse
-from collections.abc import Callable
-import json
-import os
-import pathlib
-from typing import NamedTuple
+from collections.abc import Sequence
 
-import nibabel as nib
-import numpy as np
-from rich.progress import track
-
-from data.files import atomic, destination
-from data.phantoms import anatomy as anatomy
-from data.phantoms import archive as archive
-from data.phantoms import scanner as scanner
-from data.phantoms import shapes as shapes
-from data.phantoms.anatomy import DIFFICULTY, Difficulty
-
-# Raised whenever the same settings would give other scans.
-VERSION = 2
-_DONE = 'phantom.json'
-LAYOUTS = {'heart': 'mmwhs', 'abdomen': 'btcv+chaos'}
-# Extent (right-left, back-front, feet-head) of a scan, mm.
-_EXTENT = {'heart': (178, 178, 156), 'abdomen': (330, 272, 176)}
-_CENTER = {'heart': (0, -2, 8), 'abdomen': (0, -8, 12)}
+from data.files import command
 
 
-class Size(NamedTuple):
-  """Voxels (right-left, back-front, feet-head) of a task's scans."""
+def _flags() -> argparse.ArgumentParser:
+  from data.phantoms.phantom import LAYOUTS, SIZES
 
-  heart: tuple[int, int, int]
-  abdomen: tuple[int, int, int]
-
-
-SIZES = {
-  'quick': Size(heart=(80, 80, 32), abdomen=(96, 80, 24)),
-  'tiny': Size(heart=(40, 40, 12), abdomen=(44, 36, 12)),
-}
-
-
-def affine_of(
-  orientation: str, shape, spacing, center, tilt: np.ndarray
-) -> tuple[np.ndarray, tuple[int, ...], tuple[float, ...]]:
-  """The grid of a scan whose array axes point as `orientation` says.
-
-  Args:
-    orientation: e.g. 'LPS': the direction of each array axis.
-    shape: voxels in the order right-left, back-front, feet-head.
-    spacing: mm, same order.
-    center: RAS mm of the volume's centre.
-    tilt: `[3, 3]` rotation of the whole grid.
-
-  Returns:
-    Affine `[4, 4]`, and shape and spacing in the order of the array's axes.
-  """
-  axes = nib.orientations.axcodes2ornt(tuple(orientation))
-  affine = np.eye(4)
-  affine[:3, :3] = 0
-  for axis, (world, sign) in enumerate(axes):
-    affine[int(world), axis] = sign * spacing[int(world)]
-  order = [int(world) for world, _ in axes]
-  shape = tuple(shape[world] for world in order)
-  affine[:3, :3] = tilt @ affine[:3, :3]
-  middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-  affine[:3, 3] = np.asarray(center) - middle
-  return affine, shape, tuple(spacing[world] for world in order)
-
-
-def _grid(task, size, orientation, rng, tilt=0.0):
-  """A subject's own grid: field of view and place vary a little."""
-  shape = np.array(getattr(SIZES[size], task))
-  # Scanners differ in field of view, not only in its centre.
-  shape = shape + np.round(shape * rng.uniform(-0.06, 0.06, 3)).astype(int)
-  extent = np.array(_EXTENT[task]) * rng.uniform(0.97, 1.06)
-  spacing = extent / getattr(SIZES[size], task)
-  spacing[:2] = spacing[:2].mean()  # Square pixels in the axial plane.
-  center = np.array(_CENTER[task]) + rng.normal(size=3) * (4, 4, 3)
-  turn = shapes.rotation(rng.normal(size=3), tilt * rng.uniform(-1, 1))
-  return affine_of(orientation, shape.tolist(), spacing, center, turn)
-
-
-def heart_subject(
-  kind: str, index: int, *, seed: int, size: str, difficulty: Difficulty
-):
-  """One heart scan.
-
-  Args:
-    kind: 'ct' or 'mr'; the same index is another person in the other one.
-    index: of the subject.
-    seed: of the phantom.
-    size: a name of `SIZES`.
-    difficulty: how hard it is.
-
-  Returns:
-    Image `[X, Y, Z]`, MM-WHS codes of the same shape and affine `[4, 4]`.
-  """
-  rng = np.random.default_rng([seed, index, 0 if kind == 'ct' else 1])
-  if kind == 'ct':
-    orientation = ('LPS', 'RAS', 'LAS')[index % 3]
-  else:
-    sagittal = 1001 + index in archive.MMWHS_SAGITTAL
-    orientation = 'PSR' if sagittal else 'RIP'
-  tilt = 0.0 if kind == 'ct' else 8.0
-  affine, shape, spacing = _grid('heart', size, orientation, rng, tilt)
-  points = shapes.grid(affine, shape)
-  parts = anatomy.heart(points, rng, difficulty)
-  if kind == 'ct':
-    image = scanner.ct(parts, 'heart_ct', spacing, rng, difficulty)
-  else:
-    (image,) = scanner.mr(parts, 'heart_mr', points, spacing, rng, difficulty)
-  return image, scanner.paint_label(parts), affine
-
-
-def _write_heart(root, index, subjects, settings) -> None:
-  for kind in ('ct', 'mr'):
-    image, label, affine = heart_subject(kind, index, **settings)
-    archive.write_mmwhs(root, kind, index, subjects, image, label, affine)
-
-
-def abdomen_ct(index: int, *, seed: int, size: str, difficulty: Difficulty):
-  """One abdominal CT: image, BTCV codes, affine (see `heart_subject`)."""
-  rng = np.random.default_rng([seed, index, 2])
-  orientation = ('LPS', 'RAS', 'LAS')[index % 3]
-  affine, shape, spacing = _grid('abdomen', size, orientation, rng)
-  parts = anatomy.abdomen(shapes.grid(affine, shape), rng, difficulty)
-  image = scanner.ct(parts, 'ct', spacing, rng, difficulty)
-  return image, scanner.paint_label(parts), affine
-
-
-def abdomen_mr(
-  index: int, sequence: str, *, seed: int, size: str, difficulty: Difficulty
-):
-  """One abdominal MR acquisition of a patient.
-
-  Args:
-    index: of the patient.
-    sequence: 't2', or 't1' for in- and out-phase at once. Both show the same
-      anatomy; the patient has moved a little in between.
-    seed: of the phantom.
-    size: a name of `SIZES`.
-    difficulty: how hard it is.
-
-  Returns:
-    A tuple of images `[X, Y, Z]`, BTCV codes and affine.
-  """
-  number = ('t2', 't1').index(sequence)
-  own = np.random.default_rng([seed, index, 3, 1 + number])
-  affine, shape, spacing = _grid('abdomen', size, 'LPS', own)
-  points = shapes.grid(affine, shape)
-  moved = shapes.apply(shapes.rotation(own.normal(size=3), 2.5), points)
-  moved += own.normal(size=(3, 1, 1, 1)).astype(np.float32) * 3
-  person = np.random.default_rng([seed, index, 3, 0])
-  parts = anatomy.abdomen(moved, person, difficulty)
-  images = scanner.mr(parts, sequence, points, spacing, own, difficulty)
-  return images, scanner.paint_label(parts), affine
-
-
-def _write_abdomen(btcv, chaos, index, settings) -> None:
-  archive.write_btcv(btcv, index, *abdomen_ct(index, **settings))
-  (t2,), label, affine = abdomen_mr(index, 't2', **settings)
-  archive.write_chaos_t2(chaos, index, t2, label, affine)
-  phases, label, affine = abdomen_mr(index, 't1', **settings)
-  archive.write_chaos_t1(chaos, index, phases, label, affine)
-
-
-def _finished(out: pathlib.Path, settings: dict) -> bool:
-  """Whether `out` holds this very phantom.
-
-  Raises:
-    FileExistsError: it holds something else.
-  """
-  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-    return False
-  try:
-    found = json.loads((out / _DONE).read_text())
-  except (OSError, ValueError):
-    found = None
-  if not isinstance(found, dict) or not found.keys() >= settings.keys():
-    raise FileExistsError(f'{out} exists and is no phantom: choose another out')
-  if found != settings:
-    raise FileExistsError(
-      f'{out} holds a phantom with other settings: choose another out, or'
-      ' remove that folder'
-    )
-  return True
-
-
-def write(
-  task_name: str,
-  out: str | os.PathLike,
-  *,
-  subjects: int = 20,
-  seed: int = 0,
-  size: str = 'quick',
-  difficulty: Difficulty = DIFFICULTY,
-  quiet: bool = False,
-) -> dict[str, str]:
-  """Writes a phantom, whole or not at all.
-
-  The same arguments give the same bytes. A folder that already holds this very
-  phantom is left as it is.
-
-  Args:
-    task_name: 'heart' or 'abdomen'.
-    out: the folder to make.
-    subjects: per archive. CT and MR subjects are different people.
-    seed: another seed, other people.
-    size: a name of `SIZES`.
-    difficulty: how hard it is.
-    quiet: no progress bar.
-
-  Returns:
-    The archives' roots: {'mmwhs': folder} or {'btcv': folder, 'chaos': folder}.
-
-  Raises:
-    ValueError: an unknown task or size, no subjects, or a place where nothing
-      can be written.
-    FileExistsError: `out` holds something else.
-    OSError: the disk took no more; nothing stays there.
-  """
-  if task_name not in LAYOUTS or size not in SIZES or subjects < 1:
-    raise ValueError(
-      f'task {task_name!r}, size {size!r}, subjects {subjects}: choose a task'
-      f' of {list(LAYOUTS)}, a size of {list(SIZES)} and at least one subject'
-    )
-  settings = {
-    'version': VERSION,
-    'task': task_name,
-    'subjects': subjects,
-    'seed': seed,
-    'size': size,
-    'difficulty': difficulty._asdict(),
-  }
-  names = LAYOUTS[task_name].split('+')
-  roots = {name: str(pathlib.Path(out, name)) for name in names}
-  out = destination.check(out)
-  if _finished(out, settings):
-    return roots
-  each = {'seed': seed, 'size': size, 'difficulty': difficulty}
-  done = lambda: _finished(out, settings)
-  with atomic.filling(out, done) as partial:
-    parts = [partial / name for name in roots]
-
-    def one(index: int) -> None:
-      if task_name == 'heart':
-        _write_heart(parts[0], index, subjects, each)
-      else:
-        _write_abdomen(*parts, index, each)
-
-    _write_all(one, subjects, f'phantom ({task_name})', quiet)
-    (partial / _DONE).write_text(json.dumps(settings, indent=2) + '\n')
-  return roots
-
-
-def _write_all(
-  one: Callable[[int], None], subjects: int, title: str, quiet: bool
-) -> None:
-  for index in track(range(subjects), title, disable=quiet):
-    one(index)
-
-
-def main(arguments: list[str] | None = None) -> None:
-  """Runs the command."""
-  parser = argparse.ArgumentParser(
-    prog='python -m data.phantom',
-    description=(
-      'Write a phantom: made-up CT and MR scans with exact labels, in the'
-      " official archives' layouts, to try the project without a download."
-    ),
-  )
+  parser = command.parser('data.phantom', __doc__)
   add = parser.add_argument
   add('--task', choices=list(LAYOUTS), required=True, help='what is shown')
   add(
@@ -300,23 +39,31 @@ def main(arguments: list[str] | None = None) -> None:
     help='voxels per scan (default: %(default)s; tiny is for tests)',
   )
   add('--quiet', action='store_true', help='no progress bar')
-  flags = parser.parse_args(arguments)
-  if flags.layout and flags.layout != LAYOUTS[flags.task]:
-    parser.error(f'--layout of --task {flags.task} is {LAYOUTS[flags.task]}')
-  try:
-    roots = write(
-      flags.task,
-      flags.out,
-      subjects=flags.subjects,
-      seed=flags.seed,
-      size=flags.size,
-      quiet=flags.quiet,
-    )
-  except (ValueError, OSError) as error:
-    parser.error(str(error))
+  return parser
+
+
+def _write(flags: argparse.Namespace) -> None:
+  from data.phantoms import phantom
+
+  layout = phantom.LAYOUTS[flags.task]
+  if flags.layout not in (None, layout):
+    raise command.WrongFlags(f'--layout of --task {flags.task} is {layout}')
+  roots = phantom.write(
+    flags.task,
+    flags.out,
+    subjects=flags.subjects,
+    seed=flags.seed,
+    size=flags.size,
+    quiet=flags.quiet,
+  )
   for name, folder in roots.items():
     print(f'{name}: {folder}')
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+  """The command; returns its exit code."""
+  return command.run(_flags, _write, argv)
+
+
 if __name__ == '__main__':
-  main()
+  command.leave(main())

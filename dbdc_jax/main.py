@@ -27,14 +27,15 @@ The workdir receives results.json, results.csv, metrics.jsonl, progress.png,
 overlays/, split.json, config.json, run.json, TensorBoard logs and checkpoints.
 """
 
-import errno
 import os
 import pathlib
-import shutil
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+import ml_collections
 from ml_collections import config_flags
+
+from data.files import command, errors
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -72,8 +73,12 @@ def _workdir(config) -> str:
 
 
 def _saved_configs(argv: list[str]) -> list[str]:
-  """Lets `--config run/config.json` mean `configs/saved.py:run/config.json`."""
-  root = pathlib.Path(__file__).parents[1]
+  """Lets `--config run/config.json` mean `configs/saved.py:run/config.json`.
+
+  Raises:
+    WrongFlags: there is no such file.
+  """
+  root = pathlib.Path(__file__).parents[1] / 'configs'
   out = list(argv)
   for i, text in enumerate(argv):
     flag, equals, value = text.partition('=')
@@ -81,8 +86,20 @@ def _saved_configs(argv: list[str]) -> list[str]:
       continue
     at = i if equals else i + 1
     value = value if equals else ''.join(argv[at : at + 1])
-    if value.endswith('.json'):
-      value = f'{root / "configs" / "saved.py"}:{value}'
+    saved = value.endswith('.json')
+    path = pathlib.Path(value if saved else value.partition(':')[0])
+    if not path.is_file():
+      names = ', '.join(
+        f'configs/{file.name}'
+        for file in sorted(root.glob('*.py'))
+        if 'def get_config(' in file.read_text() and file.stem != 'saved'
+      )
+      raise command.WrongFlags(
+        f"--config: there is no file {path}: give {names}, or a run's"
+        ' config.json'
+      )
+    if saved:
+      value = f'{root / "saved.py"}:{value}'
       out[at] = f'{flag}={value}' if equals else value
   return out
 
@@ -91,59 +108,34 @@ def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; ends with a sentence and exit code 2 if it cannot."""
   try:
     return flags.FLAGS(_saved_configs(argv))
+  except SystemExit:  # Of --help.
+    sys.exit(0)
+  except command.WrongFlags as error:
+    text = str(error)
   except flags.Error as error:
-    lines = str(error).strip().splitlines()
-    text = '\n'.join(lines)
+    text = str(error).strip()
     if 'Traceback' in text:  # Of a config file: what it said is enough.
-      _, _, text = lines[-1].strip().partition(': ')
-    print(f'error: {text}', file=sys.stderr)
-    sys.exit(2)
+      _, _, text = text.splitlines()[-1].strip().partition(': ')
   except AttributeError as error:
     # ml_collections wraps what it wants to say.
     said = error.args[0]
     said = said.args[0] if isinstance(said, Exception) else said
     name, *hint = str(said).splitlines()
-    print(
-      f'error: the config has no field {name}. {" ".join(hint)}\n'
-      'configs/common.py explains each one.',
-      file=sys.stderr,
+    text = (
+      f'the config has no field {name}. {" ".join(hint)}\n'
+      'configs/common.py explains each one.'
     )
-    sys.exit(2)
+  command.tell(f'error: {text}')
+  sys.exit(2)
 
 
-def _fail(error: BaseException) -> int:
-  """Says what went wrong; returns the exit code."""
-  if os.environ.get('DBDC_TRACEBACK'):
-    raise error
-  print(f'\nerror: {error}', file=sys.stderr)
-  return 1
-
-
-def _explain(error: OSError) -> OSError:
-  """Adds what is free to a full disk's error, where it does not say so."""
-  known = 'bytes free' in str(error)
-  if error.errno != errno.ENOSPC or not error.filename or known:
-    return error
-  folder = pathlib.Path(error.filename)
-  while not folder.exists():
-    folder = folder.parent
-  free = shutil.disk_usage(folder).free
-  return OSError(
-    error.errno,
-    f'{error.strerror} ({free:,} bytes free). What was complete stays; make'
-    ' space, then the same command resumes',
-    error.filename,
-  )
-
-
-def _run(config) -> int:
-  """Trains and tests; returns the exit code."""
+def _run(config: ml_collections.ConfigDict) -> None:
+  """Trains and tests."""
   from dbdc_jax.runtime import memory
 
   memory.keep()
   # Imported late: --help and bad flags should not wait for it.
-  from data import prepare
-  from data.formats.nifti import ScanError
+  from data import preparation
   from dbdc_jax.runtime import (
     compilation_cache,
     determinism,
@@ -151,7 +143,6 @@ def _run(config) -> int:
     stopping,
   )
   from dbdc_jax.training import train
-  from dbdc_jax.training.epoch_metrics import NonFiniteLossError
   from dbdc_jax.workdir import checkpoint
 
   if config.deterministic:
@@ -163,51 +154,35 @@ def _run(config) -> int:
       )
     elif _NUM_PROCESSES.value or _PROCESS_ID.value is not None:
       raise ValueError('--num_processes and --process_id need --coordinator')
-    compilation_cache.use(prepare.cache_folder(config.data.cache))
+    compilation_cache.use(preparation.cache_folder(config.data.cache))
     with stopping.stoppable(lambda: checkpoint.standing(_workdir(config))):
       train.train_and_evaluate(config, _workdir(config))
-  except OSError as error:
-    return _fail(_explain(error))
   except RuntimeError as error:
     if not parallel.is_distributed():
       raise
     # What a collective says whose other end is gone.
-    return _fail(
-      RuntimeError(f'a process of this run does not answer: {error}')
-    )
-  except (
-    prepare.BadScans,
-    ScanError,
-    ValueError,
-    NonFiniteLossError,
-  ) as error:
-    return _fail(error)
+    raise errors.Refusal(
+      f'a process of this run does not answer: {error}'
+    ) from error
   if parallel.is_lead():
     where = pathlib.Path(_workdir(config)).absolute()
     print(f'results, curves and pictures: {where}')
-  return 0
 
 
 def main(argv: list[str]) -> int:
   """Runs the flags' config; returns the process's exit code."""
   if len(argv) > 1:
-    print(f'unexpected arguments: {" ".join(argv[1:])}', file=sys.stderr)
+    command.tell(f'unexpected arguments: {" ".join(argv[1:])}')
     return 2
   if _CONFIG.value is None:
-    print(__doc__ + '\n--config is missing.', file=sys.stderr)
+    command.tell(__doc__ + '\n--config is missing.')
     return 2
-  # The chatter of libraries, which log each error before they raise it, would
-  # hide what matters.
-  logging.set_verbosity(logging.FATAL)
-  config = _CONFIG.value
-  code = _run(config)
+  code = command.guard(lambda: _run(_CONFIG.value))
   if code and _COORDINATOR.value:
     # The others do not answer any more: leave without taking leave.
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
   return code
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse)
+  command.leave(command.guard(lambda: app.run(main, flags_parser=_parse)))

@@ -30,7 +30,7 @@ import sys
 
 from absl import logging
 
-from data import prepare
+from data import preparation
 from data.files import atomic, names
 from data.formats import nnunet, scan_files
 from data.formats.scan_error import ScanError, table
@@ -261,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       stream.reconfigure(errors='backslashreplace')
   logging.set_verbosity(logging.FATAL)
   memory.keep()
-  compilation_cache.use(prepare.cache_folder(flags.cache))
+  compilation_cache.use(preparation.cache_folder(flags.cache))
   try:
     return _segment(flags)
   except ScanError as error:

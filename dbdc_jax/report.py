@@ -24,7 +24,7 @@ import sys
 
 from absl import logging
 
-from data import prepare
+from data import preparation
 from dbdc_jax.reporting import curves, page, runs, sections
 from dbdc_jax.runtime import compilation_cache, parallel
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = [runs.read(workdir) for workdir in args.workdir]
     page.check(output)
     names = _names(found)
-    compilation_cache.use(prepare.cache_folder(found[0].config.data.cache))
+    compilation_cache.use(preparation.cache_folder(found[0].config.data.cache))
     tabs = []
     for name, run in zip(names, found, strict=True):
       print(f'{name} ({parallel.describe()})', flush=True)

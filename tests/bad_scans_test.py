@@ -14,7 +14,7 @@ from PIL import Image
 import pydicom
 import pytest
 
-from data import prepare
+from data import preparation, prepare
 from data.formats.nifti import ScanError, read_nifti, write_nifti
 from data.phantoms import archive
 from data.preprocessing import preprocess
@@ -327,7 +327,7 @@ def _second_ct(archives, ending, image=None, label=None):
 
 
 def _take_in(archives, modality, **kwargs):
-  return prepare.prepare(
+  return preparation.prepare(
     ABDOMEN,
     [modality],
     {name: str(archives / name) for name in ('btcv', 'chaos')},
@@ -341,7 +341,7 @@ def _take_in(archives, modality, **kwargs):
 
 def _check_only_row(archives, modality, file, reason, remedy):
   """The intake refuses this one scan and no other."""
-  with pytest.raises(prepare.BadScans) as caught:
+  with pytest.raises(preparation.BadScans) as caught:
     _take_in(archives, modality)
   (row,) = caught.value.errors
   assert row.file == str(file)

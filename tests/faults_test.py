@@ -16,7 +16,7 @@ import pytest
 import tiny
 import tmpfs
 
-from dbdc_jax import main
+from data.files import errors
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import train
 from dbdc_jax.workdir import checkpoint, run_record
@@ -300,8 +300,8 @@ def test_no_space_is_found_out_before_a_save(tmp_path, monkeypatch):
   assert caught.value.errno == errno.ENOSPC
   assert caught.value.filename == str(tmp_path / 'checkpoints')
   assert 'checkpoints/1 stands' in str(caught.value)
-  assert 'bytes free' in str(
-    main._explain(OSError(errno.ENOSPC, 'full', str(tmp_path / 'x' / 'y')))
+  assert 'bytes free' in errors.sentence(
+    OSError(errno.ENOSPC, 'full', str(tmp_path / 'x' / 'y'))
   )
 
 
@@ -309,7 +309,7 @@ FULL = """
 import errno, os, pathlib, shutil, sys
 sys.path.insert(0, 'tests')
 import tiny
-from dbdc_jax import main
+from data.files import errors
 from dbdc_jax.training import train
 from dbdc_jax.workdir import checkpoint
 from dbdc_jax.workdir.metric_writer import MetricWriter
@@ -327,7 +327,7 @@ def attempt(name):
     train.train_and_evaluate(tiny.heart_config(cache), workdir)
   except OSError as error:
     assert error.errno == errno.ENOSPC, error
-    explained = str(main._explain(error))
+    explained = errors.sentence(error)
     assert str(workdir) in explained, explained
     assert explained.count('bytes free') == 1, explained
     print('REFUSED', explained)

@@ -34,6 +34,8 @@ UNSAFE_IMPORTS = {
 }
 # What is typed; nothing imports them.
 COMMANDS = (
+  'data.phantom',
+  'data.prepare',
   'dbdc_jax.benchmark',
   'dbdc_jax.evaluate',
   'dbdc_jax.experiment',
@@ -62,7 +64,6 @@ FLOORS = (
   ('data.cache', 'data.phantoms', 'data.task_file', 'dbdc_jax.models'),
   (
     'configs',
-    'data.phantom',
     'data.readers',
     'data.split',
     'dbdc_jax.evaluation',
@@ -70,7 +71,7 @@ FLOORS = (
   ),
   ('data.first_task', 'data.integrity', 'dbdc_jax.methods.common'),
   ('data.checking', 'dbdc_jax.methods'),
-  ('data.prepare', 'dbdc_jax.workdir'),
+  ('data.preparation', 'dbdc_jax.workdir'),
   ('dbdc_jax.inference',),
   ('dbdc_jax.training',),
   ('dbdc_jax.benchmarking', 'dbdc_jax.experiments', 'dbdc_jax.reporting'),

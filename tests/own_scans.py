@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from data import phantom
 from data.formats import nifti
+from data.phantoms import phantom
 from data.readers import btcv, chaos
 from data.task import ABDOMEN
 

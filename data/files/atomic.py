@@ -12,6 +12,8 @@ import threading
 import time
 import uuid
 
+from data.files import errors
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a disk answers when it takes no more.
 DISK_ERRORS = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -127,10 +129,8 @@ def _naming(target: pathlib.Path) -> Iterator[None]:
     code = error.errno
     if code not in DISK_ERRORS or (error.filename and code not in _FULL):
       raise
-    text = os.strerror(code)
-    if code in _FULL:
-      text += '; make room there, or choose another folder'
-    raise OSError(code, text, str(target)) from error
+    plain = OSError(code, os.strerror(code))
+    raise errors.explained(plain, str(target)) from error
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import os
 import pathlib
 
-from data.files import names
+from data.files import errors, names
 
 # Remedies that many findings have.
 AGAIN = 'copy the file again from its source'
@@ -14,7 +14,7 @@ DAMAGED = EXPORT + ': its header is damaged'
 NOTHING = 'nothing to do'
 
 
-class ScanError(Exception):
+class ScanError(errors.Refusal):
   """A scan that cannot be used.
 
   Attributes:
@@ -28,6 +28,10 @@ class ScanError(Exception):
   ):
     self.file, self.reason, self.remedy = str(file), reason, remedy
     super().__init__(f'{self.file}: {reason}; {remedy}')
+
+  def told(self) -> str:
+    """The error as a table of one."""
+    return table([self])
 
 
 def dead_link(path: pathlib.Path) -> ScanError:
@@ -51,9 +55,14 @@ def cannot_read(place: str | os.PathLike, error: OSError) -> ScanError:
   return ScanError(place, reason, 'check name and permissions')
 
 
-def table(errors: Sequence[ScanError]) -> str:
+def table(found: Sequence[ScanError]) -> str:
   """Bad scans as lines 'file | reason | remedy' under a heading."""
   rows = [('file', 'reason', 'remedy')]
-  rows += [(e.file, e.reason, e.remedy) for e in errors]
+  rows += [(e.file, e.reason, e.remedy) for e in found]
   # A file's name may hold what a terminal would obey.
   return '\n'.join('  ' + ' | '.join(map(names.printable, row)) for row in rows)
+
+
+def headed(found: Sequence[ScanError], head: str) -> str:
+  """The same below a line of its own; '' if there are none."""
+  return f'{head}:\n{table(found)}' if found else ''

@@ -16,7 +16,8 @@ import numpy as np
 from rich.progress import track
 from scipy import ndimage, stats
 
-from data import phantom, prepare
+from data import preparation
+from data.phantoms import phantom
 from data.preprocessing import signs
 from data.readers import find_cases
 from data.task import Case, Modality, Scan, Task
@@ -203,7 +204,7 @@ def roots(
   folder = f'phantom{phantom.VERSION}-{task.name}-{_SIZE}-{_SUBJECTS}-0'
   return phantom.write(
     task.name,
-    prepare.cache_folder(cache) / folder,
+    preparation.cache_folder(cache) / folder,
     subjects=_SUBJECTS,
     size=_SIZE,
   )

@@ -139,7 +139,7 @@ class Run:
 
     Raises:
       ValueError: they are not there any more, or others are.
-      data.prepare.BadScans: they cannot be used any more.
+      data.preparation.BadScans: they cannot be used any more.
       OSError: they cannot be read.
     """
     task = pathlib.Path(self.config.task)

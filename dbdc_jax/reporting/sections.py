@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.cache.prepared import Prepared
-from data.prepare import BadScans
+from data.preparation import BadScans
 from data.preprocessing import preprocess
 from data.split import Split
 from dbdc_jax.evaluation import pictures

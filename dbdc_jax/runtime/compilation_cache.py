@@ -29,7 +29,7 @@ def use(cache: pathlib.Path) -> None:
   A step compiles in half a minute; read back, it is there in seconds.
 
   Args:
-    cache: the folder of prepared data (`data.prepare.cache_folder`).
+    cache: the folder of prepared data (`data.preparation.cache_folder`).
   """
   if os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     return

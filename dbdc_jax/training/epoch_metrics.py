@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from data.files import errors
 
-class NonFiniteLossError(Exception):
+
+class NonFiniteLossError(errors.Refusal):
   """The loss stopped being a number."""
 
 

@@ -6,9 +6,10 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from data import phantom, prepare, task_file
+from data import preparation, task_file
 from data import split as splits
 from data.cache.prepared import Prepared, PreparedCase
+from data.phantoms import phantom
 from data.split import Split
 from data.task import TASKS
 from dbdc_jax.methods.common.transfer import Transfer
@@ -18,7 +19,7 @@ def load(config: ml_collections.ConfigDict) -> Prepared:
   """Prepares the run's scans; without folders of scans, the phantom's.
 
   Raises:
-    prepare.BadScans: scans that cannot be used.
+    preparation.BadScans: scans that cannot be used.
     ValueError: folders that are missing.
   """
   task = task_file.find(config.task)
@@ -39,7 +40,7 @@ def load(config: ml_collections.ConfigDict) -> Prepared:
       f' {missing[0]}=DIR behind the config, or choose other'
       ' --config.modalities'
     )
-  return prepare.prepare(
+  return preparation.prepare(
     task,
     modalities,
     roots,
@@ -119,7 +120,7 @@ def _phantom(config: ml_collections.ConfigDict) -> dict[str, str]:
   settings = config.phantom
   name = f'phantom{phantom.VERSION}-{config.task}-{settings.size}'
   name += f'-{settings.subjects}-{settings.seed}'
-  folder = prepare.cache_folder(config.data.cache) / name
+  folder = preparation.cache_folder(config.data.cache) / name
   return phantom.write(
     config.task,
     str(folder),

@@ -238,7 +238,7 @@ def train_and_evaluate(
     The contents of `results.json`.
 
   Raises:
-    data.prepare.BadScans: scans that cannot be used, all in one table.
+    data.preparation.BadScans: scans that cannot be used, all in one table.
     ValueError: settings that do not fit each other, the data or the workdir.
     NonFiniteLossError: the loss stopped being a number.
     OSError: the disk is full, or a folder cannot be written.

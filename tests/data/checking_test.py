@@ -111,7 +111,7 @@ def test_what_cannot_be_read_as_json_is_a_sentence(place, command):
   for text in ('', '{', '[]', 'null', '"x"', '{"modalities": 3}', '[' * 9999):
     (place / 'dataset.json').write_text(text)
     code, _, err = command('--check', place)
-    assert code == 1 and err.startswith(f'{place}/dataset.json: ')
+    assert code == 1 and err.startswith(f'error: {place}/dataset.json: ')
     code, _, err = command('--init', place)
     assert code == 1 and err.startswith(f'{place}/dataset.json')
 

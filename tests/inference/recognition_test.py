@@ -6,9 +6,9 @@ import fake_run
 import numpy as np
 import pytest
 
-from data import phantom
 from data.formats import nifti
 from data.formats.nifti import Volume
+from data.phantoms import phantom
 from data.preprocessing import signs
 from data.task import ABDOMEN, HEART
 from dbdc_jax.inference import recognition, trained_run

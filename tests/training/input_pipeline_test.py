@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from data import phantom, prepare
+from data import preparation
 from data import split as splits
 from data.cache.whole_scans import resample
+from data.phantoms import phantom
 from data.task import HEART
 from dbdc_jax.training import input_pipeline, scans
 
@@ -17,7 +18,7 @@ def heart(tmp_path_factory):
   roots = phantom.write(
     'heart', folder / 'scans', subjects=5, size='tiny', quiet=True
   )
-  prepared = prepare.prepare(
+  prepared = preparation.prepare(
     HEART,
     HEART.modalities,
     roots,
@@ -199,7 +200,7 @@ def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):
 
   for name in ('label', 'labels', 'native_labels'):
     monkeypatch.setattr(
-      prepare.Prepared, name, spy(getattr(prepare.Prepared, name))
+      preparation.Prepared, name, spy(getattr(preparation.Prepared, name))
     )
   for limit in (1.0, 0.0):
     _batches(heart, memory_limit_gib=limit).batch(0)
@@ -211,9 +212,9 @@ def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):
 def test_present_classes_are_those_of_the_labelled_scans(heart, monkeypatch):
   prepared, split = heart
   only = {0, 1, 5}
-  labels = prepare.Prepared.labels
+  labels = preparation.Prepared.labels
   monkeypatch.setattr(
-    prepare.Prepared,
+    preparation.Prepared,
     'labels',
     lambda self, case: np.where(
       np.isin(labels(self, case), list(only)), labels(self, case), 0

@@ -7,8 +7,8 @@ import sys
 import pytest
 import tmpfs
 
-from data import phantom
 from data.files import atomic
+from data.phantoms import phantom
 
 
 def _filling(target, done=lambda: False):
@@ -104,7 +104,8 @@ def test_an_error_of_the_disk_names_the_target_and_others_stay(tmp_path):
 
 FULL = """
 import os, pathlib
-from data import phantom, prepare
+from data import preparation
+from data.phantoms import phantom
 from data.task import HEART
 
 disk = pathlib.Path({disk!r})
@@ -122,7 +123,7 @@ def write():
   )
 
 def prepared():
-  return prepare.prepare(
+  return preparation.prepare(
     HEART, HEART.modalities, {{'mmwhs': {root!r}}}, slice_size=64, roi='none',
     cache=str(disk / 'cache'), quiet=True,
   )
@@ -183,7 +184,7 @@ raise SystemExit(prepare.main({flags!r}))
 
 
 @pytest.mark.parametrize(
-  'number, code', [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -2)]
+  'number, code', [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)]
 )
 def test_a_command_that_is_stopped_leaves_no_file_and_no_process(
   number, code, heart, tmp_path

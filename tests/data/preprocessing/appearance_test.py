@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data import phantom
+from data.phantoms import phantom
 from data.preprocessing import appearance, preprocess
 from data.task import Intensity
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data import phantom
+from data.phantoms import phantom
 from data.phantoms.anatomy import DIFFICULTY
 from data.preprocessing import hounsfield
 

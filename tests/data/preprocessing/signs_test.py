@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from data import phantom
+from data.phantoms import phantom
 from data.preprocessing import signs
 from data.task import ABDOMEN
 

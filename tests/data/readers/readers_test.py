@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
-from data import phantom
 from data.formats.nifti import ScanError, read_nifti, write_nifti
+from data.phantoms import phantom
 from data.readers import btcv, chaos, mmwhs
 from data.task import ABDOMEN, HEART
 

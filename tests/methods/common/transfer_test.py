@@ -4,8 +4,9 @@ import pytest
 import tiny
 
 from configs import abdomen, heart
-from data import phantom, prepare
+from data import preparation
 from data import split as splits
+from data.phantoms import phantom
 from data.task import HEART
 from dbdc_jax.methods.common import transfer
 from dbdc_jax.training import input_pipeline, scans, train
@@ -20,7 +21,7 @@ def prepared(tmp_path_factory):
   roots = phantom.write(
     'heart', folder / 'scans', subjects=5, size='tiny', quiet=True
   )
-  return prepare.prepare(
+  return preparation.prepare(
     HEART,
     HEART.modalities,
     roots,

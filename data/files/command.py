@@ -1,0 +1,169 @@
+"""What every command has around its work: flags, errors, Ctrl-C, exit codes.
+
+A command names its flags in one function and does its work in another one,
+which imports what it needs. So `--help` and a wrong flag are answered at once,
+and Ctrl-C ends in one line also while libraries are loaded.
+
+Exit codes: 0 done, 1 something failed, 2 a wrong command line, 130 Ctrl-C.
+`DBDC_TRACEBACK=1` shows where an error came from.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NoReturn, TextIO
+
+from absl import logging
+
+from data.files import errors
+
+INTERRUPTED = 128 + signal.SIGINT
+# A second Ctrl-C counts after this time: the first one tidies up.
+_GRACE_SECONDS = 3
+
+
+class WrongFlags(Exception):  # noqa: N818  Reads better where it is raised.
+  """A command line that cannot be meant; the text says why."""
+
+
+def parser(module: str, text: str | None) -> argparse.ArgumentParser:
+  """A parser for a command's flags.
+
+  Args:
+    module: what stands behind `python -m`.
+    text: its docstring, the head of `--help`.
+  """
+  return argparse.ArgumentParser(
+    prog=f'python -m {module}',
+    description=text,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+
+
+def run(
+  flags: Callable[[], argparse.ArgumentParser],
+  work: Callable[[argparse.Namespace], int | None],
+  argv: Sequence[str] | None = None,
+) -> int:
+  """Runs a command; returns its exit code.
+
+  Args:
+    flags: makes the parser.
+    work: does what the flags say; returns the exit code, None being 0.
+    argv: the arguments, those of the process by default.
+
+  Raises:
+    SystemExit: the flags are wrong (code 2), or ask for help (code 0).
+  """
+
+  def parsed() -> int | None:
+    parser = flags()
+    try:
+      return work(parser.parse_args(argv))
+    except WrongFlags as error:
+      parser.error(str(error))
+
+  return guard(parsed)
+
+
+def guard(work: Callable[[], int | None]) -> int:
+  """The exit code of some work; an error or Ctrl-C is told in one line."""
+  quiet()
+  for stream in (sys.stdout, sys.stderr):
+    # Names are of any language; a terminal need not have its letters.
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
+  with _interruptible() as came:
+    try:
+      try:
+        return work() or 0
+      finally:
+        sys.stdout.flush()
+    except BaseException as error:
+      # A library may make another error of a KeyboardInterrupt.
+      return _end(KeyboardInterrupt() if came else error)
+
+
+def leave(code: int) -> NoReturn:
+  """Ends the process; what Ctrl-C interrupted is not waited for."""
+  if code == INTERRUPTED:
+    os._exit(code)
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # There is nothing to interrupt any more.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+  sys.exit(code)
+
+
+def quiet() -> None:
+  """Silences libraries, which log each error before they raise it."""
+  logging.set_verbosity(logging.FATAL)
+
+
+def tell(text: str) -> None:
+  """Prints on standard error, if anybody reads it."""
+  try:
+    print(text, file=sys.stderr, flush=True)
+  except BrokenPipeError:
+    _unread(sys.stderr)
+
+
+def _end(error: BaseException) -> int:
+  """Tells what ended a command; returns the exit code."""
+  if isinstance(error, KeyboardInterrupt):
+    tell('stopped: what was complete stays, the same command does the rest')
+    return INTERRUPTED
+  if isinstance(error, BrokenPipeError) and _unread(sys.stdout):
+    return 1
+  known = isinstance(error, errors.Refusal | ValueError | OSError)
+  if not known or os.environ.get('DBDC_TRACEBACK'):
+    raise error
+  if isinstance(error, errors.Refusal):
+    tell(error.told())
+  else:
+    tell(f'error: {errors.sentence(error)}')
+  return 1
+
+
+def _unread(stream: TextIO) -> bool:
+  """Whether a pipe's reader has gone (`| head`); then nothing more is said."""
+  try:
+    stream.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return True
+  return False
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[float]]:
+  """Ctrl-C as one `KeyboardInterrupt`; later ones end the process.
+
+  Yields:
+    When it came, if it did.
+  """
+  came: list[float] = []
+
+  def stop(number, frame):
+    del number, frame
+    if not came:
+      came.append(time.monotonic())
+      raise KeyboardInterrupt
+    if time.monotonic() - came[0] > _GRACE_SECONDS:
+      os._exit(INTERRUPTED)
+
+  here = threading.current_thread() is threading.main_thread()
+  # Whoever started this in the background has it ignored.
+  if not here or signal.getsignal(signal.SIGINT) != signal.default_int_handler:
+    yield came
+    return
+  signal.signal(signal.SIGINT, stop)
+  try:
+    yield came
+  finally:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
