@@ -113,7 +113,7 @@ def test_what_cannot_be_read_as_json_is_a_sentence(place, command):
     code, _, err = command('--check', place)
     assert code == 1 and err.startswith(f'error: {place}/dataset.json: ')
     code, _, err = command('--init', place)
-    assert code == 1 and err.startswith(f'{place}/dataset.json')
+    assert code == 1 and err.startswith(f'error: {place}/dataset.json')
 
 
 def test_dicom_folders_with_several_series_are_told_apart(tmp_path, command):
