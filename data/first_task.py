@@ -209,7 +209,9 @@ def guess(
   """
   places = _names([root / name for name in held])
   known = {name: _label_names(place) for name, place in places.items()}
-  errors, notes, left_out = [], [], []
+  errors: list[ScanError] = []
+  left_out: list[ScanError] = []
+  notes = []
   folder.beside(root, list(places.values()), errors, left_out)
   modalities, sides, empty = {}, [], 0
   for name, place in places.items():

@@ -174,10 +174,13 @@ def _accidental(
 ) -> list[ScanError]:
   """Classes without a name that several modalities share."""
   out = []
+  drawn = {case.modality for case in cases if case.labeled}
   for index, name in enumerate(task.classes):
-    having = [m for m in task.modalities if index in m.codes.values()]
-    drawn = {c.modality for c in cases if c.labeled}
-    having = [m.name for m in having if m.name in drawn]
+    having = [
+      m.name
+      for m in task.modalities
+      if index in m.codes.values() and m.name in drawn
+    ]
     if _NAMELESS.fullmatch(name) and len(having) > 1:
       out.append(
         ScanError(

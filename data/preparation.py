@@ -54,7 +54,7 @@ def _key(task: Task, cases: Sequence[Case], settings: dict[str, Any]) -> str:
     for file in case.files:
       try:
         stat = os.stat(file)
-        facts = (file, stat.st_size, stat.st_mtime_ns)
+        facts: tuple = (file, stat.st_size, stat.st_mtime_ns)
       except OSError as error:  # Reading it will say so, in the table.
         facts = (file, error.errno)
       digest.update(repr(facts).encode())

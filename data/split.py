@@ -14,6 +14,7 @@ import numpy as np
 
 from data.cache.prepared import PreparedCase
 from data.files import atomic
+from data.task import Case
 
 Split = dict[str, dict[str, list[str]]]
 
@@ -22,7 +23,7 @@ _FOLDS = 5  # 20 % of the patients are the test set of each.
 _VALIDATION = 0.1
 
 
-def _groups(cases: Sequence[PreparedCase]) -> list[list[str]]:
+def _groups(cases: Sequence[Case | PreparedCase]) -> list[list[str]]:
   """Modalities that share patients, as sorted groups."""
   groups: list[set[str]] = []
   by_patient: dict[str, set[str]] = {}
@@ -60,7 +61,7 @@ def _sides(patients, seed, fold, labeled_fraction, name):
 
 
 def make(
-  cases: Sequence[PreparedCase],
+  cases: Sequence[Case | PreparedCase],
   *,
   seed: int,
   fold: int,
@@ -141,8 +142,7 @@ def check(split: Split, cases: Sequence[PreparedCase]) -> None:
 
 def save(split: Split, path: str) -> None:
   """Writes the split as JSON; the file is whole or not there."""
-  text = json.dumps(split, indent=2) + '\n'
-  atomic.write(pathlib.Path(path), text.encode())
+  atomic.write_json(pathlib.Path(path), split)
 
 
 def load(

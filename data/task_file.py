@@ -327,12 +327,14 @@ def from_dict(
 
 def to_dict(task: Task) -> dict[str, Any]:
   """The content of a task's file; `from_dict` gives the same task."""
-  modalities = {}
+  modalities: dict[str, dict[str, Any]] = {}
   for m in task.modalities:
     labels: dict[str, list[int]] = {}
     for code, index in m.codes.items():
       labels.setdefault(task.classes[index], []).append(code)
-    intensity = {'upper_percentile': m.intensity.upper_percentile}
+    intensity: dict[str, Any] = {
+      'upper_percentile': m.intensity.upper_percentile
+    }
     if m.intensity.window:
       intensity['window'] = list(m.intensity.window)
     modalities[m.name] = {
@@ -358,4 +360,4 @@ def to_dict(task: Task) -> dict[str, Any]:
 
 def write(found: Mapping[str, Any], path: pathlib.Path) -> None:
   """Writes a task's file; it is whole or not there."""
-  atomic.write(path, (json.dumps(found, indent=2) + '\n').encode())
+  atomic.write_json(path, found)

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import shutil
 import signal
 import threading
 import time
+from typing import Any
 import uuid
 
 from data.files import errors
@@ -78,6 +80,16 @@ def write(path: pathlib.Path, data: bytes) -> None:
       os.replace(partial, path)
     finally:
       partial.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, found: Any) -> None:
+  """Writes a JSON file as `write` does.
+
+  Raises:
+    ValueError: it holds NaN or infinity, which JSON has not.
+    OSError: as `write`.
+  """
+  write(path, (json.dumps(found, indent=2, allow_nan=False) + '\n').encode())
 
 
 def tells_capitals_apart(folder: pathlib.Path) -> bool:

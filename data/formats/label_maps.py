@@ -1,14 +1,18 @@
 """Label maps: from what a file holds to codes, and from codes to classes."""
 
+from collections.abc import Mapping
 import os
 
 import numpy as np
+from numpy import typing as npt
 
 from data.formats.scan_error import ScanError
 
 # Up to this step every whole number has a stored value of its own, well apart
 # from the next one's.
 _FINE_STEP = 0.5
+# Codes in a wider range are sorted, others counted, which is much faster.
+_WIDEST = 1 << 16
 
 
 def label_codes(
@@ -70,8 +74,43 @@ def _check_rounding(voxels, gap, step: float, file: str) -> tuple[str, ...]:
   )
 
 
+def count_codes(label: np.ndarray) -> dict[int, int]:
+  """Code -> number of voxels, sorted by code.
+
+  Args:
+    label: `[X, Y, Z]` int32 codes.
+  """
+  low, high = int(label.min()), int(label.max())
+  if high - low >= _WIDEST:
+    values, counts = np.unique(label, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
+  counts = np.zeros(high - low + 1, np.int64)
+  for part in label:  # A large map need not be there in 64 bits.
+    counts += np.bincount(part.ravel() - low, minlength=len(counts))
+  return {low + int(k): int(counts[k]) for k in np.flatnonzero(counts)}
+
+
+def look_up(
+  label: np.ndarray, table: Mapping[int, int], dtype: npt.DTypeLike
+) -> np.ndarray:
+  """Every code replaced by what a table has for it.
+
+  Args:
+    label: codes, `[X, Y, Z]`.
+    table: of every code that occurs.
+    dtype: of the result.
+  """
+  codes = np.array(sorted(table))
+  values = np.array([table[int(code)] for code in codes], dtype)
+  if codes[-1] - codes[0] >= _WIDEST:
+    return values[np.searchsorted(codes, label)]
+  every = np.zeros(codes[-1] - codes[0] + 1, dtype)
+  every[codes - codes[0]] = values
+  return np.stack([every[part - codes[0]] for part in label])
+
+
 def map_codes(
-  label: np.ndarray, codes: dict[int, int], file: str | os.PathLike
+  label: np.ndarray, codes: Mapping[int, int], file: str | os.PathLike
 ) -> np.ndarray:
   """Label codes on disk to class indices, uint8.
 
@@ -85,33 +124,24 @@ def map_codes(
     ScanError: naming every unknown code and its voxel count; or nothing is
       labelled.
   """
-  if not label.any():
+  counts = count_codes(label)
+  if not counts.keys() - {0}:
     raise ScanError(
       file,
       'all background: no voxel is labelled',
       'give the label map of this scan, or move the scan to the unlabelled'
       ' ones',
     )
-  lowest, highest = int(label.min()), int(label.max())
-  # A table over the codes that occur is much faster than sorting all voxels;
-  # wild codes are all in one bin, the report below finds them.
-  span = min(highest - lowest, 1 << 16) + 1
-  place = np.minimum(label.astype(np.int64) - lowest, span - 1)
-  counts = np.bincount(place.ravel(), minlength=span)
-  occurring = lowest + np.flatnonzero(counts)
-  if any(int(code) not in codes for code in occurring):
-    values, counts = np.unique(label, return_counts=True)
-    unknown = [
-      f'{value} ({count} voxels)'
-      for value, count in zip(values, counts, strict=True)
-      if int(value) not in codes
-    ]
+  unknown = [
+    f'{code} ({count} voxels)'
+    for code, count in counts.items()
+    if code not in codes
+  ]
+  if unknown:
     raise ScanError(
       file,
       f'unknown label codes: {", ".join(unknown[:8])}',
       f'expected {sorted(codes)}; correct the label map, or list codes that are'
       ' not segmented under "background" in the labels of dataset.json',
     )
-  table = np.zeros(span, np.uint8)
-  table[occurring - lowest] = [codes[int(code)] for code in occurring]
-  return table[place]
+  return look_up(label, {code: codes[code] for code in counts}, np.uint8)

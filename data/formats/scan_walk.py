@@ -212,7 +212,8 @@ class Walk:
         )
         return []
       series = fitting
-    found, loose = [], []
+    found: list[tuple[tuple[str, ...], Source]] = []
+    loose = []
     for one in series:
       if len(one.files) == 1 and one.images > 1:
         name = file_kinds.stem(one.files[0].name)

@@ -10,18 +10,18 @@ import numpy as np
 from PIL import Image
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from data.formats.nifti import write_nifti
 
 # The MR cases whose scanner used the other slice axis.
 MMWHS_SAGITTAL = (1001, 1002, 1009, 1012, 1013, 1014)
-CHAOS_IDS = (1, 2, 3, 5, 8, 10, 13, 15, 19, 20)
-CHAOS_IDS += (21, 22, 31, 32, 33, 34, 36, 37, 38, 39)
+CHAOS_IDS = (
+  1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39
+)  # fmt: skip
 # BTCV code -> grey value in CHAOS.
 _GREY = {6: 63, 2: 126, 3: 189, 1: 252}
 _ROOT_UID = '1.2.826.0.1.3680043.8.498.7'
-_MR_STORAGE = '1.2.840.10008.5.1.4.1.1.4'
 
 
 def btcv_number(index: int) -> int:
@@ -82,12 +82,12 @@ def write_btcv(root: pathlib.Path, index: int, image, label, affine) -> None:
 def _slice_file(patient: int, series: int, protocol: str) -> FileDataset:
   """A DICOM header without what differs between slices."""
   meta = FileMetaDataset()
-  meta.MediaStorageSOPClassUID = _MR_STORAGE
-  meta.MediaStorageSOPInstanceUID = f'{_ROOT_UID}.0'
+  meta.MediaStorageSOPClassUID = MRImageStorage
+  meta.MediaStorageSOPInstanceUID = UID(f'{_ROOT_UID}.0')
   meta.TransferSyntaxUID = ExplicitVRLittleEndian
-  meta.ImplementationClassUID = f'{_ROOT_UID}.1'
+  meta.ImplementationClassUID = UID(f'{_ROOT_UID}.1')
   file = FileDataset('', {}, file_meta=meta, preamble=b'\0' * 128)
-  file.SOPClassUID = _MR_STORAGE
+  file.SOPClassUID = MRImageStorage
   file.Modality = 'MR'
   file.PatientName = f'PHANTOM^{patient}'
   file.PatientID = str(patient)
@@ -145,7 +145,7 @@ def write_dicom(
     file.ImagePositionPatient = [_number(v) for v in place]
     file.SliceLocation = _number(float(place @ directions[2]))
     file.InstanceNumber = number
-    uid = f'{_ROOT_UID}.{patient}.{series}.{number}'
+    uid = UID(f'{_ROOT_UID}.{patient}.{series}.{number}')
     file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = uid
     file.PixelData = np.ascontiguousarray(voxels[:, :, index].T).tobytes()
     with warnings.catch_warnings():

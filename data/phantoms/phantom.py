@@ -5,7 +5,6 @@ run, and lets the whole project be tried and tested. It says nothing about
 patients. What can be turned is in `anatomy.Difficulty`.
 """
 
-from collections.abc import Callable
 import json
 import os
 import pathlib
@@ -241,24 +240,13 @@ def write(
   each = {'seed': seed, 'size': size, 'difficulty': difficulty}
   done = lambda: _finished(out, settings)
   with atomic.filling(out, done) as partial:
-    parts = [partial / name for name in roots]
-
-    def one(index: int) -> None:
-      if task_name == 'heart':
-        _write_heart(parts[0], index, subjects, each)
-      else:
-        _write_abdomen(*parts, index, each)
-
-    _write_all(one, subjects, f'phantom ({task_name})', quiet)
+    with progress.bar(quiet) as bar:
+      job = bar.add_task(f'phantom ({task_name})', total=subjects)
+      for index in range(subjects):
+        if task_name == 'heart':
+          _write_heart(partial / 'mmwhs', index, subjects, each)
+        else:
+          _write_abdomen(partial / 'btcv', partial / 'chaos', index, each)
+        bar.advance(job)
     (partial / _DONE).write_text(json.dumps(settings, indent=2) + '\n')
   return roots
-
-
-def _write_all(
-  one: Callable[[int], None], subjects: int, title: str, quiet: bool
-) -> None:
-  with progress.bar(quiet) as bar:
-    job = bar.add_task(title, total=subjects)
-    for index in range(subjects):
-      one(index)
-      bar.advance(job)

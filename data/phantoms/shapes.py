@@ -16,6 +16,11 @@ from scipy import ndimage
 _NODES = 4
 
 
+# Three numbers of mm along the axes, or points of three.
+Vector = Sequence[float] | np.ndarray
+Line = Sequence[Vector] | np.ndarray
+
+
 class Part(NamedTuple):
   """One shape of the body, in painting order: later parts cover earlier ones.
 
@@ -38,7 +43,7 @@ def grid(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
   return np.stack([r[0] * i + r[1] * j + r[2] * k + r[3] for r in a[:3]])
 
 
-def rotation(axis: Sequence[float], degrees: float) -> np.ndarray:
+def rotation(axis: Vector, degrees: float) -> np.ndarray:
   """Rotation matrix `[3, 3]` about an axis (Rodrigues)."""
   x, y, z = np.asarray(axis, np.float64) / np.linalg.norm(axis)
   cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -65,9 +70,7 @@ def warp(
   return out
 
 
-def ellipsoid(
-  points: np.ndarray, centre: Sequence[float], radii: Sequence[float]
-) -> np.ndarray:
+def ellipsoid(points: np.ndarray, centre: Vector, radii: Vector) -> np.ndarray:
   """An ellipsoid along the axes."""
   total = np.zeros(points.shape[1:], np.float32)
   for p, c, r in zip(points, centre, radii, strict=True):
@@ -75,16 +78,14 @@ def ellipsoid(
   return (np.sqrt(total) - 1) * np.float32(min(radii))
 
 
-def curve(points: Sequence[Sequence[float]], samples: int = 8) -> np.ndarray:
+def curve(points: Line, samples: int = 8) -> np.ndarray:
   """A quadratic Bezier curve from the first to the last of three points."""
   a, b, c = np.asarray(points, np.float64)
   t = np.linspace(0, 1, samples)[:, None]
   return (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
 
 
-def tube(
-  points: np.ndarray, line: Sequence[Sequence[float]], radius: float
-) -> np.ndarray:
+def tube(points: np.ndarray, line: Line, radius: float) -> np.ndarray:
   """A bent vessel: all within `radius` of the polyline through `line`."""
   best = np.full(points.shape[1:], np.inf, np.float32)
   for a, b in itertools.pairwise(np.asarray(line, np.float32)):

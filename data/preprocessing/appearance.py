@@ -205,11 +205,11 @@ def _shown(image: np.ndarray, low: float) -> tuple[np.ndarray, list[slice]]:
 
   Padding is no air, and where it begins there is no skin.
   """
-  there = image[_span((image > low).any((1, 2)))]
+  there = image[_span(np.any(image > low, (1, 2)))]
   last = len(there) - 1
   picked = np.linspace(_ENDS * last, (1 - _ENDS) * last, _SLICES)
   slices = there[np.unique(picked.round().astype(int))]
-  bright = (slices > low).any(0)
+  bright = np.any(slices > low, 0)
   return slices, [_span(bright.any(1)), _span(bright.any(0))]
 
 
@@ -228,10 +228,11 @@ def describe(
   if not intensity.window:
     high = max(high, float(np.percentile(slices, _BRIGHTEST)))
   part = preprocess.between(slices[:, *box], low, high)
-  side = tuple(float(mm) for mm in spacing)
-  sides = zip(part.shape[1:], side[1:], strict=True)
+  sides = zip(part.shape[1:], spacing[1:], strict=True)
   mm = min(_MM, *(n * long / _PIXELS for n, long in sides))
-  geometry, canvas = preprocess.region_geometry(part.shape, side, mm, _PIXELS)
+  geometry, canvas = preprocess.region_geometry(
+    part.shape, spacing, mm, _PIXELS
+  )
   units = preprocess.resample(part, geometry, canvas, order=1)
   inside = preprocess.resample(
     np.ones(part.shape, np.uint8), geometry, canvas, order=0

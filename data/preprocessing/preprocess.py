@@ -6,6 +6,7 @@ columns from the patient's right to the left (the way radiologists look at
 them). Intensities are uint16 (`task.to_float`).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -41,14 +42,15 @@ class PreparedScan(NamedTuple):
   spacing: tuple[float, float, float]
 
 
-def reoriented_spacing(affine: np.ndarray, plane: str) -> list[float]:
+def reoriented_spacing(
+  affine: np.ndarray, plane: str
+) -> tuple[float, float, float]:
   """Voxel sides in mm of a reoriented scan: (slice, row, column)."""
   sizes = np.linalg.norm(affine[:3, :3], axis=0)
   # An orientation says for each input axis which output axis it becomes.
-  spacing = [0.0, 0.0, 0.0]
-  for axis, (target, _) in enumerate(planes.orientation(affine, plane)):
-    spacing[int(target)] = float(sizes[axis])
-  return spacing
+  inputs = np.argsort(planes.orientation(affine, plane)[:, 0])
+  across, down, along = map(float, sizes[inputs])
+  return across, down, along
 
 
 def reorient(voxels: np.ndarray, affine: np.ndarray, plane: str) -> np.ndarray:
@@ -84,7 +86,7 @@ def to_unit(image: np.ndarray, intensity: Intensity) -> np.ndarray:
 
 
 def label_box(
-  label: np.ndarray, spacing: tuple[float, float, float], margin: float
+  label: np.ndarray, spacing: Sequence[float], margin: float
 ) -> list[list[int]] | None:
   """Bounding box of the label's largest connected component.
 
@@ -234,7 +236,7 @@ def prepare_scan(
     'reoriented_shape': [int(n) for n in full_shape],
     'box': box,
     'native_shape': [int(n) for n in image.shape],
-    'spacing': spacing,
+    'spacing': list(spacing),
     'slice_size': slice_size,
     'mm_per_pixel': mm,
     'pad': [(slice_size - length / mm) / 2 for length in lengths],
@@ -246,7 +248,7 @@ def prepare_scan(
     labels=resample(native, geometry, canvas, order=0).astype(np.uint8),
     native_labels=np.ascontiguousarray(native),
     geometry=geometry,
-    spacing=tuple(spacing),
+    spacing=spacing,
   )
 
 
@@ -258,8 +260,8 @@ def _native_positions(geometry, axis):
 
 
 def region_geometry(
-  shape: tuple[int, int, int],
-  spacing: tuple[float, float, float],
+  shape: Sequence[int],
+  spacing: Sequence[float],
   mm: float,
   smallest: int,
 ) -> tuple[dict[str, Any], tuple[int, int]]:
@@ -327,5 +329,5 @@ def image_to_native(image: np.ndarray, geometry: dict[str, Any]) -> np.ndarray:
 def restore(voxels: np.ndarray, affine: np.ndarray, plane: str) -> np.ndarray:
   """`[slices, rows, columns]` as on disk: the inverse of `reorient`."""
   forward = planes.orientation(affine, plane)
-  flipped = [int(target) for target, sign in forward if sign < 0]
+  flipped = tuple(int(target) for target, sign in forward if sign < 0)
   return np.transpose(np.flip(voxels, flipped), forward[:, 0].astype(int))

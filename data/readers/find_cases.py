@@ -65,9 +65,9 @@ def decide_planes(
   decided = []
   for modality in modalities:
     affines = []
+    asked = modality.plane == planes.ACQUIRED
     for case in cases:
-      asked = modality.plane == planes.ACQUIRED and case.affine is not None
-      if asked and case.modality == modality.name:
+      if asked and case.affine and case.modality == modality.name:
         with contextlib.suppress(ScanError):
           affines.append(case.affine())
     plane = planes.decide(modality.plane, affines)

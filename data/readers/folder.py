@@ -11,7 +11,7 @@ DIR/t2/imagesTs/...                     (read where test scans are asked for)
 Whatever else lies there is a problem, or left out with the reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import functools
 import os
 import pathlib
@@ -251,9 +251,10 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
       f' {few([source.name for source in alone])}',
       'name scans and label maps alike, or move the label maps away',
     )
+  training = images.name if images else ''
   for name in sorted(later.keys() & found.keys()):
     look.problem(
-      later.pop(name).path, f'is in {images.name}/ too', 'move one of them away'
+      later.pop(name).path, f'is in {training}/ too', 'move one of them away'
     )
   if not found and not look.problems:
     there = few([p.name for p in folders_in(place)]) if images is None else ''
@@ -307,9 +308,9 @@ def look(
     for name in held.images | held.tests:
       known |= _keys(kind.name, name)
     for name, image in sorted(images.items()):
-      person = [people[k] for k in _keys(kind.name, name) if k in people]
+      given = [people[k] for k in _keys(kind.name, name) if k in people]
       out.cases.append(
-        _case(kind, image, held.labels.get(name), (person or [name])[0])
+        _case(kind, image, held.labels.get(name), (given or [name])[0])
       )
   folders = {top / f for f in named.values()}
   folders |= {top / kind.series for kind in modalities}
@@ -319,14 +320,14 @@ def look(
     ]
     beside(top, used, out.problems, out.left_out)
   chosen = {kind.name for kind in modalities}
-  for (kind, name), person in people.items():
-    asked = kind in chosen or kind not in named
-    if asked and (kind, name) not in known:
+  for (called, name), person in people.items():
+    asked = called in chosen or called not in named
+    if asked and (called, name) not in known:
       out.problems.append(
         ScanError(
           file,
-          f'patients: {"/".join(filter(None, (kind, name)))} ({person}) fits no'
-          ' scan',
+          f'patients: {"/".join(filter(None, (called, name)))} ({person}) fits'
+          ' no scan',
           "write 'MODALITY/CASE', CASE being the file's name without its"
           ' ending; or remove the entry',
         )
@@ -349,10 +350,3 @@ def _case(kind: Modality, image: Source, label: Source | None, person) -> Case:
     read=functools.partial(_read, image, label, kind.codes),
     affine=functools.partial(scan_files.affine, image),
   )
-
-
-def cases(
-  root: str, modalities: Sequence[Modality], include_unlabeled: bool = False
-) -> Iterator[Case]:
-  """The scans under `root` that can be used; see `look`."""
-  yield from look(root, modalities, include_unlabeled).cases

@@ -5,38 +5,14 @@ mr_train/...   ct_test/ct_test_2001_image.nii.gz   mr_test/...   (no labels)
 """
 
 from collections.abc import Iterator, Sequence
-import functools
 import pathlib
 
-import numpy as np
-
-from data.formats.label_maps import map_codes
-from data.formats.nifti import check_pair, read_nifti
 from data.formats.scan_error import ScanError
-from data.task import Case, Modality, Scan
+from data.readers import image_and_label
+from data.task import Case, Modality
 
 # Some MR labels hold 421 where the left atrium's 420 is meant.
 _STRAY, _MEANT = 421, 420
-
-
-def _read(image_file, label_file, modality: Modality) -> Scan:
-  image = read_nifti(image_file)
-  if label_file is None:
-    return Scan(image.voxels, None, image.affine, image.notes)
-  if not label_file.exists():
-    raise ScanError(
-      image_file,
-      f'its label {label_file.name} is missing',
-      f'put it at {label_file}, or move the image away',
-    )
-  label = read_nifti(label_file, label=True)
-  check_pair(image, label, label_file)
-  codes = label.voxels
-  if modality.series == 'mr':
-    codes = np.where(codes == _STRAY, _MEANT, codes)
-  # Codes exceed 255: they go through the table before any cast to 8 bit.
-  classes = map_codes(codes, modality.codes, label_file)
-  return Scan(image.voxels, classes, image.affine, image.notes + label.notes)
 
 
 def cases(
@@ -55,14 +31,9 @@ def cases(
   found = []
   for modality in modalities:
     kind = modality.series
-    parts = ['train', 'test'] if include_unlabeled else ['train']
-    for part in parts:
+    for part in ('train', 'test')[: 1 + include_unlabeled]:
       folder = pathlib.Path(root) / f'{kind}_{part}'
-      images = [
-        path
-        for ending in ('nii', 'nii.gz')
-        for path in folder.glob(f'{kind}_{part}_*_image.{ending}')
-      ]
+      images = image_and_label.files(folder, f'{kind}_{part}_*_image.')
       if part == 'train' and not images:
         raise ScanError(
           root,
@@ -74,14 +45,14 @@ def cases(
   for image, part, modality in sorted(found, key=lambda f: f[0].name):
     name = image.name.split('_image.')[0]
     label = image.with_name(image.name.replace('_image.', '_label.'))
-    label = label if part == 'train' else None
-    files = [image] + ([label] if label and label.exists() else [])
-    number = name.split('_')[-1]
-    yield Case(
-      name=name,
-      patient=f'mmwhs_{modality.series}_{number}',
-      modality=modality.name,
-      files=tuple(str(f) for f in files),
-      labeled=label is not None,
-      read=functools.partial(_read, image, label, modality),
+    codes = modality.codes
+    if modality.series == 'mr' and _MEANT in codes:
+      codes = codes | {_STRAY: codes[_MEANT]}
+    yield image_and_label.case(
+      name,
+      f'mmwhs_{modality.series}_{name.split("_")[-1]}',
+      modality,
+      image,
+      label if part == 'train' else None,
+      codes,
     )

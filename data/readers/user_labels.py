@@ -12,25 +12,8 @@ _MANY = 30
 # Neighbouring voxels of a drawn region mostly have one code; in an image with
 # noise hardly any two are equal.
 _ALIKE = 0.5
-_WIDEST = 1 << 16
 # Every so many voxels are compared before all are.
 _SAMPLE = 997
-
-
-def codes_of(label: np.ndarray) -> dict[int, int]:
-  """Code -> number of voxels, sorted by code.
-
-  Args:
-    label: `[X, Y, Z]` int32 codes.
-  """
-  low, high = int(label.min()), int(label.max())
-  if high - low < _WIDEST:  # Much faster than sorting all voxels.
-    counts = np.zeros(high - low + 1, np.int64)
-    for part in label:  # A large map need not be there in 64 bits.
-      counts += np.bincount(part.ravel() - low, minlength=len(counts))
-    return {low + int(k): int(counts[k]) for k in np.flatnonzero(counts)}
-  values, counts = np.unique(label, return_counts=True)
-  return {int(v): int(n) for v, n in zip(values, counts, strict=True)}
 
 
 def never_a_class(code: int) -> bool:
@@ -78,7 +61,7 @@ def check_drawn(
   Raises:
     ScanError: an image lies where the label map should.
   """
-  codes = codes_of(label)
+  codes = label_maps.count_codes(label)
   twice = image is not None and _same(image, label)
   if len(codes) > _MANY and (twice or _alike(label) < _ALIKE):
     raise ScanError(
@@ -110,7 +93,9 @@ def classes(
     ScanError: codes that dataset.json does not name, with their voxel counts;
       or nothing is labelled.
   """
-  unknown = {c: n for c, n in codes_of(label).items() if c not in codes}
+  unknown = {
+    c: n for c, n in label_maps.count_codes(label).items() if c not in codes
+  }
   if unknown and all(map(never_a_class, unknown)):
     raise ScanError(
       file,
@@ -119,7 +104,7 @@ def classes(
       'name their class in dataset.json, list them under "background" there, or'
       ' remove them',
     )
-  return label_maps.map_codes(label, dict(codes), file)
+  return label_maps.map_codes(label, codes, file)
 
 
 def counted(codes: Mapping[int, int]) -> str:

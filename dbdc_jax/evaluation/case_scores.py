@@ -1,20 +1,24 @@
 """The scores of one case: two label maps read, checked and compared."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+import pathlib
 from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
 
-from data.formats import scan_files
-from data.formats.nifti import Volume, close_affines
+from data.formats import label_maps, scan_files
+from data.formats.affines import close_affines
+from data.formats.nifti import Volume
 from data.formats.scan_error import ScanError
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.evaluation.label_codes import Classes
-from dbdc_jax.evaluation.matching import Case
+from dbdc_jax.evaluation.matching import Matched
 
-METRICS = ('dice', 'hd95', 'hd95_union_voxel', 'assd', 'nsd')
-METRICS += ('volume_prediction', 'volume_reference')
+METRICS = (
+  'dice', 'hd95', 'hd95_union_voxel', 'assd', 'nsd', 'volume_prediction',
+  'volume_reference',
+)  # fmt: skip
 # What tools write where nobody annotated, if nothing else is said.
 UNSET = 255
 # Without being told which codes count, no more are taken for classes.
@@ -25,44 +29,46 @@ _FEW_CODES = 16
 _MAX_COSINE = 1e-3
 
 
-class Outcome(NamedTuple):
+class Scored(NamedTuple):
   """A case's scores, or why it has none.
 
   Attributes:
     case: its label maps.
-    scores: class -> metric -> value, of `scoring.score`; None if it is bad.
+    scores: class -> metric -> value, of `scoring.score`.
     spacing: voxel sides along the reference's axes, mm.
     tolerance: of the NSD, mm.
     others: 'prediction' and 'reference' -> codes found there that belong to no
-      class; None if it is bad.
+      class.
     ignored: volume that was left out, mL.
     notes: what people should know of its files.
-    problem: file, reason, remedy.
+    problem: file, reason, remedy; only of a bad case.
   """
 
-  case: Case
-  scores: scoring.Scores | None = None
+  case: Matched
+  scores: scoring.Scores = {}  # noqa: RUF012  Of a tuple, never changed.
   spacing: tuple[float, ...] = ()
   tolerance: float = 0.0
-  others: dict[str, list[int]] | None = None
+  others: dict[str, list[int]] = {}  # noqa: RUF012
   ignored: float = 0.0
   notes: tuple[str, ...] = ()
   problem: tuple[str, str, str] | None = None
 
 
-class _Pair(NamedTuple):
+class _Maps(NamedTuple):
   """Two label maps on their common grid.
 
   The axes are those of the files in reverse: NIfTI's first axis is the fastest,
   numpy's the last, and metrics do not ask which is which.
 
   Attributes:
-    maps: codes `[Z, Y, X]` of prediction and reference.
+    prediction: codes, `[Z, Y, X]`.
+    reference: codes, `[Z, Y, X]`.
     spacing: voxel sides of these axes, mm.
     notes: what people should know of the files.
   """
 
-  maps: tuple[np.ndarray, np.ndarray]
+  prediction: np.ndarray
+  reference: np.ndarray
   spacing: tuple[float, ...]
   notes: tuple[str, ...]
 
@@ -83,7 +89,7 @@ def _turned(prediction: Volume, reference: Volume) -> Volume:
   )
 
 
-def _on_grid(case: Case, prediction: Volume, reference: Volume) -> Volume:
+def _on_grid(case: Matched, prediction: Volume, reference: Volume) -> Volume:
   """The prediction on the reference's grid.
 
   Raises:
@@ -105,7 +111,7 @@ def _on_grid(case: Case, prediction: Volume, reference: Volume) -> Volume:
   raise ScanError(case.prediction.path, reason, remedy)
 
 
-def _read(case: Case) -> _Pair:
+def _read(case: Matched) -> _Maps:
   """Both label maps of a case.
 
   Raises:
@@ -131,42 +137,12 @@ def _read(case: Case) -> _Pair:
   if prediction is not found:
     name = case.prediction.path.name
     notes.append(f"{name}: its axes were put in the reference's order")
-  maps = tuple(
-    np.ascontiguousarray(v.voxels.T) for v in (prediction, reference)
+  return _Maps(
+    np.ascontiguousarray(prediction.voxels.T),
+    np.ascontiguousarray(reference.voxels.T),
+    tuple(map(float, sides[::-1])),
+    tuple(notes),
   )
-  return _Pair(maps, tuple(map(float, sides[::-1])), tuple(notes))
-
-
-def _occurring(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The codes that occur, sorted, and how often each does.
-
-  Wild ones are sorted for, others counted.
-  """
-  lowest, highest = int(codes.min()), int(codes.max())
-  if highest - lowest > 1 << 16:
-    values, counts = np.unique(codes, return_counts=True)
-    return values.astype(np.int64), counts
-  counts = np.zeros(highest - lowest + 1, np.int64)
-  for part in codes:
-    counts += np.bincount(part.ravel() - lowest, minlength=len(counts))
-  there = np.flatnonzero(counts)
-  return lowest + there, counts[there]
-
-
-def _indices(
-  codes: np.ndarray, occurring: np.ndarray, index: dict[int, int]
-) -> np.ndarray:
-  """Class indices, uint8 where that is enough; 0 for codes of no class."""
-  kind = np.min_scalar_type(max(index.values(), default=0))
-  values = np.array([index.get(int(code), 0) for code in occurring], kind)
-  if occurring[-1] - occurring[0] > 1 << 16:
-    return values[np.searchsorted(occurring, codes)]
-  table = np.zeros(occurring[-1] - occurring[0] + 1, kind)
-  table[occurring - occurring[0]] = values
-  out = np.empty(codes.shape, kind)
-  for part, where in zip(out, codes, strict=True):
-    part[...] = table[where - occurring[0]]
-  return out
 
 
 def _is_image(codes: np.ndarray, common: int) -> bool:
@@ -185,14 +161,19 @@ def _is_image(codes: np.ndarray, common: int) -> bool:
   return True
 
 
-def _check_label_map(file, codes, values, counts, classes) -> None:
+def _check_label_map(
+  file: pathlib.Path,
+  codes: np.ndarray,
+  counts: dict[int, int],
+  classes: Classes | None,
+) -> None:
   """Checks that a file is a label map, as far as its values say.
 
   Raises:
     ScanError: it looks like an image, or holds too many codes to be all scored.
   """
-  many = int(np.count_nonzero(values))
-  common = int(values[np.argmax(counts)])
+  many = len(counts.keys() - {0})
+  common = max(counts, key=lambda code: counts[code])
   if many > _FEW_CODES and _is_image(codes, common):
     raise ScanError(
       file,
@@ -208,55 +189,51 @@ def _check_label_map(file, codes, values, counts, classes) -> None:
     )
 
 
-def _own_classes(found: Sequence[np.ndarray]) -> Classes:
+def _own_classes(codes: Iterable[int]) -> Classes:
   """Every code above 0, named by its number."""
-  codes = {int(code) for values in found for code in values}
   mine = sorted(code for code in codes if code > 0 and code != UNSET)
   return Classes({code: str(code) for code in mine})
 
 
 def _score(
-  case: Case, classes: Classes | None, tolerance: float | None
-) -> Outcome:
-  maps, spacing, notes = _read(case)
-  occurring = []
-  for source, codes in zip(case[1:], maps, strict=True):
-    values, counts = _occurring(codes)
-    _check_label_map(source.path, codes, values, counts, classes)
-    occurring.append(values)
-  names, ignored = classes or _own_classes(occurring)
+  case: Matched, classes: Classes | None, tolerance: float | None
+) -> Scored:
+  prediction, reference, spacing, notes = _read(case)
+  here, there = map(label_maps.count_codes, (prediction, reference))
+  _check_label_map(case.prediction.path, prediction, here, classes)
+  _check_label_map(case.reference.path, reference, there, classes)
+  names, ignored = classes or _own_classes(here | there)
   order = ['background', *dict.fromkeys(names.values())]
   index = {code: order.index(name, 1) for code, name in names.items()}
-  prediction, reference = (
-    _indices(codes, values, index)
-    for codes, values in zip(maps, occurring, strict=True)
+  # Classes' indices, in 8 bits where these are enough.
+  kind = np.min_scalar_type(len(order) - 1)
+  look_up = lambda codes, counts: label_maps.look_up(
+    codes, {code: index.get(code, 0) for code in counts}, kind
   )
-  left_out = 0
-  if set(ignored) & set(occurring[1].tolist()):
-    unknown = _indices(maps[1], occurring[1], dict.fromkeys(ignored, 1)) > 0
+  prediction, left_out = look_up(prediction, here), 0
+  if there.keys() & set(ignored):
+    unknown = np.isin(reference, ignored)
     prediction[unknown] = 0
-    left_out = np.count_nonzero(unknown)
-  known = ({0, *names}, {0, *names, *ignored})
+    left_out = int(np.count_nonzero(unknown))
+  reference = look_up(reference, there)
   others = {
-    kind: [int(c) for c in values if int(c) not in mine]
-    for kind, values, mine in zip(
-      ('prediction', 'reference'), occurring, known, strict=True
-    )
+    'prediction': sorted(here.keys() - {0, *names}),
+    'reference': sorted(there.keys() - {0, *names, *ignored}),
   }
   tolerance = max(spacing) if tolerance is None else tolerance
   scores = scoring.score(
     prediction, reference, spacing, order, METRICS, tolerance
   )
   millilitres = left_out * float(np.prod(spacing)) / 1000
-  return Outcome(
+  return Scored(
     case, scores, spacing[::-1], tolerance, others, millilitres, notes
   )
 
 
 def score(
-  case: Case, classes: Classes | None, tolerance: float | None
-) -> Outcome:
-  """Reads and scores a case; whatever is wrong with it is in the outcome.
+  case: Matched, classes: Classes | None, tolerance: float | None
+) -> Scored:
+  """Reads and scores a case; whatever is wrong with it is in the result.
 
   Args:
     case: its label maps.
@@ -267,18 +244,18 @@ def score(
   try:
     return _score(case, classes, tolerance)
   except ScanError as error:
-    return Outcome(case, problem=(error.file, error.reason, error.remedy))
+    return Scored(case, problem=(error.file, error.reason, error.remedy))
   except MemoryError:
     return too_large(case)
   except Exception as error:
     # One file that nobody has thought of must not cost the other cases.
     reason = f'cannot be scored ({type(error).__name__}: {error})'
     remedy = 'open both files of the case and write them again'
-    return Outcome(case, problem=(str(case.prediction.path), reason, remedy))
+    return Scored(case, problem=(str(case.prediction.path), reason, remedy))
 
 
-def too_large(case: Case) -> Outcome:
-  """The outcome of a case that there was no memory for."""
+def too_large(case: Matched) -> Scored:
+  """The result of a case that there was no memory for."""
   reason = 'scoring it needs more memory than there is'
   remedy = 'use fewer processes (--workers=1) or a machine with more memory'
-  return Outcome(case, problem=(str(case.reference.path), reason, remedy))
+  return Scored(case, problem=(str(case.reference.path), reason, remedy))

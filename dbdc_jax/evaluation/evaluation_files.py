@@ -3,15 +3,12 @@
 A file of such a name that an evaluation did not write is somebody's, and stays.
 """
 
-import csv
-import io
 import json
 import pathlib
 import tempfile
 from typing import Any
 
-from data.files import atomic
-from dbdc_jax.evaluation import case_scores, metrics
+from dbdc_jax.evaluation import case_scores, metrics, scoring
 
 _JSON, _CSV = 'evaluation.json', 'evaluation.csv'
 # Whatever version wrote it, an evaluation has these.
@@ -63,21 +60,13 @@ def check(folder: pathlib.Path) -> None:
 
 
 def write(results: dict[str, Any], folder: pathlib.Path) -> None:
-  """Writes evaluation.json and .csv; each is whole or what was there stays.
-
-  Raises:
-    OSError: the disk took no more; the text names the file.
-  """
-  text = json.dumps(results, indent=2, allow_nan=False) + '\n'
-  atomic.write(folder / _JSON, text.encode())
-  table = io.StringIO(newline='')
-  writer = csv.writer(table)
-  writer.writerow(_header())
-  for case in results['cases']:
-    for name, row in case['scores'].items():
-      values = [row[metric] for metric in case_scores.METRICS]
-      shown = [
-        '' if v is None else f'{v:.4f}' for v in (*values, case['tolerance_mm'])
-      ]
-      writer.writerow([case['case'], name, *shown, row['empty']])
-  atomic.write(folder / _CSV, table.getvalue().encode())
+  """Writes evaluation.json and .csv; see `scoring.write`."""
+  rows = [
+    [
+      *(case['case'], name, *(row[m] for m in case_scores.METRICS)),
+      *(case['tolerance_mm'], row['empty']),
+    ]
+    for case in results['cases']
+    for name, row in case['scores'].items()
+  ]
+  scoring.write(results, folder / 'evaluation', _header(), rows)

@@ -23,19 +23,16 @@ _ENTROPY = '_entropy'
 _SUFFIX = '.nii.gz'
 # What evaluating and predicting write beside label maps.
 OURS = (
-  'evaluation.json',
-  'evaluation.csv',
-  'predictions.json',
-  'volumes.csv',
+  'evaluation.json', 'evaluation.csv', 'predictions.json', 'volumes.csv',
   'overlays',
-)
+)  # fmt: skip
 _ENDINGS = re.compile(
   r'(?:\.(?:nii|gz|zip|img|hdr|mha|mhd|nrrd|dcm))+$', re.IGNORECASE
 )
 
 
-class Case(NamedTuple):
-  """The two label maps of a case."""
+class Matched(NamedTuple):
+  """A case with its two label maps."""
 
   name: str
   prediction: Source
@@ -55,7 +52,7 @@ class Found(NamedTuple):
     matched: what people should know of how names were matched.
   """
 
-  cases: list[Case]
+  cases: list[Matched]
   missing: list[ScanError]
   problems: list[ScanError]
   left_out: list[ScanError]
@@ -126,7 +123,7 @@ def _folder(
       del maps[name]
     elif reference and stem != name and stem + _LABEL in maps:
       reason = f'the image of {maps[stem + _LABEL].path.name}'
-      left_out.append(ScanError(maps.pop(name).path, reason, 'nothing to do'))
+      left_out.append(ScanError(maps.pop(name).path, reason))
   return _Folder(place, maps, found.problems, left_out)
 
 
@@ -160,7 +157,7 @@ def _exact(
 
 def _pairs(
   predictions: Mapping[str, Source], references: Mapping[str, Source]
-) -> tuple[list[Case], dict[Source, ScanError], str]:
+) -> tuple[list[Matched], dict[Source, ScanError], str]:
   """Cases; files of which several may be one case; which names differ."""
   pairs = _exact(predictions, references)
   doubtful: dict[Source, ScanError] = {}
@@ -181,7 +178,7 @@ def _pairs(
     elif others:
       pairs[mine[0]] = others[0]
       said.append(f'{mine[0]} with {others[0]}')
-  cases = [Case(b, predictions[a], references[b]) for a, b in pairs.items()]
+  cases = [Matched(b, predictions[a], references[b]) for a, b in pairs.items()]
   text = f'names that differ were matched: {listed(said, 3)}' if said else ''
   return sorted(cases), doubtful, text
 
@@ -230,13 +227,11 @@ def find(
   others = (*places, *([pathlib.Path(output)] if output else []))
   mine = _folder(places[0], others, reference=False)
   theirs = _folder(places[1], others, reference=True)
+  cases, doubtful, text = _pairs(mine.maps, theirs.maps)
   if all(place.is_file() for place in places):
     pairs = zip(mine.maps.values(), theirs.maps.items(), strict=False)
-    cases = [Case(name, a, b) for a, (name, b) in pairs]
-    doubtful, text = {}, ''
-  else:
-    cases, doubtful, text = _pairs(mine.maps, theirs.maps)
-  unsure = list({id(error): error for error in doubtful.values()}.values())
+    cases, text = [Matched(name, a, b) for a, (name, b) in pairs], ''
+  unsure = list(dict.fromkeys(doubtful.values()))
   problems = mine.problems + theirs.problems + unsure
   used = {source for case in cases for source in case[1:]} | doubtful.keys()
   missing = [

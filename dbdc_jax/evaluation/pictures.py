@@ -8,6 +8,7 @@ from typing import Any
 import warnings
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 import numpy as np
@@ -16,31 +17,18 @@ from data.files import atomic
 
 # Distinct for colour-blind readers as well (after Okabe and Ito), on grey.
 COLOURS = (
-  '#e69f00',
-  '#56b4e9',
-  '#009e73',
-  '#f0e442',
-  '#d55e00',
-  '#cc79a7',
-  '#0072b2',
+  '#e69f00', '#56b4e9', '#009e73', '#f0e442', '#d55e00', '#cc79a7', '#0072b2',
   '#ffffff',
-)
+)  # fmt: skip
 
 # Letters of a title or a class name that a figure has room for.
 _LONGEST = 60
 
 # Loss terms that are drawn; no method has more than five of them.
 _MAIN_TERMS = (
-  'sup_ce',
-  'sup_edl',
-  'sup_dice',
-  'ipc_ce',
-  'fpc_ce',
-  'consistency',
-  'cross_ce',
-  'cross_edl',
-  'cross2_ce',
-)
+  'sup_ce', 'sup_edl', 'sup_dice', 'ipc_ce', 'fpc_ce', 'consistency',
+  'cross_ce', 'cross_edl', 'cross2_ce',
+)  # fmt: skip
 
 
 def _png(figure: Figure) -> bytes:
@@ -59,7 +47,7 @@ def _plain(name: str) -> str:
   return shown.replace('$', r'\$')
 
 
-def _save(png: bytes, path: str | os.PathLike) -> None:
+def save(png: bytes, path: str | os.PathLike) -> None:
   """Writes a PNG that is whole or not there."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +80,9 @@ def progress(
     summed = []
     for row in rows:
       values = [row.get(f'{name}/{m}') for m in modalities]
-      if None not in values and sum(values) > 0:
-        summed.append((row['epoch'], sum(values)))
+      found = [value for value in values if value is not None]
+      if len(found) == len(values) and sum(found) > 0:
+        summed.append((row['epoch'], sum(found)))
     if summed:
       left.plot(*zip(*summed, strict=True), color=COLOURS[drawn], label=name)
       drawn += 1
@@ -103,18 +92,13 @@ def progress(
   left.legend(fontsize=8)
   for index, name in enumerate(modalities):
     colour = COLOURS[(2 * index + 4) % 7]
-    epochs, values = _series(rows, f'validation_dice/{name}')
-    middle.plot(
-      epochs, [100 * v for v in values], '.-', color=colour, label=name
-    )
-    epochs, values = _series(rows, f'train_dice/{name}')
-    middle.plot(
-      epochs,
-      [100 * v for v in values],
-      ':',
-      color=colour,
-      label=f'{name}, training',
-    )
+    for kind, style, label in (
+      ('validation', '.-', name),
+      ('train', ':', f'{name}, training'),
+    ):
+      epochs, shares = _series(rows, f'{kind}_dice/{name}')
+      percent = [100 * share for share in shares]
+      middle.plot(epochs, percent, style, color=colour, label=label)
     right.plot(*_series(rows, f'weight/{name}'), color=colour, label=name)
   middle.set_title('validation DSC (%)')
   middle.set_ylim(0, 100)
@@ -124,7 +108,7 @@ def progress(
   for axes in (left, middle, right):
     axes.set_xlabel('epoch')
     axes.grid(alpha=0.3)
-  _save(_png(figure), path)
+  save(_png(figure), path)
 
 
 def choose_slices(reference: np.ndarray, count: int) -> list[int]:
@@ -146,27 +130,11 @@ def _fill(axes, label, num_classes, aspect):
     if not mask.any():
       continue
     colour = COLOURS[(index - 1) % len(COLOURS)]
-    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     fill = np.zeros((*mask.shape, 4))
-    fill[mask] = [*rgb, 0.35]
+    fill[mask] = to_rgba(colour, 0.35)
     axes.imshow(fill, interpolation='nearest', aspect=aspect)
     if 0 < mask.sum() < mask.size and min(mask.shape) > 1:
       axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.0)
-
-
-def overlay(
-  path: str | os.PathLike,
-  image: np.ndarray,
-  reference: np.ndarray | None,
-  prediction: np.ndarray,
-  classes: Sequence[str],
-  title: str = '',
-  spacing: tuple[float, float] = (1.0, 1.0),
-) -> None:
-  """Writes the PNG of `overlay_png`; the other arguments are that one's."""
-  _save(
-    overlay_png(image, reference, prediction, classes, title, spacing), path
-  )
 
 
 def overlay_png(
@@ -187,7 +155,7 @@ def overlay_png(
     title: above the pictures.
     spacing: (row, column) pixel sides in mm.
   """
-  panels = [('image', None)]
+  panels: list[tuple[str, np.ndarray | None]] = [('image', None)]
   if reference is not None:
     panels.append(('reference', reference))
   panels.append(('prediction', prediction))

@@ -1,9 +1,8 @@
 """Cases to tables: scores per class, case and modality, each with its unit."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 import csv
 import io
-import json
 import math
 import os
 import pathlib
@@ -16,10 +15,13 @@ from dbdc_jax.evaluation import metrics
 
 NATIVE = ('dice', 'hd95', 'assd', 'nsd')
 PREPARED = ('dice', 'hd95_voxel', 'hd95_union_voxel')
+_GRIDS = {'native': NATIVE, 'prepared': PREPARED}
 # By how many of a class's two masks are empty.
 EMPTY = ('', 'one empty', 'both empty')
-_CSV_HEADER = ('modality', 'case', 'patient', 'class', 'grid')
-_CSV_HEADER += ('metric', 'unit', 'value', 'empty')
+_CSV_HEADER = (
+  'modality', 'case', 'patient', 'class', 'grid', 'metric', 'unit', 'value',
+  'empty',
+)  # fmt: skip
 AGGREGATION = (
   'per class the mean over the cases of a modality that have a value; then the'
   ' mean over classes; then the mean over modalities'
@@ -194,8 +196,8 @@ def summarize(
     'mean': {},
     'cases': list(cases),
   }
-  for grid, names in (('native', NATIVE), ('prepared', PREPARED)):
-    key = 'native_grid' if grid == 'native' else 'prepared_grid'
+  for grid, names in _GRIDS.items():
+    key = f'{grid}_grid'
     for modality in modalities:
       mine = [case for case in cases if case['modality'] == modality]
       entry = results['modalities'].setdefault(
@@ -212,27 +214,43 @@ def summarize(
   return results
 
 
-def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:
-  """Writes results.json and results.csv; each is whole or not there."""
-  folder = pathlib.Path(workdir)
-  text = json.dumps(results, indent=2, allow_nan=False) + '\n'
-  atomic.write(folder / 'results.json', text.encode())
+def write(
+  results: dict[str, Any],
+  stem: pathlib.Path,
+  header: Sequence[str],
+  rows: Iterable[Sequence[str | float | None]],
+) -> None:
+  """Writes STEM.json and STEM.csv; each is whole, or what was there stays.
+
+  Args:
+    results: what the JSON file holds.
+    stem: folder and name of both.
+    header: of the CSV file.
+    rows: of the CSV file; numbers get four digits, None stays empty.
+
+  Raises:
+    OSError: the disk took no more; the text names the file.
+  """
+  atomic.write_json(stem.with_suffix('.json'), results)
   table = io.StringIO(newline='')
-  writer = csv.writer(table)
-  writer.writerow(_CSV_HEADER)
-  for case in results['cases']:
-    for grid, names in (('native', NATIVE), ('prepared', PREPARED)):
-      for name, row in case[grid].items():
-        for metric in names:
-          unit = metrics.DEFINITIONS[metric]['unit']
-          value = '' if row[metric] is None else f'{row[metric]:.4f}'
-          writer.writerow(
-            [
-              *(case[key] for key in ('modality', 'case', 'patient')),
-              *(name, grid, metric, unit, value, row['empty']),
-            ]
-          )
-  atomic.write(folder / 'results.csv', table.getvalue().encode())
+  shown = lambda v: '' if v is None else v if isinstance(v, str) else f'{v:.4f}'
+  csv.writer(table).writerows([header, *(map(shown, row) for row in rows)])
+  atomic.write(stem.with_suffix('.csv'), table.getvalue().encode())
+
+
+def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:
+  """Writes results.json and results.csv; see `write`."""
+  rows = [
+    [
+      *(case['modality'], case['case'], case['patient'], name, grid, metric),
+      *(metrics.DEFINITIONS[metric]['unit'], row[metric], row['empty']),
+    ]
+    for case in results['cases']
+    for grid, names in _GRIDS.items()
+    for name, row in case[grid].items()
+    for metric in names
+  ]
+  write(results, pathlib.Path(workdir, 'results'), _CSV_HEADER, rows)
 
 
 def _line(label: str, values: Sequence[float | None]) -> str:

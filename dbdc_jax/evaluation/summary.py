@@ -1,6 +1,7 @@
 """Scores of two folders of label maps as evaluation.json, .csv and a table."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Collection, Sequence
 import pathlib
 from typing import Any
 
@@ -51,17 +52,16 @@ def _definitions(tolerance: float | None) -> dict[str, dict[str, str]]:
 
 def _absent() -> dict[str, Any]:
   """The scores of a class that is in neither mask."""
-  values = dict.fromkeys(case_scores.METRICS)
   return {
     'empty': scoring.EMPTY[2],
-    **values,
+    **dict.fromkeys(case_scores.METRICS),
     'volume_prediction': 0.0,
     'volume_reference': 0.0,
   }
 
 
 def _classes(
-  good: Sequence[case_scores.Outcome], classes: Classes | None
+  good: Sequence[case_scores.Scored], classes: Classes | None
 ) -> dict[str, list[int]]:
   """Class -> its codes: those asked for, or all that a reference holds."""
   codes = classes.names if classes else {}
@@ -79,21 +79,20 @@ def _classes(
   return out
 
 
-def _not_scored(good: Sequence[case_scores.Outcome], classes) -> dict[str, Any]:
+def _not_scored(
+  good: Sequence[case_scores.Scored], classes: Collection[str]
+) -> dict[str, dict[str, int]]:
   """Codes of no class -> in how many predictions and references they are."""
-  counts: dict[int, dict[str, int]] = {}
-
-  def add(code: int, kind: str) -> None:
-    entry = counts.setdefault(code, {'prediction': 0, 'reference': 0})
-    entry[kind] += 1
-
+  found: collections.Counter[tuple[int, str]] = collections.Counter()
   for outcome in good:
     for kind, codes in outcome.others.items():
-      for code in codes:
-        add(code, kind)
-    for name in outcome.scores.keys() - classes.keys():
-      add(int(name), 'prediction')
-  return {str(code): counts[code] for code in sorted(counts)}
+      found.update((code, kind) for code in codes)
+    unasked = outcome.scores.keys() - classes
+    found.update((int(name), 'prediction') for name in unasked)
+  return {
+    str(code): {kind: found[code, kind] for kind in ('prediction', 'reference')}
+    for code in sorted({code for code, _ in found})
+  }
 
 
 def _spread(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
@@ -103,7 +102,7 @@ def _spread(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
 
 def summarize(
   found: matching.Found,
-  outcomes: Sequence[case_scores.Outcome],
+  outcomes: Sequence[case_scores.Scored],
   chosen: Classes | None,
   tolerance: float | None,
   info: dict[str, Any],
@@ -120,7 +119,7 @@ def summarize(
   Returns:
     What `evaluation.json` holds.
   """
-  good = [o for o in outcomes if o.scores is not None]
+  good = [o for o in outcomes if o.problem is None]
   classes = _classes(good, chosen)
   rows = [
     {name: o.scores.get(name) or _absent() for name in classes} for o in good
@@ -132,7 +131,7 @@ def summarize(
   return {
     **info,
     'matched': found.matched,
-    'left_out': _described(found.left_out),
+    'left_out': [vars(error) for error in found.left_out],
     'cases_scored': len(good),
     'cases_found': found.total,
     'definitions': _definitions(tolerance),
@@ -157,13 +156,13 @@ def summarize(
       }
       for o, row in zip(good, rows, strict=True)
     ],
-    'missing': _described(found.missing),
-    'bad': _described(problems(found, outcomes)),
+    'missing': [vars(error) for error in found.missing],
+    'bad': [vars(error) for error in problems(found, outcomes)],
   }
 
 
 def problems(
-  found: matching.Found, outcomes: Sequence[case_scores.Outcome]
+  found: matching.Found, outcomes: Sequence[case_scores.Scored]
 ) -> list[ScanError]:
   """What is wrong with files and cases, apart from missing partners."""
   return found.problems + [ScanError(*o.problem) for o in outcomes if o.problem]
@@ -186,12 +185,6 @@ def nothing_scored(results: dict[str, Any]) -> list[ScanError]:
     reason = 'no reference has a code above 0: there is nothing to score'
     remedy = 'give the label maps of these cases'
   return [ScanError(results['reference'], reason, remedy)]
-
-
-def _described(errors: Sequence[ScanError]) -> list[dict[str, str]]:
-  return [
-    {'file': e.file, 'reason': e.reason, 'remedy': e.remedy} for e in errors
-  ]
 
 
 def _cell(mean: float | None, spread: float | None, digits: int) -> str:
@@ -220,8 +213,8 @@ def table(results: dict[str, Any]) -> str:
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   out = []
   for first, *others in lines:
-    cells = zip(others, widths[1:], strict=True)
-    text = first.ljust(widths[0]) + ''.join(f'  {c:>{w}}' for c, w in cells)
+    right = zip(others, widths[1:], strict=True)
+    text = first.ljust(widths[0]) + ''.join(f'  {c:>{w}}' for c, w in right)
     out.append(text.rstrip())
   return '\n'.join([*out, *_notes(results)])
 

@@ -220,8 +220,7 @@ def overlay_writer(
     image = preprocess.image_to_native(
       prepared.image(case, index), case.geometry
     )
-    pictures.overlay(
-      folder / names.on_disk(case.name, f'_slice{index:03d}.png'),
+    png = pictures.overlay_png(
       image,
       reference[index],
       prediction[index],
@@ -229,5 +228,7 @@ def overlay_writer(
       title=f'{case.name}, slice {index}',
       spacing=case.spacing[1:],
     )
+    name = names.on_disk(case.name, f'_slice{index:03d}.png')
+    pictures.save(png, folder / name)
 
   return write

@@ -27,18 +27,18 @@ def _has(path, colour):
 def test_overlay_shows_each_class_in_its_colour(tmp_path):
   path = tmp_path / 'a.png'
   image = np.linspace(0, 1, 600).reshape(20, 30)
-  pictures.overlay(
-    path, image, _label(), _label(), CLASSES, 'case', spacing=(2.0, 1.0)
+  png = pictures.overlay_png(
+    image, _label(), _label(), CLASSES, 'case', spacing=(2.0, 1.0)
   )
+  pictures.save(png, path)
   assert _has(path, pictures.COLOURS[0]) and _has(path, pictures.COLOURS[1])
   assert [p.name for p in tmp_path.iterdir()] == ['a.png']
 
 
 def test_overlay_without_reference_is_narrower(tmp_path):
   for name, reference in (('a', _label()), ('b', None)):
-    pictures.overlay(
-      tmp_path / f'{name}.png', np.zeros((20, 30)), reference, _label(), CLASSES
-    )
+    png = pictures.overlay_png(np.zeros((20, 30)), reference, _label(), CLASSES)
+    pictures.save(png, tmp_path / f'{name}.png')
   with (
     Image.open(tmp_path / 'a.png') as a,
     Image.open(tmp_path / 'b.png') as b,
@@ -52,7 +52,8 @@ def test_overlay_without_reference_is_narrower(tmp_path):
 def test_any_name_can_be_a_title_and_a_class(name, tmp_path):
   path = tmp_path / 'a.png'
   classes = ('background', name, 'spleen')
-  pictures.overlay(path, np.zeros((20, 30)), None, _label(), classes, name)
+  png = pictures.overlay_png(np.zeros((20, 30)), None, _label(), classes, name)
+  pictures.save(png, path)
   assert _has(path, pictures.COLOURS[0])
 
 

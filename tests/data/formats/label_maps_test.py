@@ -1,10 +1,12 @@
 """Codes of label maps, as people's programs store them."""
 
+import hypothesis
+from hypothesis import strategies as st
 import nibabel as nib
 import numpy as np
 import pytest
 
-from data.formats.label_maps import label_codes, map_codes
+from data.formats.label_maps import count_codes, label_codes, look_up, map_codes
 from data.formats.nifti import read_nifti
 from data.formats.scan_error import ScanError
 
@@ -72,3 +74,17 @@ def test_unknown_codes_are_named_with_their_counts(stray):
   label = np.array([0, 420, stray, stray], np.int32)
   with pytest.raises(ScanError, match=rf'{stray} \(2 voxels\)'):
     map_codes(label, {0: 0, 420: 3}, 'f')
+
+
+@hypothesis.given(
+  st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=24)
+)
+def test_codes_are_counted_however_far_apart(values):
+  label = np.resize(np.array(values, np.int32), (2, 3, 4))
+  codes, counts = np.unique(label, return_counts=True)
+  found = count_codes(label)
+  assert list(found) == codes.tolist()
+  assert list(found.values()) == counts.tolist()
+  table = {code: place for place, code in enumerate(found)}
+  indices = look_up(label, table, np.uint8)
+  np.testing.assert_array_equal(codes[indices], label)

@@ -37,7 +37,7 @@ def _scan(path, code=1, shape=(6, 5, 4)):
 
 
 def test_cases_labels_and_patients(own):
-  found = list(folder.cases(str(own), _task(own).modalities))
+  found = folder.look(str(own), _task(own).modalities).cases
   assert [c.modality for c in found] == ['ct'] * 5 + ['t2'] * 5
   assert [c.labeled for c in found] == [True] * 9 + [False]
   assert all(c.name == f'{c.modality}_{c.patient}' for c in found)
@@ -50,12 +50,14 @@ def test_cases_labels_and_patients(own):
 def test_patients_may_be_named(own, tmp_path):
   (tmp_path / 'ct').symlink_to(own / 'ct')
   (tmp_path / 't2').symlink_to(own / 't2')
-  names = [c.patient for c in folder.cases(str(own), _task(own).modalities)]
+  names = [
+    c.patient for c in folder.look(str(own), _task(own).modalities).cases
+  ]
   people = {f'ct/{names[0]}': 'Smith', f't2/{names[5]}': 'Smith'}
   (tmp_path / 'dataset.json').write_text(
     json.dumps({**own_scans.TASK, 'patients': people})
   )
-  found = list(folder.cases(str(tmp_path), _task(tmp_path).modalities))
+  found = folder.look(str(tmp_path), _task(tmp_path).modalities).cases
   assert found[0].patient == found[5].patient == 'Smith'
 
 
@@ -82,11 +84,11 @@ def test_nnunet_raw_folders_and_dicom_series_work_as_they_are(tmp_path):
   assert prepare.main(['--init', str(tmp_path)]) == 0
   task = _task(tmp_path)
   assert task.classes == ('background', 'cyst')
-  found = list(folder.cases(str(tmp_path), task.modalities))
+  found = folder.look(str(tmp_path), task.modalities).cases
   assert [c.name for c in found] == ['mr_case_1', 'mr_case_2', 't1_series a']
   assert [c.labeled for c in found] == [True, True, False]
   assert all(c.read().image.shape == (6, 5, 4) for c in found)
-  more = list(folder.cases(str(tmp_path), task.modalities, True))
+  more = folder.look(str(tmp_path), task.modalities, True).cases
   assert next(c.name for c in more if not c.labeled) == 'mr_case_9'
   # What is there is not overwritten.
   assert prepare.main(['--init', str(tmp_path)]) == 1
@@ -161,7 +163,7 @@ def test_the_problems_of_all_modalities_are_told_at_once(tmp_path):
   assert len(found.problems) == 2
   assert '/annex/x' in found.problems[1].reason
   assert [e.file.rsplit('/')[-1] for e in found.left_out] == ['notes.txt']
-  assert list(folder.cases(str(tmp_path), _task(tmp_path).modalities)) != []
+  assert folder.look(str(tmp_path), _task(tmp_path).modalities).cases != []
 
 
 def test_composed_and_decomposed_names_are_one_case_and_one_patient(tmp_path):
