@@ -118,9 +118,10 @@ def _check(flags: argparse.Namespace) -> int:
   except (ScanError, BadFirst) as error:
     if not flags.json:
       raise
-    first = isinstance(error, BadFirst)
-    bad = (error.errors, error.left_out) if first else ([error],)
-    checking.print_json([], *bad)
+    if isinstance(error, BadFirst):
+      checking.print_json([], error.errors, error.left_out)
+    else:
+      checking.print_json([], [error])
     return 1
   return checking.check(task, found, where=flags.check, as_json=flags.json)
 

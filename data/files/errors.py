@@ -43,7 +43,7 @@ def explained(error: OSError, place: str = '') -> OSError:
   """
   place = place or error.filename
   said = error.strerror
-  remedy = _REMEDIES.get(error.errno)
+  remedy = _REMEDIES.get(error.errno or 0)
   if remedy is None or said is None or '; ' in said:
     return error
   if remedy is _ROOM and place and 'bytes free' not in said:
