@@ -77,14 +77,11 @@ def count_table(width: int = 32) -> str:
       rows.append(('with modulation bank', net, None, modalities))
       rows.append(('with both banks', net, Projector(), modalities))
     for name, net, projector, modalities in rows:
-      count = counting.parameters(net, projector)
-      paper, here = (
-        counting.macs(net, patch, projector, paper=form) / 1e9
-        for form in (True, False)
-      )
+      count, here = counting.of_unet(net, patch, projector)
+      _, paper = counting.of_unet(net, patch, projector, paper=True)
       lines.append(
         f'{task:10s}{patch:6d}{name:>28s}{modalities:3d}{count:12,d}'
-        f'{paper:13.3f}{here:12.3f}'
+        f'{paper / 1e9:13.3f}{here / 1e9:12.3f}'
       )
   return '\n'.join(lines)
 

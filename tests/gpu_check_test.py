@@ -28,7 +28,7 @@ from benchmarks.gpu import (
 from dbdc_jax import methods
 from dbdc_jax.benchmarking import workload
 from dbdc_jax.methods.common import supervision
-from dbdc_jax.models import modulation
+from dbdc_jax.models import gradients
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = workload.Workload(
@@ -220,8 +220,8 @@ def test_the_two_modulations_that_are_timed_compute_the_same():
   count = micro._GROUPS
   x, scale, bias = draw(2 * count, 6, 6, 3), draw(count, 3), draw(count, 3)
   ids = jnp.repeat(jnp.arange(count), 2)
-  groups = modulation._Groups(count, micro._EPSILON, None, True, micro._SLOPE)
-  want, *_ = modulation._normalize(groups, x, scale, bias, ids)
+  groups = gradients.Groups(count, micro._EPSILON, None, True, micro._SLOPE)
+  want, *_ = gradients.normalize(groups, x, scale, bias, ids)
   found = micro._plain_modulation(x, scale, bias)
   np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 

@@ -1,7 +1,7 @@
 """A network of one pixel at a time: what a method makes of it, a loop can too.
 
-Stands in for the U-Net of `plain`: logits are `ModulationBank(image) * w + b`,
-compiled in a moment.
+Stands in for the U-Net of `networks`: logits are `ModulationBank(image) * w +
+b`, compiled in a moment.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from configs import abdomen
 from dbdc_jax import methods
-from dbdc_jax.methods.common import passes, plain
+from dbdc_jax.methods.common import networks, passes
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.ops import augment
 from dbdc_jax.runtime import parallel
@@ -57,7 +57,7 @@ def config(name: str, **fields):
 
 
 def build(monkeypatch, made, axis_name=None) -> methods.Method:
-  monkeypatch.setattr(plain, 'UNet', Pixels)
+  monkeypatch.setattr(networks, 'UNet', Pixels)
   return methods.build(made, axis_name)
 
 
@@ -79,11 +79,18 @@ def signals(**fields) -> methods.Signals:
   return full._replace(ramp=jnp.float32(0.5), **fields)
 
 
+def step(made, signals) -> networks.Step:
+  """A step of a config's networks that has no batch."""
+  return networks.Step(networks.of_unet(made, None, 0.0), None, None, signals)
+
+
 def views(made, batch, key):
   """The views that a step of this key has, as NumPy arrays; and their keys."""
   settings = augment.Augmentation(**made.augment)
-  net = passes.Plain(None, None, settings, made, None, 0.0, None)
-  draw = jax.jit(lambda batch: passes.views(passes.Step(net, batch, key, None)))
+  net = networks.Networks(None, None, settings, made, None, None)
+  draw = jax.jit(
+    lambda batch: passes.views(networks.Step(net, batch, key, None))
+  )
   found = draw(batch)
   return (*map(np.asarray, found[:3]), found.keys)
 

@@ -15,7 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from benchmarks.gpu import clock, plan, workspace
-from dbdc_jax.models import convolution, modulation, projector, unet
+from dbdc_jax.models import gradients, projector, unet
 from dbdc_jax.ops import sinkhorn
 
 _CLASSES = 8
@@ -107,7 +107,7 @@ def _decoder(bench: _Bench) -> None:
   kernels = (bench.kernel(2 * w, 2 * w), bench.kernel(4 * w, 2 * w))
 
   def apart(a, b, ka, kb):
-    return convolution.convolve(a, ka) + convolution.convolve(b, kb)
+    return gradients.convolve(a, ka) + gradients.convolve(b, kb)
 
   def concatenated(a, b, ka, kb):
     kernel = jnp.concatenate([ka, kb], 2)
@@ -121,7 +121,7 @@ def _interpolations(bench: _Bench) -> None:
   """Bilinear interpolation of the decoder and of the projector."""
   w, side = bench.width, bench.side
   half, quarter = bench.images(2, 4 * w), bench.images(4, 14 * w)
-  bench.gradient('upsample, stencil (here)', unet.upsample, half)
+  bench.gradient('upsample, stencil (here)', gradients.upsample, half)
   resize = lambda x: jax.image.resize(x, (bench.n, side, side, 4 * w), 'linear')
   bench.gradient('upsample, jax.image.resize', resize, half)
   takes = lambda x: projector.upsample_to(x, (side, side), 1)
@@ -143,13 +143,13 @@ def _plain_modulation(x, scale, bias):
 
 def _modulations(bench: _Bench) -> None:
   """Modulation with leaky ReLU: the gradient written out, or autodiff's."""
-  groups = modulation._Groups(_GROUPS, _EPSILON, None, True, _SLOPE)
+  groups = gradients.Groups(_GROUPS, _EPSILON, None, True, _SLOPE)
   x = bench.images(1, 2 * bench.width)
   scale = jnp.ones((_GROUPS, 2 * bench.width))
   ids = jnp.repeat(jnp.arange(_GROUPS), bench.n // _GROUPS)
 
   def written(x, scale, bias):
-    return modulation._normalize(groups, x, scale, bias, ids)[0]
+    return gradients.normalize(groups, x, scale, bias, ids)[0]
 
   affine, wide = (scale, 0 * scale), x.astype(jnp.float32)
   label = 'modulation, gradient written out (here)'

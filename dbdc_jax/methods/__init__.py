@@ -1,7 +1,9 @@
 """Methods, one file each, found by their file's name."""
 
+import functools
 import importlib
 import pkgutil
+import types
 
 import ml_collections
 
@@ -35,10 +37,20 @@ _CHOICES = {
 }
 
 
+@functools.cache
+def _modules() -> dict[str, types.ModuleType]:
+  """Name of a method -> its module: the file's name, or the file's `NAMES`."""
+  found = {}
+  for file in pkgutil.iter_modules(__path__):
+    if not file.ispkg:
+      module = importlib.import_module(f'{__name__}.{file.name}')
+      found |= dict.fromkeys(getattr(module, 'NAMES', (file.name,)), module)
+  return found
+
+
 def names() -> tuple[str, ...]:
   """Returns the names of all methods, sorted."""
-  found = pkgutil.iter_modules(__path__)
-  return tuple(sorted(m.name for m in found if not m.ispkg))
+  return tuple(sorted(_modules()))
 
 
 def traits(config: ml_collections.ConfigDict) -> Traits:
@@ -86,7 +98,7 @@ def build(
 
 def _made(config, axis_name: str | None = None) -> Method:
   """The method as its module builds it."""
-  if config.method not in names():
+  if config.method not in _modules():
     raise ValueError(
       f'unknown method {config.method!r}; there are: {", ".join(names())}'
     )
@@ -95,5 +107,4 @@ def _made(config, axis_name: str | None = None) -> Method:
     value = (config[group] if group else config)[name]
     if value not in allowed:
       raise ValueError(f'{field}={value!r}: choose {", ".join(allowed)}')
-  module = importlib.import_module(f'{__name__}.{config.method}')
-  return module.build(config, axis_name)
+  return _modules()[config.method].build(config, axis_name)

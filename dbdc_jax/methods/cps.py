@@ -26,17 +26,16 @@ def build(
 
 
 def _loss(step, params, memory):
-  views, axis_name = passes.views(step), step.net.axis_name
+  views, axis_name = passes.views(step), step.axis_name
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views
   )
   labeled = {}
   for name, suffix in zip(passes.PAIR, ('', '2'), strict=True):
     labeled |= supervision.labeled_terms(
+      step,
       logits[name],
       views.labels,
-      step.signals,
-      axis_name,
       name=f'sup{suffix}',
       share=plain.HALF,
     )
@@ -50,7 +49,5 @@ def _loss(step, params, memory):
       second, supervision.pseudo_labels(first, present), axis_name
     ),
   }
-  memory = {**memory, 'modulation': statistics}
-  return plain.Outcome(
-    labeled, terms, logits[passes.PAIR[0]], views.labels, memory
-  )
+  tested = logits[passes.PAIR[0]]
+  return plain.Outcome(labeled, terms, tested, views.labels, statistics)

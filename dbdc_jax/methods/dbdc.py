@@ -15,19 +15,18 @@ images; each pass is still normalised by its own statistics. Running statistics
 are updated by labelled, weak and strong, in this order.
 """
 
-import functools
-
 import jax
-from jax import lax
 import jax.numpy as jnp
 import ml_collections
 
-from data import task_file
-from dbdc_jax.methods.common import base, four_passes, supervision
-from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.unet import UNet
-from dbdc_jax.ops import augment, losses, optimizer, prototypes
-from dbdc_jax.runtime.precision import compute_dtype
+from dbdc_jax.methods.common import (
+  base,
+  four_passes,
+  networks,
+  prototype_bank,
+  supervision,
+)
+from dbdc_jax.ops import losses, optimizer, prototypes
 
 
 def build(
@@ -42,42 +41,12 @@ def build(
     raise ValueError(
       f'mpcl.assignment={config.mpcl.assignment!r}: choose sinkhorn or label'
     )
-  task = task_file.find(config.task)
-  labelable = task.labelable(task.select(config.modalities))
-  num_modalities, num_classes = labelable.shape
-  dtype = compute_dtype(config.dtype)
-  unet = UNet(
-    num_classes=num_classes,
-    num_modalities=num_modalities,
-    width=config.model.width,
-    extra_head=True,
-    axis_name=axis_name,
-    grouped=True,
-    dtype=dtype,
-    modulation=config.model.modulation,
-  )
-  # Prediction takes any mixture of modalities: no grouped layout.
-  predictor = unet.clone(grouped=False, axis_name=None)
-  nets = four_passes.Networks(
-    unet=unet,
-    projector=Projector(dim=config.model.embedding_dim, dtype=dtype),
-    config=config,
-    settings=augment.Augmentation(**config.augment),
-    labelable=labelable,
-    axis_name=axis_name,
-  )
-
-  def predict(params, memory, images, modality):
-    variables = four_passes.variables(params, memory)
-    logits = predictor.apply(variables, images, modality, False)
-    return losses.only_labelable(logits, labelable, modality)
-
-  return base.Method(
-    init=functools.partial(_init, nets, predictor),
-    loss=functools.partial(_loss, nets),
-    predict=predict,
-    update=base.keep_memory,
-    counted=functools.partial(_counted, nets, predictor),
+  return networks.method(
+    networks.of_unet(config, axis_name, extra_head=True),
+    init=_init,
+    loss=_loss,
+    predict=_predict,
+    counted=_counted,
     traits=base.Traits(
       joint=base.is_joint(config, True),
       unlabeled=config.dc.ipc or config.dc.fpc,
@@ -89,211 +58,117 @@ def build(
   )
 
 
-def _with_taps(net, images, modality):
-  """Logits, and what the projector takes."""
-  taps = net.decode(net.encode(images, modality, False), modality, False)
-  return net.head(taps[-1], modality, False), taps
-
-
-def _counted(nets, predictor, params, memory, image):
-  """The U-Net and, if it is on, the projector; see `base.Method`."""
-  variables = four_passes.variables(params, memory)
-  ids = jnp.zeros(1, jnp.int32)
-  _, taps = predictor.apply(variables, image, ids, method=_with_taps)
-  if nets.config.mpcl.enabled:
-    nets.projector.apply({'params': params['projector']}, taps)
-  return params
-
-
-def _init(nets, predictor, key):
+def _init(net, key):
   """Parameters and memory before the first step."""
   k_unet, k_projector = jax.random.split(key)
-  patch = nets.settings.patch_size
-  image = jnp.zeros((1, patch, patch, 1))
-  modality = jnp.zeros(1, jnp.int32)
-  variables = predictor.init(k_unet, image, modality, False)
+  ids = jnp.zeros(1, jnp.int32)
+  variables = net.predictor.init(k_unet, net.blank, ids, False)
   params = {'unet': variables['params']}
   memory = {'modulation': variables['modulation']}
-  if nets.config.mpcl.enabled:
-    width, half, quarter = nets.config.model.width, patch // 2, patch // 4
-    taps = (
-      jnp.zeros((1, quarter, quarter, 8 * width)),
-      jnp.zeros((1, half, half, 4 * width)),
-      jnp.zeros((1, patch, patch, 2 * width)),
+  if net.config.mpcl.enabled:
+    (num_modalities, num_classes), model = net.labelable.shape, net.config.model
+    patch = net.settings.patch_size
+    # The decoder's scales, coarse to fine.
+    taps = tuple(
+      jnp.zeros((1, patch // part, patch // part, 2 * part * model.width))
+      for part in (4, 2, 1)
     )
-    params['projector'] = nets.projector.init(k_projector, taps)['params']
+    projector = four_passes.projector(net)
+    params['projector'] = projector.init(k_projector, taps)['params']
     # The LayerNorm of the prototype logits, shared by the modalities.
     params['prototype_norm'] = {
-      'scale': jnp.ones(nets.num_classes),
-      'bias': jnp.zeros(nets.num_classes),
+      'scale': jnp.ones(num_classes),
+      'bias': jnp.zeros(num_classes),
     }
     memory['prototypes'] = prototypes.init(
-      nets.num_modalities, nets.num_classes, nets.config.model.embedding_dim
+      num_modalities, num_classes, model.embedding_dim
     )
   return params, memory
 
 
-def _strided(nets, labels):
-  """Labels `[..., K, b, H, W]` at the embeddings' pixels: `[..., K, n]`."""
-  stride = nets.config.mpcl.stride
-  labels = labels[..., ::stride, ::stride]
-  return labels.reshape(*labels.shape[:-3], -1)
+def _predict(net, params, memory, images, modality):
+  """Logits in evaluation mode."""
+  variables = four_passes.variables(params, memory)
+  logits = net.predictor.apply(variables, images, modality, False)
+  return losses.only_labelable(logits, net.labelable, modality)
 
 
-def _mpcl(nets, params, bank, views, labels, signals):
-  """The enabled MPCL terms of all passes, each already divided as in eq 12.
+def _with_taps(unet, images, modality):
+  """Logits, and what the projector takes."""
+  taps = unet.decode(unet.encode(images, modality, False), modality, False)
+  return unet.head(taps[-1], modality, False), taps
 
-  Args:
-    nets: modules and settings.
-    params: parameters.
-    bank: the bank from before this step.
-    views: of P passes.
-    labels: `[P, K, b, H, W]` labels, or pseudo-labels.
-    signals: what the loop passed in.
 
-  Returns:
-    Term to `[P, K]`.
-  """
-  if views.embeddings is None:
-    return {}
-  passes = len(labels)
-  # The norm's gradient from what must not act yet is selected away, too.
-  acts = jnp.array([True] + [False] * (passes - 1)) | signals.active
-  norm = supervision.gate(
-    {
-      name: jnp.broadcast_to(value, (passes, *value.shape))
-      for name, value in params['prototype_norm'].items()
-    },
-    acts[:, None],
+def _counted(net, params, memory, image):
+  """The U-Net and, if it is on, the projector; see `base.Method`."""
+  variables = four_passes.variables(params, memory)
+  ids = jnp.zeros(1, jnp.int32)
+  _, taps = net.predictor.apply(variables, image, ids, method=_with_taps)
+  if net.config.mpcl.enabled:
+    weights = {'params': params['projector']}
+    four_passes.projector(net).apply(weights, taps)
+  return params
+
+
+def _loss(step, params, memory):
+  """L_total (eq 20 to 23), and all that changes beside the parameters."""
+  passes = four_passes.run(step, params, memory)
+  gated = _gated(step, passes)
+  mpcl = prototype_bank.terms(step, params, memory, gated)
+  supervised = _supervised(step, gated, mpcl)
+  consistency = _consistency(step, gated, mpcl)
+  omega, ramp = step.signals.weights, step.signals.ramp
+  total = lambda terms: sum(terms.values())
+  value = jnp.sum(omega * (total(supervised) + ramp * total(consistency)))
+  memory, found = _remembered(step, memory, passes)
+  counts = losses.dice_counts(
+    passes.seen.logits[0], passes.labels, step.axis_name
   )
-  terms = jax.vmap(
-    lambda embeddings, labels, norm: prototypes.mpcl_terms(
-      bank,
-      embeddings,
-      labels,
-      signals.present,
-      **norm,
-      temperature=nets.config.mpcl.temperature,
-      axis_name=nets.axis_name,
-    )
-  )(views.embeddings, _strided(nets, labels), norm)
-  share = nets.config.mpcl.delta / 4
-  return {
-    name: share * value
-    for name, value in terms.items()
-    if nets.config.mpcl[name]
-  }
+  metrics = {**supervised, **consistency, **found, 'dice_counts': counts}
+  return value, (memory, metrics)
 
 
-def _update_bank(nets, bank, passes, labels, signals):
-  """Start, assignment and update of the prototypes (eq 4 to 7).
-
-  Args:
-    nets: modules and settings.
-    bank: the bank from before this step.
-    passes: of which the labelled and the strong one take part.
-    labels: `[K, b, H, W]` of the labelled slices.
-    signals: what the loop passed in.
-
-  Returns:
-    The new bank, and metrics.
-  """
-  mpcl = nets.config.mpcl
-  views = lax.stop_gradient(passes.views.embeddings)
-  labels = _strided(nets, labels)
-  started = prototypes.start(
-    bank, views[0], labels, signals.present, nets.axis_name
+def _gated(step, passes):
+  """The passes, through which no gradient comes where they must not act."""
+  on = step.signals.active & step.signals.consistent
+  acts = jnp.stack([jnp.ones_like(on), *[on for _ in passes.names[1:]]])
+  gate = lambda x: supervision.gate(
+    x, jnp.expand_dims(acts, tuple(range(2, x.ndim)))
   )
-  takes_part, used = jnp.ones(labels.shape, bool), [0]
-  if 'ipc' in passes.names:
-    used.append(passes.names.index('ipc'))
-    pseudo = _strided(nets, passes.pseudo)
-    labels = jnp.concatenate([labels, pseudo.astype(labels.dtype)], 1)
-    joins = signals.active & signals.consistent[:, None]
-    takes_part = jnp.concatenate(
-      [takes_part, jnp.broadcast_to(joins, pseudo.shape)], 1
-    )
-  joined = lambda values: jnp.concatenate([values[i] for i in used], 1)
-  kept = takes_part
-  if mpcl.assignment == 'sinkhorn':
-    # Of all views: the product that the loss has, too, is computed once.
-    similarities = jax.vmap(prototypes.similarity, (0, None))(views, bank.bank)
-    assigned = prototypes.assign(
-      joined(jax.vmap(prototypes.own)(similarities)),
-      takes_part,
-      signals.present,
-      epsilon=mpcl.epsilon,
-      iterations=mpcl.iterations,
-      axis_name=nets.axis_name,
-    )
-    kept &= assigned == labels
-  # A bank that was not ready before this step keeps its start.
-  moved, counts = prototypes.update(
-    started._replace(ready=bank.ready),
-    joined(views),
-    labels,
-    kept,
-    momentum=mpcl.momentum,
-    axis_name=nets.axis_name,
-  )
-  chosen = losses.one_hot(labels, nets.num_classes) & takes_part[..., None]
-  offered = losses.total(jnp.sum(chosen, 1).astype(jnp.float32), nets.axis_name)
-  metrics = {
-    'kept_pixels': jnp.where(bank.ready[:, None], counts, 0.0),
-    'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),
-    'prototype_cosine': prototypes.cross_modality_cosine(moved.bank),
-  }
-  return moved._replace(ready=started.ready), metrics
+  return passes._replace(seen=jax.tree.map(gate, passes.seen))
 
 
-def _terms(nets, params, bank, passes, labels, signals):
-  """The terms of the loss, `[K]` each: `sup_...` (eq 21); `ipc_...`, `fpc_...`.
+def _supervised(step, passes, mpcl):
+  """The terms `[K]` of the labelled slices (eq 21)."""
+  terms = supervision.labeled_terms(step, passes.seen.logits[0], passes.labels)
+  return terms | {f'sup_{name}': value[0] for name, value in mpcl.items()}
+
+
+def _consistency(step, passes, mpcl):
+  """The terms `[K]` of both consistencies (eq 18 to 20).
 
   Selected, never multiplied: an unlabelled loss that is no number in the
   warm-up must not reach the sum. (Activations that are none would: one batch
   has all.)
   """
-  names, others = passes.names, passes.names[1:]
-  on = signals.active & signals.consistent
-  acts = jnp.stack([jnp.ones_like(on), *[on for _ in others]])  # [P, K]
-  views = jax.tree.map(
-    lambda x: supervision.gate(
-      x, jnp.expand_dims(acts, tuple(range(2, x.ndim)))
-    ),
-    passes.views,
-  )
-  terms = supervision.labeled_terms(
-    views.logits[0], labels, signals, nets.axis_name
-  )
-  more = {
-    f'{name}_ce': losses.cross_entropy(logits, passes.pseudo, nets.axis_name)
-    for name, logits in zip(others, views.logits[1:], strict=True)
-  }
-  truth = [labels, *[passes.pseudo.astype(labels.dtype) for _ in others]]
-  mpcl = _mpcl(nets, params, bank, views, jnp.stack(truth), signals)
-  for term, (first, *rest) in mpcl.items():
-    terms[f'{names[0]}_{term}'] = first
-    more |= {f'{n}_{term}': x for n, x in zip(others, rest, strict=True)}
-  return terms, {name: jnp.where(on, x, 0.0) for name, x in more.items()}
+  names, terms = passes.names[1:], {}
+  for name, logits in zip(names, passes.seen.logits[1:], strict=True):
+    terms[f'{name}_ce'] = losses.cross_entropy(
+      logits, passes.pseudo, step.axis_name
+    )
+  for term, values in mpcl.items():
+    for name, value in zip(names, list(values)[1:], strict=True):
+      terms[f'{name}_{term}'] = value
+  on = step.signals.active & step.signals.consistent
+  return {name: jnp.where(on, value, 0.0) for name, value in terms.items()}
 
 
-def _loss(nets, params, memory, batch, key, signals):
-  """L_total (eq 22-23) and everything that changes beside the parameters."""
-  images, labels, k_drop = four_passes.augmented(nets, batch, key)
-  passes = four_passes.run(nets, params, memory, images, signals, k_drop)
-  bank = memory.get('prototypes')
-  terms, more = _terms(nets, params, bank, passes, labels, signals)
-  per_modality = sum(terms.values()) + signals.ramp * sum(more.values())
-  metrics = terms | more
-  metrics['dice_counts'] = losses.dice_counts(
-    passes.views.logits[0], labels, nets.axis_name
-  )
+def _remembered(step, memory, passes):
+  """The memory after a step, and metrics of the prototype bank."""
   found = jax.tree.map(lambda *x: jnp.concatenate(x), *passes.moments)
   statistics = four_passes.follow(memory['modulation'], found)
-  memory = {**memory, 'modulation': statistics}
-  if bank is not None:
-    memory['prototypes'], more = _update_bank(
-      nets, bank, passes, labels, signals
-    )
-    metrics |= more
-  return jnp.sum(signals.weights * per_modality), (memory, metrics)
+  memory, metrics = {**memory, 'modulation': statistics}, {}
+  if step.config.mpcl.enabled:
+    bank = memory['prototypes']
+    memory['prototypes'], metrics = prototype_bank.update(step, bank, passes)
+  return memory, metrics

@@ -137,9 +137,8 @@ def _labeled(step, alpha, logits, labels, edl):
   """Terms of labelled slices: alpha of the first, logits of the second."""
   supervise = functools.partial(
     supervision.labeled_terms,
+    step,
     labels=labels,
-    signals=step.signals,
-    axis_name=step.net.axis_name,
     share=plain.HALF,
     linear_dice=True,
   )
@@ -152,14 +151,14 @@ def _labeled(step, alpha, logits, labels, edl):
 
 def _unlabeled(step, alpha, first, second, edl):
   """Terms of unlabelled slices from alpha and both networks' logits."""
-  sure = lax.stop_gradient(uncertainty(alpha)) < step.net.config.ssl.threshold
+  sure = lax.stop_gradient(uncertainty(alpha)) < step.config.ssl.threshold
   pseudo = functools.partial(
     supervision.pseudo_labels, present=step.signals.present
   )
   return {
     'cross_edl': edl(alpha, pseudo(second)),
     'cross2_ce': kept_cross_entropy(
-      second, pseudo(first), sure, step.net.axis_name
+      second, pseudo(first), sure, step.axis_name
     ),
   }
 
@@ -170,7 +169,7 @@ def _loss(step, params, memory):
 
   def edl(alpha, labels):
     values = evidential_loss(alpha, labels, annealing)
-    return losses.mean(values, step.net.axis_name)
+    return losses.mean(values, step.axis_name)
 
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views
@@ -187,5 +186,5 @@ def _loss(step, params, memory):
     ),
     logits[first],
     views.labels,
-    {**memory, 'modulation': statistics},
+    statistics,
   )

@@ -67,16 +67,14 @@ def mix(x: jax.Array, share: jax.Array) -> jax.Array:
 def _loss(step, params, memory):
   views = passes.views(step)
   statistics = memory['modulation']
-  share = shares(views.keys, step.net.config.ssl.mix)
-  p = passes.probabilities(step, memory['teacher'], statistics, views.unlabeled)
+  share = shares(views.keys, step.config.ssl.mix)
+  p = passes.probabilities(step, memory['teacher'], statistics, views.weak)
   logits, student, statistics = passes.both_forward(
-    step, params, statistics, views.images, mix(views.unlabeled, share)
+    step, params, statistics, views.images, mix(views.weak, share)
   )
-  axis_name = step.net.axis_name
   labeled = supervision.labeled_terms(
-    logits, views.labels, step.signals, axis_name, share=plain.HALF
+    step, logits, views.labels, share=plain.HALF
   )
   difference = squared_difference(student, mix(p, share))
-  memory = {**memory, 'modulation': statistics}
-  terms = {'consistency': losses.mean(difference, axis_name)}
-  return plain.Outcome(labeled, terms, logits, views.labels, memory)
+  terms = {'consistency': losses.mean(difference, step.axis_name)}
+  return plain.Outcome(labeled, terms, logits, views.labels, statistics)

@@ -29,7 +29,6 @@ with the constant rate 3e-4. The training DSC is that of the two moved labels:
 an unlabelled target has none to be compared with.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -38,7 +37,7 @@ import ml_collections
 import optax
 
 from data import task_file
-from dbdc_jax.methods.common import base, passes
+from dbdc_jax.methods.common import base, networks, passes
 from dbdc_jax.models import registration
 from dbdc_jax.ops import losses, optimizer
 from dbdc_jax.ops.local_correlation import local_correlation
@@ -96,12 +95,12 @@ def build(
   )
   constant = optimizer.scale_by_left(-config.optimizer.power)
   own_tx = optax.chain(optimizer.build(), constant)
-  return base.Method(
-    init=functools.partial(_init, nets),
-    loss=functools.partial(_loss, nets),
-    predict=functools.partial(_vote, nets),
-    update=base.keep_memory,
-    counted=functools.partial(_counted, nets),
+  return networks.method(
+    nets,
+    init=_init,
+    loss=_loss,
+    predict=_vote,
+    counted=_counted,
     traits=base.Traits(volumes=config.mass.depth, vote=True),
     recipe=base.recipe(config, own_tx, _OWN_RATE)._replace(
       batch_size=config.mass.volumes, batch_field='mass.volumes'
@@ -213,9 +212,9 @@ def overlap(
   return jnp.sum(jnp.where(present, dice, 0.0), -1) / count
 
 
-def _loss(nets, params, memory, batch, key, signals):
-  """The loss, with memory and metrics; see `base.Method`."""
-  del key  # Nothing is drawn.
+def _loss(step, params, memory):
+  """The loss, with memory and metrics; see `base.Method`. Nothing is drawn."""
+  nets, batch, signals = step.net, step.batch, step.signals
   if 'unlabeled' not in batch:
     raise ValueError(
       'mass: atlases are registered to unlabelled training scans, and there are'

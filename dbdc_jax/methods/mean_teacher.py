@@ -51,16 +51,14 @@ def squared_difference(logits: jax.Array, target: jax.Array) -> jax.Array:
 def _loss(step, params, memory):
   views = passes.views(step)
   statistics = memory['modulation']
-  noisy = teacher.noisy(views.unlabeled, views.keys, step.net.config.ssl.noise)
+  noisy = teacher.noisy(views.weak, views.keys, step.config.ssl.noise)
   target = passes.probabilities(step, memory['teacher'], statistics, noisy)
   logits, student, statistics = passes.both_forward(
-    step, params, statistics, views.images, views.unlabeled
+    step, params, statistics, views.images, views.weak
   )
-  axis_name = step.net.axis_name
   labeled = supervision.labeled_terms(
-    logits, views.labels, step.signals, axis_name, share=plain.HALF
+    step, logits, views.labels, share=plain.HALF
   )
-  consistency = losses.mean(squared_difference(student, target), axis_name)
-  memory = {**memory, 'modulation': statistics}
-  terms = {'consistency': consistency}
-  return plain.Outcome(labeled, terms, logits, views.labels, memory)
+  difference = squared_difference(student, target)
+  terms = {'consistency': losses.mean(difference, step.axis_name)}
+  return plain.Outcome(labeled, terms, logits, views.labels, statistics)

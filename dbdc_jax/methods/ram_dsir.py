@@ -28,16 +28,22 @@ intensity curves.
 import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from dbdc_jax.methods.common import base, passes, plain, supervision, transfer
+from dbdc_jax.methods.common import (
+  adaptation,
+  base,
+  passes,
+  supervision,
+  transfer,
+)
 from dbdc_jax.models.ram_dsir import RamDsir
 from dbdc_jax.ops import losses
-from dbdc_jax.runtime.precision import compute_dtype
 
+# Also with a fully labelled source (the paper's "RAM-DSIR*").
+NAMES = ('ram_dsir', 'ram_dsir_full')
 # r is one of so many equal steps.
 _RATIOS = 10
 _OWN_RATE = 1e-3
@@ -45,44 +51,18 @@ _OWN_ENCODER = 0.5
 
 
 def build(
-  config: ml_collections.ConfigDict,
-  axis_name: str | None = None,
-  *,
-  full: bool = False,
+  config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> base.Method:
-  """Builds the method; see `base.Method`.
-
-  Args:
-    config: the run's config.
-    axis_name: the device axis, or None.
-    full: the source is fully labelled.
-  """
-  direction = transfer.of(config, full=full, selected_on=transfer.SOURCE)
-  config = direction.settle(config)
-  labelable = plain.labelable_classes(config)
-  network = RamDsir(
-    labelable.shape[1],
-    config.model.width,
-    axis_name,
-    compute_dtype(config.dtype),
-  )
-  net = passes.Plain(
-    network,
-    network.clone(axis_name=None),
-    plain.augmentation(config),
+  """Builds the method; see `base.Method`."""
+  return adaptation.build(
     config,
-    labelable,
-    0.0,
     axis_name,
-  )
-  return base.Method(
-    init=functools.partial(_init, net),
-    loss=functools.partial(_loss, net),
-    predict=functools.partial(_predict, net),
-    update=base.keep_memory,
-    counted=functools.partial(_counted, net),
-    traits=base.Traits(transfer=direction),
-    recipe=base.recipe(config, _own_tx(), _OWN_RATE),
+    RamDsir,
+    selected_on=transfer.SOURCE,
+    own=(_own_tx(), _OWN_RATE),
+    loss=_loss,
+    segment=_segment,
+    counted=_counted,
   )
 
 
@@ -127,20 +107,11 @@ def divergence(logits: jax.Array, others: jax.Array) -> jax.Array:
   return jnp.mean(losses.symmetric_divergence(logits, others), -1)
 
 
-def _init(net, key):
-  patch = net.settings.patch_size
-  image = jnp.zeros((1, patch, patch, 1))
-  variables = net.predictor.init(key, image, False)
-  return variables['params'], {'modulation': variables['modulation']}
-
-
-def _predict(net, params, memory, images, modality):
-  """Logits of either modality, by the one network."""
-  variables = {'params': params, **memory}
-  logits = net.predictor.apply(
+def _segment(net, variables, images):
+  """Logits, without the restoration."""
+  return net.predictor.apply(
     variables, 2 * images - 1, False, method='segmentation'
   )
-  return losses.only_labelable(logits, net.labelable, modality)
 
 
 def _counted(net, params, memory, image):
@@ -153,17 +124,17 @@ def _counted(net, params, memory, image):
 def _views(step):
   """Images, mixed images `[b, H, W, 1]` and labels `[1, b, H, W]`."""
   views = passes.views(step)
-  images, donors = 2 * views.images[0] - 1, 2 * views.unlabeled[0] - 1
+  images, donors = 2 * views.images[0] - 1, 2 * views.weak[0] - 1
   draw = lambda key: jax.random.randint(key, (), 1, _RATIOS + 1) / _RATIOS
   ratio = jax.vmap(draw)(views.keys[0])
-  window = step.net.config.ram_dsir.window
+  window = step.config.ram_dsir.window
   return images, mix_amplitude(images, donors, ratio, window), views.labels
 
 
-def _loss(net, params, memory, batch, key, signals):
+def _loss(step, params, memory):
   """The loss, with memory and metrics; see `base.Method`."""
-  config, axis_name = net.config.ram_dsir, net.axis_name
-  step = passes.Step(net, transfer.of_source(batch), key, signals)
+  config, net = step.config.ram_dsir, step.net
+  step = step._replace(batch=transfer.of_source(step.batch))
   images, mixed, labels = _views(step)
   apply = functools.partial(net.unet.apply, mutable=['modulation'])
   variables = {'params': params, **memory}
@@ -174,20 +145,16 @@ def _loss(net, params, memory, batch, key, signals):
   logits, other = (
     losses.only_labelable(x, net.labelable, ids)[None] for x in (logits, other)
   )
-  present = transfer.of_source(signals.present).at[:, 0].set(False)
+  present = transfer.of_source(step.signals.present).at[:, 0].set(False)
+  step = step._replace(signals=step.signals._replace(present=present))
   terms = {}
   for name, x in (('sup', logits), ('sup_mixed', other)):
-    terms |= supervision.labeled_terms(
-      x, labels, signals._replace(present=present), axis_name, name=name
-    )
+    terms |= supervision.labeled_terms(step, x, labels, name=name)
   error = jnp.square(restored - images)[None]
   terms['consistency'] = config.consistency * losses.mean(
-    divergence(logits, other), axis_name
+    divergence(logits, other), step.axis_name
   )
-  terms['restoration'] = config.restoration * losses.mean(error, axis_name)
+  terms['restoration'] = config.restoration * losses.mean(error, step.axis_name)
   value = sum(terms.values())[0]
-  counts = losses.dice_counts(logits, labels, axis_name)
-  metrics = {name: transfer.rows(x[0]) for name, x in terms.items()}
-  # The target has no labels to be counted.
-  metrics['dice_counts'] = jnp.pad(counts, ((0, 0), (0, 1), (0, 0)))
-  return value, (lax.stop_gradient(statistics), metrics)
+  terms = {name: transfer.rows(x[0]) for name, x in terms.items()}
+  return adaptation.outcome(step, terms, value, (logits, labels), statistics)

@@ -32,23 +32,23 @@ modality's slices, which it is tested on. No identity loss. One Adam for the
 segmenters, one with beta_1 = 0.5 for all else at `ssl.gan_learning_rate` (?).
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 
 from dbdc_jax.methods.common import (
   base,
   co_training,
+  networks,
   passes,
   plain,
   supervision,
 )
+from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.models.patch_gan import PatchGan
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.ops import image_pool, losses, optimizer
@@ -59,19 +59,6 @@ CYCLE = 10.0
 _OWN_START = 0.2
 
 
-class Networks(NamedTuple):
-  """The kinds of networks; each exists once per modality (`passes.PAIR`).
-
-  And `pool`, the number of earlier translations that are kept of each.
-  """
-
-  segmenter: UNet
-  tester: UNet
-  generator: UNet
-  discriminator: PatchGan
-  pool: int
-
-
 def build(
   config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> base.Method:
@@ -80,23 +67,18 @@ def build(
   Raises:
     ValueError: other than two modalities, or a network for each is asked for.
   """
-  net = plain.network(config, axis_name, _OWN_START)
+  net = networks.of_unet(config, axis_name, _OWN_START)
   why = 'two modalities teach each other by translation'
   base.check_pair(config, len(net.labelable), why)
-  segmenter = net.unet.clone(num_modalities=1)
-  nets = Networks(
-    segmenter,
-    net.predictor.clone(num_modalities=1),
-    segmenter.clone(num_classes=1),
-    PatchGan(2 * config.model.width, net.unet.dtype),
-    max(config.ssl.pool, 2 * config.batch_size),
-  )
-  return base.Method(
-    init=functools.partial(_init, nets, net.settings.patch_size),
-    loss=functools.partial(_loss, nets, net),
-    predict=functools.partial(_predict, nets, net.labelable),
-    update=base.keep_memory,
-    counted=functools.partial(_counted, nets),
+  one = {'num_modalities': 1}
+  return networks.method(
+    net._replace(
+      unet=net.unet.clone(**one), predictor=net.predictor.clone(**one)
+    ),
+    init=_init,
+    loss=_loss,
+    predict=_predict,
+    counted=_counted,
     traits=base.Traits(),
     recipe=base.Recipe(
       _tx(config.ssl.gan_learning_rate / config.optimizer.learning_rate),
@@ -115,22 +97,33 @@ def _tx(ratio: float) -> optax.GradientTransformation:
   )
 
 
-def _init(nets: Networks, patch: int, key: jax.Array):
+def _generator(net: Networks) -> UNet:
+  """A translator: the segmenter with one output."""
+  return net.unet.clone(num_classes=1)
+
+
+def _discriminator(net: Networks) -> PatchGan:
+  """What tells translations from slices."""
+  return PatchGan(2 * net.config.model.width, net.unet.dtype)
+
+
+def _init(net: Networks, key: jax.Array):
   """Parameters and memory before the first step."""
-  image, ids = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
+  image, ids = net.blank, jnp.zeros(1, jnp.int32)
   params: dict[str, Any] = {'segmenter': {}, 'generator': {}}
   params['discriminator'], statistics = {}, {}
   for name, part in zip(passes.PAIR, jax.random.split(key), strict=True):
     k_segmenter, k_generator, k_discriminator = jax.random.split(part, 3)
-    start = nets.tester.init(k_segmenter, image, ids, False)
+    start = net.predictor.init(k_segmenter, image, ids, False)
     params['segmenter'][name] = start['params']
     statistics[name] = start['modulation']
-    generator = nets.generator.clone(axis_name=None)
-    start = generator.init(k_generator, image, ids, False)
+    translator = _generator(net).clone(axis_name=None)
+    start = translator.init(k_generator, image, ids, False)
     params['generator'][name] = start['params']
-    start = nets.discriminator.init(k_discriminator, image)
+    start = _discriminator(net).init(k_discriminator, image)
     params['discriminator'][name] = start['params']
-  pool = image_pool.init(len(passes.PAIR), nets.pool, patch)
+  size = max(net.config.ssl.pool, 2 * net.config.batch_size)
+  pool = image_pool.init(len(passes.PAIR), size, image.shape[1])
   return params, {'modulation': statistics, 'pool': pool}
 
 
@@ -144,21 +137,21 @@ def from_signed(images: jax.Array) -> jax.Array:
   return (images + 1) / 2
 
 
-def translate(nets: Networks, params: Any, images: jax.Array) -> jax.Array:
+def translate(net: Networks, params: Any, images: jax.Array) -> jax.Array:
   """`[n, H, W, 1]` in [-1, 1] to the other modality, normalised by itself."""
   ids = jnp.zeros(len(images), jnp.int32)
   # Never in evaluation mode, so no running statistics are kept.
-  out, _ = nets.generator.apply(
+  out, _ = _generator(net).apply(
     {'params': params}, images, ids, True, mutable=['modulation']
   )
   return jnp.tanh(out)
 
 
-def _segment(nets, params, statistics, images):
+def _segment(net, params, statistics, images):
   """Logits `[n, H, W, C]` in train mode, and the new statistics."""
   ids = jnp.zeros(len(images), jnp.int32)
   variables = {'params': params, 'modulation': statistics}
-  logits, new = nets.segmenter.apply(
+  logits, new = net.unet.apply(
     variables, images, ids, True, mutable=['modulation']
   )
   return logits, new['modulation']
@@ -182,23 +175,23 @@ class Passes(NamedTuple):
   statistics: dict[str, Any]
 
 
-def _forward(nets: Networks, labelable, params, memory, images) -> Passes:
+def _forward(net: Networks, params, memory, images) -> Passes:
   """All passes of segmenters and translators over `images [K, n, H, W, 1]`."""
   own, other, made, back, statistics = [], [], [], [], {}
   segmenters, generators = params['segmenter'], params['generator']
   for i, (here, there) in enumerate((passes.PAIR, passes.PAIR[::-1])):
     known = memory['modulation']
     z, statistics[here] = _segment(
-      nets, segmenters[here], known[here], images[i]
+      net, segmenters[here], known[here], images[i]
     )
-    fake = translate(nets, generators[here], to_signed(images[i]))
-    w, _ = _segment(nets, segmenters[there], known[there], from_signed(fake))
+    fake = translate(net, generators[here], to_signed(images[i]))
+    w, _ = _segment(net, segmenters[there], known[there], from_signed(fake))
     rows = jnp.full(len(z), i)
-    own.append(losses.only_labelable(z, labelable, rows))
+    own.append(losses.only_labelable(z, net.labelable, rows))
     # Its anatomy is the source's: so are the classes it can have.
-    other.append(losses.only_labelable(w, labelable, rows))
+    other.append(losses.only_labelable(w, net.labelable, rows))
     made.append(fake)
-    back.append(translate(nets, generators[there], fake))
+    back.append(translate(net, generators[there], fake))
   return Passes(*map(jnp.stack, (own, other, made, back)), statistics)
 
 
@@ -241,30 +234,29 @@ def adversarial_terms(
   }
 
 
-def _exchange(step: passes.Step, pool, made):
+def _exchange(step: Step, pool, made):
   """What discriminators are shown of `made`, and the pool afterwards."""
-  axis_name = step.net.axis_name
-  index = step.batch['labeled']['index'] % step.net.config.batch_size
-  position = jnp.concatenate([index, index + step.net.config.batch_size], 1)
-  count = 2 * step.net.config.batch_size
+  size = step.config.batch_size
+  index = step.batch['labeled']['index'] % size
+  position = jnp.concatenate([index, index + size], 1)
   key = jax.random.fold_in(step.key, 1)
-  return image_pool.exchange(pool, made, position, count, key, axis_name)
-
-
-def _loss(nets, net, params, memory, batch, key, signals):
-  """The loss, with memory and metrics; see `base.Method`."""
-  step = passes.Step(net, batch, key, signals)
-  views, axis_name = passes.views(step), net.axis_name
-  images = jnp.concatenate([views.images, views.unlabeled], 1)
-  found = _forward(nets, net.labelable, params, memory, images)
-  count, signed = views.images.shape[1], to_signed(images)
-  terms = supervision.labeled_terms(
-    found.own[:, :count], views.labels, signals, axis_name
+  return image_pool.exchange(
+    pool, made, position, 2 * size, key, step.axis_name
   )
+
+
+def _loss(step, params, memory):
+  """The loss, with memory and metrics; see `base.Method`."""
+  net, signals, axis_name = step.net, step.signals, step.axis_name
+  views = passes.views(step)
+  images = jnp.concatenate([views.images, views.weak], 1)
+  found = _forward(net, params, memory, images)
+  count, signed = views.images.shape[1], to_signed(images)
+  terms = supervision.labeled_terms(step, found.own[:, :count], views.labels)
   made = found.made[::-1]
   shown, pool = _exchange(step, memory['pool'], made)
   terms |= adversarial_terms(
-    nets.discriminator,
+    _discriminator(net),
     params['discriminator'],
     signed,
     made,
@@ -280,7 +272,7 @@ def _loss(nets, net, params, memory, batch, key, signals):
   gate = lambda x: supervision.gate(x, started[:, None, None, None, None])
   own, other = gate(found.own), gate(found.other)
   translated = supervision.labeled_terms(
-    other[:, :count], views.labels, signals, axis_name, name='translated'
+    step, other[:, :count], views.labels, name='translated'
   )
   ramp = plain.ramp(step)
   difference = co_training.symmetric_divergence(own, other)
@@ -295,16 +287,16 @@ def _loss(nets, net, params, memory, batch, key, signals):
   return value, (memory, {**terms, 'dice_counts': counts})
 
 
-def _predict(nets, labelable: np.ndarray, params, memory, images, modality):
+def _predict(net: Networks, params, memory, images, modality):
   """Logits of each image by its modality's segmenter, in evaluation mode."""
   ids = jnp.zeros_like(modality)
   first, second = (
-    nets.tester.apply(_tested(params, memory, name), images, ids, False)
+    net.predictor.apply(_tested(params, memory, name), images, ids, False)
     for name in passes.PAIR
   )
   chosen = (modality == 0)[:, None, None, None]
   logits = jnp.where(chosen, first, second)
-  return losses.only_labelable(logits, labelable, modality)
+  return losses.only_labelable(logits, net.labelable, modality)
 
 
 def _tested(params, memory, name):
@@ -314,11 +306,11 @@ def _tested(params, memory, name):
   }
 
 
-def _counted(nets, params, memory, image):
+def _counted(net, params, memory, image):
   """All six networks; see `base.Method`."""
   ids = jnp.zeros(len(image), jnp.int32)
   for name in passes.PAIR:
-    nets.tester.apply(_tested(params, memory, name), image, ids, False)
-    translate(nets, params['generator'][name], image)
-    nets.discriminator.apply({'params': params['discriminator'][name]}, image)
+    net.predictor.apply(_tested(params, memory, name), image, ids, False)
+    translate(net, params['generator'][name], image)
+    _discriminator(net).apply({'params': params['discriminator'][name]}, image)
   return params

@@ -24,8 +24,5 @@ def _loss(step, params, memory):
     step, params, memory['modulation'], images
   )
   share = plain.HALF if step.net.own else 1.0
-  terms = supervision.labeled_terms(
-    logits, labels, step.signals, step.net.axis_name, share=share
-  )
-  memory = {**memory, 'modulation': statistics}
-  return plain.Outcome(terms, {}, logits, labels, memory)
+  terms = supervision.labeled_terms(step, logits, labels, share=share)
+  return plain.Outcome(terms, {}, logits, labels, statistics)

@@ -56,15 +56,15 @@ def certain(p: jax.Array, progress: jax.Array) -> jax.Array:
 
 def _mean_probabilities(step, params, statistics, views):
   """The teacher's softmax, averaged over passes of different noise."""
-  ssl = step.net.config.ssl
+  ssl = step.config.ssl
 
   def add(total, number):
     # The target's own noise has number 0.
-    noisy = teacher.noisy(views.unlabeled, views.keys, ssl.noise, number)
+    noisy = teacher.noisy(views.weak, views.keys, ssl.noise, number)
     p = passes.probabilities(step, params, statistics, noisy)
     return total + p / ssl.passes, None
 
-  shape = (*views.unlabeled.shape[:-1], step.net.unet.num_classes)
+  shape = (*views.weak.shape[:-1], step.net.unet.num_classes)
   numbers = jnp.arange(1, ssl.passes + 1)
   return lax.scan(add, jnp.zeros(shape), numbers)[0]
 
@@ -72,20 +72,18 @@ def _mean_probabilities(step, params, statistics, views):
 def _loss(step, params, memory):
   views = passes.views(step)
   statistics, mean_teacher = memory['modulation'], memory['teacher']
-  noisy = teacher.noisy(views.unlabeled, views.keys, step.net.config.ssl.noise)
+  noisy = teacher.noisy(views.weak, views.keys, step.config.ssl.noise)
   target = passes.probabilities(step, mean_teacher, statistics, noisy)
   mean = _mean_probabilities(step, mean_teacher, statistics, views)
   logits, student, statistics = passes.both_forward(
-    step, params, statistics, views.images, views.unlabeled
+    step, params, statistics, views.images, views.weak
   )
-  axis_name = step.net.axis_name
   labeled = supervision.labeled_terms(
-    logits, views.labels, step.signals, axis_name, share=plain.HALF
+    step, logits, views.labels, share=plain.HALF
   )
   mask = certain(mean, step.signals.progress)
   consistency = losses.masked_mean(
-    squared_difference(student, target), mask, axis_name
+    squared_difference(student, target), mask, step.axis_name
   )
-  memory = {**memory, 'modulation': statistics}
   terms = {'consistency': consistency}
-  return plain.Outcome(labeled, terms, logits, views.labels, memory)
+  return plain.Outcome(labeled, terms, logits, views.labels, statistics)

@@ -34,16 +34,16 @@ weights start as all do.
 import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from dbdc_jax.methods.common import base, passes, plain, transfer
+from dbdc_jax.methods.common import adaptation, base, passes, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
 from dbdc_jax.ops import domain_distance, losses
-from dbdc_jax.runtime.precision import compute_dtype
 
+# Also with a fully labelled source (the paper's "VarDA*").
+NAMES = ('varda', 'varda_full')
 _OWN_RATE = 1e-3
 _OWN_DECAY = 1e-5
 # Of the distances at 1/4, 1/2 and 1 of the resolution.
@@ -51,46 +51,19 @@ _SHARES = (0.1, 1.0, 1.0)
 
 
 def build(
-  config: ml_collections.ConfigDict,
-  axis_name: str | None = None,
-  *,
-  full: bool = False,
+  config: ml_collections.ConfigDict, axis_name: str | None = None
 ) -> base.Method:
-  """Builds the method; see `base.Method`.
-
-  Args:
-    config: the run's config.
-    axis_name: the device axis, or None.
-    full: the source is fully labelled.
-  """
-  direction = transfer.of(config, full=full, selected_on=transfer.TARGET)
-  config = direction.settle(config)
-  labelable = plain.labelable_classes(config)
-  network = VarDA(
-    labelable.shape[1],
-    config.model.width,
-    axis_name,
-    compute_dtype(config.dtype),
-  )
-  net = passes.Plain(
-    network,
-    network.clone(axis_name=None),
-    plain.augmentation(config),
-    config,
-    labelable,
-    0.0,
-    axis_name,
-  )
+  """Builds the method; see `base.Method`."""
   decayed = optax.add_decayed_weights(_OWN_DECAY)
-  own_tx = optax.chain(decayed, optax.scale_by_adam())
-  return base.Method(
-    init=functools.partial(_init, net),
-    loss=functools.partial(_loss, net),
-    predict=functools.partial(_predict, net),
-    update=base.keep_memory,
-    counted=functools.partial(_counted, net),
-    traits=base.Traits(transfer=direction),
-    recipe=base.recipe(config, own_tx, _OWN_RATE),
+  return adaptation.build(
+    config,
+    axis_name,
+    VarDA,
+    selected_on=transfer.TARGET,
+    own=(optax.chain(decayed, optax.scale_by_adam()), _OWN_RATE),
+    loss=_loss,
+    segment=_segment,
+    counted=_counted,
   )
 
 
@@ -122,18 +95,9 @@ def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
   return -0.5 * (1 + log_variance - jnp.square(mean) - jnp.exp(log_variance))
 
 
-def _init(net, key):
-  patch = net.settings.patch_size
-  image = jnp.zeros((1, patch, patch, 1))
-  variables = net.predictor.init(key, image, False)
-  return variables['params'], {'modulation': variables['modulation']}
-
-
-def _predict(net, params, memory, images, modality):
-  """Logits of either modality, by the one segmenter; latents are their mean."""
-  variables = {'params': params, **memory}
-  found = net.predictor.apply(variables, images, method='segment')
-  return losses.only_labelable(found.fused, net.labelable, modality)
+def _segment(net, variables, images):
+  """Logits by the one segmenter; latents are their mean."""
+  return net.predictor.apply(variables, images, method='segment').fused
 
 
 def _counted(net, params, memory, image):
@@ -160,12 +124,10 @@ def _sparser(labels, scale):
   return labels[:, ::side, ::side]
 
 
-def _evidence(net, images, latents, drawn):
+def _evidence(step, images, latents, drawn):
   """Terms of what a domain's images say without labels, by name."""
-  config, mean = (
-    net.config.varda,
-    functools.partial(losses.mean, axis_name=net.axis_name),
-  )
+  config = step.config.varda
+  mean = functools.partial(losses.mean, axis_name=step.axis_name)
   terms = {'drawing': 0.0, 'prior': 0.0}
   for scale, (latent, x) in enumerate(zip(latents, drawn, strict=True)):
     wanted = _smaller(images, scale)
@@ -176,7 +138,7 @@ def _evidence(net, images, latents, drawn):
   return terms
 
 
-def _distance(net, latents, count):
+def _distance(step, latents, count):
   """The term of the distance between the first `count` images and the rest."""
   total = 0.0
   for share, latent in zip(_SHARES, latents, strict=True):
@@ -185,8 +147,8 @@ def _distance(net, latents, count):
     )
     described = domain_distance.pooled(mean, jnp.exp(log_variance))
     a, b = ([x[:count] for x in described], [x[count:] for x in described])
-    total += share * domain_distance.distance(a, b, net.axis_name)
-  return net.config.varda.distance * total
+    total += share * domain_distance.distance(a, b, step.axis_name)
+  return step.config.varda.distance * total
 
 
 def _both(net, params, memory, views):
@@ -198,7 +160,7 @@ def _both(net, params, memory, views):
   """
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
-  images = jnp.concatenate([views.images[source], views.unlabeled[target]])
+  images = jnp.concatenate([views.images[source], views.weak[target]])
   keys = views.keys.reshape(-1)
   variables = {'params': params, **memory}
   found = net.unet.apply(variables, images, keys, method='segment')
@@ -229,24 +191,24 @@ def _both(net, params, memory, views):
   return found, drawn, statistics
 
 
-def _loss(net, params, memory, batch, key, signals):
+def _loss(step, params, memory):
   """The loss, with memory and metrics; see `base.Method`."""
-  views = passes.views(passes.Step(net, batch, key, signals))
+  views = passes.views(step)
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
-  found, drawn, statistics = _both(net, params, memory, views)
-  balanced = functools.partial(balanced_cross_entropy, axis_name=net.axis_name)
-  weight = net.config.varda.segmentation
+  found, drawn, statistics = _both(step.net, params, memory, views)
+  balanced = functools.partial(balanced_cross_entropy, axis_name=step.axis_name)
+  weight = step.config.varda.segmentation
   terms = {'sup_ce': weight * balanced(found.fused[:count], labels)}
   for scale, x in enumerate(found.logits):
     name = f'sup{2 ** (SCALES - 1 - scale)}_ce'
     terms[name] = weight * balanced(x[:count], _sparser(labels, scale))
   part = lambda which: jax.tree.map(lambda x: x[which], found.latents)
   evidence = [
-    _evidence(net, images, part(which), drawn[domain])
+    _evidence(step, images, part(which), drawn[domain])
     for domain, images, which in (
       (source, views.images[source], slice(count)),
-      (target, views.unlabeled[target], slice(count, None)),
+      (target, views.weak[target], slice(count, None)),
     )
   ]
   metrics = {name: transfer.rows(x) for name, x in terms.items()}
@@ -255,12 +217,8 @@ def _loss(net, params, memory, batch, key, signals):
     for name in evidence[source]
   }
   # Of both together: half of it in each row.
-  apart = _distance(net, found.latents, count) / 2
+  apart = _distance(step, found.latents, count) / 2
   metrics['distance'] = transfer.rows(apart, apart)
   value = jnp.sum(sum(metrics.values()))
-  counts = losses.dice_counts(
-    found.fused[None, :count], labels[None], net.axis_name
-  )
-  # The target has no labels to be counted.
-  metrics['dice_counts'] = jnp.pad(counts, ((0, 0), (0, 1), (0, 0)))
-  return value, (lax.stop_gradient(statistics), metrics)
+  answer = found.fused[None, :count], labels[None]
+  return adaptation.outcome(step, metrics, value, answer, statistics)

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from dbdc_jax.models.convolution import KERNEL_INIT, JoinedConv
+from dbdc_jax.models.gradients import upsample
 from dbdc_jax.models.modulation import ModulationBank
-from dbdc_jax.models.unet import upsample
 
 
 class Upsample(nn.Module):

@@ -55,33 +55,6 @@ def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
   return 0
 
 
-def of_module(
-  module: nn.Module,
-  *args: Any,
-  leave_out: tuple[type[nn.Module], ...] = (),
-  method: str = '__call__',
-) -> tuple[int, int]:
-  """Parameters and multiply-accumulates of any of the networks.
-
-  Args:
-    module: the network.
-    *args: what it is called with.
-    leave_out: kinds of layers that count nothing.
-    method: which of its functions is called.
-
-  Returns:
-    Trainable parameters that the call makes, and multiply-accumulates.
-  """
-  key = jax.random.key(0)
-  init = lambda key: module.init(key, *args, method=method)
-  apply = lambda variables: module.apply(
-    variables, *args, method=method, mutable=[*variables.keys()]
-  )
-  variables = jax.eval_shape(init, key)
-  total = function_macs(apply, variables, leave_out=leave_out)
-  return sum(_size(x) for x in jax.tree.leaves(variables['params'])), total
-
-
 def _first_layer(taps, naive: bool) -> int:
   """The projector's first layer with the interpolation of its taps."""
   x6 = taps[-1]
@@ -99,68 +72,18 @@ def _tap_cost(taps) -> int:
   return _BILINEAR * pixels * sum(x.shape[-1] for x in taps[:-1])
 
 
-def macs(
-  unet: UNet,
-  patch: int,
-  projector: Projector | None = None,
-  *,
-  paper: bool = False,
-) -> int:
-  """Multiply-accumulates of one pass over one square patch.
-
-  Args:
-    unet: the network.
-    patch: side in pixels.
-    projector: counted too if given.
-    paper: the paper's form: the projector's taps are interpolated always
-      (also without a projector, if the network has DBDC's head), and its
-      first layer acts on their concatenation.
-  """
-  key = jax.random.key(0)
-  x, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
-
-  def passed(variables):
-    apply = lambda *a, method: unet.apply(
-      variables, *a, modality, False, method=method
-    )
-    taps = apply(apply(x, method='encode'), method='decode')
-    apply(taps[-1], method='head')
-    return taps
-
-  variables = jax.eval_shape(lambda k: unet.init(k, x, modality, False), key)
-  total, taps = (
-    function_macs(passed, variables),
-    jax.eval_shape(passed, variables),
-  )
-  if projector is not None:
-    weights = jax.eval_shape(projector.init, key, taps)
-    total += function_macs(projector.apply, weights, taps)
-    if paper:
-      total += _first_layer(taps, naive=True) - _first_layer(taps, naive=False)
-  elif paper and unet.extra_head:
-    total += _tap_cost(taps)
-  return total
-
-
-def function_macs(
-  function: Callable[..., Any],
-  *arguments: Any,
-  leave_out: tuple[type[nn.Module], ...] = (),
-) -> int:
+def macs(function: Callable[..., Any], *arguments: Any) -> int:
   """Multiply-accumulates of whatever applies networks.
 
   Args:
     function: applies modules that are built from the layers of `models/`.
     *arguments: its own; shapes are enough.
-    leave_out: kinds of layers that count nothing.
   """
   total = 0
 
   def count(next_function, args, kwargs, context):
     nonlocal total
     out = next_function(*args, **kwargs)
-    if isinstance(context.module, leave_out):
-      return out
     if context.method_name == '__call__':
       total += _layer(context.module, args, out)
       if isinstance(context.module, Projector):
@@ -177,20 +100,45 @@ def function_macs(
   return total
 
 
-def parameters(unet: UNet, projector: Projector | None = None) -> int:
-  """Trainable parameters; with a projector also its logits' LayerNorm."""
+def of_unet(
+  unet: UNet,
+  patch: int,
+  projector: Projector | None = None,
+  *,
+  paper: bool = False,
+) -> tuple[int, int]:
+  """Trainable parameters, and multiply-accumulates of one square patch.
 
-  def init(key):
-    x, modality = jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, jnp.int32)
-    params = [unet.init(key, x, modality, False)['params']]
-    if projector is not None:
-      w = unet.width
-      shapes = ((4, 8 * w), (8, 4 * w), (16, 2 * w))
-      taps = tuple(jnp.zeros((1, s, s, c)) for s, c in shapes)
-      params.append(projector.init(key, taps)['params'])
-    return params
+  Args:
+    unet: the network.
+    patch: side in pixels.
+    projector: counted too if given, with its logits' LayerNorm.
+    paper: the paper's form: the projector's taps are interpolated always
+      (also without a projector, if the network has DBDC's head), and its
+      first layer acts on their concatenation.
+  """
+  key = jax.random.key(0)
+  x, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
 
-  found = jax.eval_shape(init, jax.random.key(0))
-  total = sum(_size(x) for x in jax.tree.leaves(found))
-  # Scale and bias of the prototype logits' LayerNorm over the classes.
-  return total + (2 * unet.num_classes if projector is not None else 0)
+  def passed(variables):
+    apply = lambda *a, method: unet.apply(
+      variables, *a, modality, False, method=method
+    )
+    taps = apply(apply(x, method='encode'), method='decode')
+    apply(taps[-1], method='head')
+    return taps
+
+  size = lambda tree: sum(_size(x) for x in jax.tree.leaves(tree))
+  variables = jax.eval_shape(lambda k: unet.init(k, x, modality, False), key)
+  count, total = size(variables['params']), macs(passed, variables)
+  taps = jax.eval_shape(passed, variables)
+  if projector is not None:
+    weights = jax.eval_shape(projector.init, key, taps)
+    # Scale and bias of the prototype logits' LayerNorm over the classes.
+    count += size(weights) + 2 * unet.num_classes
+    total += macs(projector.apply, weights, taps)
+    if paper:
+      total += _first_layer(taps, naive=True) - _first_layer(taps, naive=False)
+  elif paper and unet.extra_head:
+    total += _tap_cost(taps)
+  return count, total

@@ -6,23 +6,20 @@ it as such.
 
 Between convolutions the network waits for memory: every pass over the
 activations that can be saved is. The bias of the convolution before is never
-added (`offset`), the leaky ReLU behind happens in the same pass (`slope`), and
-the gradient is written out: it needs the input and the statistics, no other
-array of the activations' size.
+added (`offset`), and the leaky ReLU behind happens in the same pass (`slope`).
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from dbdc_jax.models import gradients
+
 # Upper limit of alpha (eq 2, 3).
 MOMENTUM = 0.99
-# Every so many rows and columns tell about where the mean is.
-_SOME = 4
 
 
 class Moments(NamedTuple):
@@ -79,127 +76,6 @@ def follow(
   # All that reads the old count comes before what may write over it.
   mean, var, count = lax.optimization_barrier((mean, var, count))
   return {'mean': mean, 'var': var, 'count': count + updates}
-
-
-class _Groups(NamedTuple):
-  """How samples belong to modalities; see `ModulationBank`.
-
-  Several passes in one batch are so many times the modalities.
-  """
-
-  num_modalities: int
-  epsilon: float
-  axis_name: str | None
-  grouped: bool
-  slope: float | None
-
-  def sum(self, values: jax.Array, modality: jax.Array) -> jax.Array:
-    """Sums `[N, ..., c]` over the samples of each modality: `[K, c]`."""
-    count = self.num_modalities
-    if count == 1 or self.grouped:
-      return jnp.sum(values.reshape(count, -1, values.shape[-1]), 1)
-    values = jnp.sum(values, range(1, values.ndim - 1))
-    # Selected before the sum: 0 * NaN of a one-hot product would spread.
-    mine = modality[None] == jnp.arange(count)[:, None]  # [K, N]
-    return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
-
-  def pick(self, rows: jax.Array, modality: jax.Array) -> jax.Array:
-    """`[K, c]` to each sample's row, `[N, c]` (or `[1, c]` if K is 1)."""
-    if self.num_modalities == 1:
-      return rows
-    if self.grouped:
-      return jnp.repeat(rows, modality.shape[0] // self.num_modalities, 0)
-    return rows[modality]
-
-  def total(self, x: Any) -> Any:
-    """Adds up over the devices."""
-    return x if self.axis_name is None else lax.psum(x, self.axis_name)
-
-  def count(self, modality: jax.Array) -> jax.Array:
-    """Samples of each modality over the devices: `[K, 1]` float32."""
-    shape = (self.num_modalities, 1)
-    if self.num_modalities == 1 or self.grouped:
-      # Known beforehand: a number, not an array, has nothing to send.
-      each = self.total(modality.shape[0] // self.num_modalities)
-      return jnp.full(shape, each, jnp.float32)
-    ones = jnp.ones((modality.shape[0], 1))
-    return self.total(self.sum(ones, modality))
-
-  def modulate(self, x, factor, shift, modality):
-    """`x * factor + shift` with rows `[K, c]`, then the leaky ReLU."""
-    factor = self.pick(factor, modality)[:, None, None]
-    shift = self.pick(shift, modality)[:, None, None]
-    y = x * factor + shift
-    if self.slope is not None:
-      y = nn.leaky_relu(y, self.slope)
-    return y.astype(x.dtype)
-
-  def statistics(self, x, modality):
-    """Mean and variance `[K, c]`, and samples of each modality `[K, 1]`.
-
-    One pass over x: it is shifted by about its mean, that of a 16th of its
-    pixels. This is at most 4 standard deviations off, whatever they are, so
-    that E[d^2] - E[d]^2 loses no more than a factor of 17 in precision. Then
-    the mean of per-sample variances plus the variance of per-sample means.
-    """
-    some = x[:, ::_SOME, ::_SOME].astype(jnp.float32)
-    shift = jnp.mean(some, (1, 2))  # [N, c]
-    off = x.astype(jnp.float32) - shift[:, None, None]
-    away = jnp.mean(off, (1, 2))
-    means = shift + away
-    variances = jnp.mean(jnp.square(off), (1, 2)) - jnp.square(away)
-    variances = jnp.maximum(variances, 0.0)
-    count = self.count(modality)
-    divisor = jnp.maximum(count, 1.0)
-    mean = self.total(self.sum(means, modality)) / divisor
-    deviation = means - self.pick(mean, modality)
-    spread = self.sum(variances + jnp.square(deviation), modality)
-    return mean, self.total(spread) / divisor, count
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _normalize(groups: _Groups, x, scale, bias, modality):
-  """Modulates by the batch's statistics; returns them too."""
-  return _forward(groups, x, scale, bias, modality)[0]
-
-
-def _forward(groups, x, scale, bias, modality):
-  mean, var, count = groups.statistics(x, modality)
-  factor = scale * lax.rsqrt(var + groups.epsilon)
-  shift = bias - mean * factor
-  out = groups.modulate(x, factor, shift, modality)
-  kept = (x, scale, bias, modality, mean, var, count)
-  return (out, mean, var, count), kept
-
-
-def _backward(groups, kept, gradients):
-  """Gradients of input, scale and bias.
-
-  With y = scale * z + bias, z = (x - mean) / s and n values per channel:
-  dx = scale / s * (dy - sum(dy) / n - z * sum(dy * z) / n). The statistics
-  themselves are only looked at: no gradient comes from them.
-  """
-  x, scale, bias, modality, mean, var, count = kept
-  rows = lambda values: groups.pick(values, modality)[:, None, None]
-  inverse = lax.rsqrt(var + groups.epsilon)
-  factor = scale * inverse
-  centred = x.astype(jnp.float32) - rows(mean)
-  dy = gradients[0].astype(jnp.float32)
-  if groups.slope is not None:
-    y = x * rows(factor) + rows(bias - mean * factor)
-    dy = jnp.where(y >= 0, dy, groups.slope * dy)
-  # Rows first: a short sum, so that a GPU takes both in one pass over x.
-  dbias = groups.sum(jnp.sum(dy, 1), modality)
-  along = groups.sum(jnp.sum(dy * centred, 1), modality)
-  dscale = along * inverse
-  pixels = jnp.maximum(count, 1.0) * (x.shape[1] * x.shape[2])
-  both = groups.total((dbias, along))
-  constant, slope = both[0] / pixels, both[1] * jnp.square(inverse) / pixels
-  dx = rows(factor) * (dy - rows(constant) - centred * rows(slope))
-  return dx.astype(x.dtype), dscale, dbias, None
-
-
-_normalize.defvjp(_forward, _backward)
 
 
 class ModulationBank(nn.Module):
@@ -266,7 +142,7 @@ class ModulationBank(nn.Module):
     var = self.variable('modulation', 'var', jnp.ones, shape)
     count = self.variable('modulation', 'count', jnp.zeros, shape[:1])
     offset = 0.0 if offset is None else offset
-    groups = _Groups(
+    groups = gradients.Groups(
       self.num_modalities * self.passes,
       self.epsilon,
       self.axis_name,
@@ -280,7 +156,7 @@ class ModulationBank(nn.Module):
       return one_row.modulate(x, factor, shift, modality)
     repeats = (groups.num_modalities // rows, 1)
     affine = (jnp.tile(row, repeats) for row in (scale, bias))
-    out, *found = _normalize(groups, x, *affine, modality)
+    out, *found = gradients.normalize(groups, x, *affine, modality)
     batch_mean, batch_var, seen = lax.stop_gradient(found)
     moments = Moments(
       batch_mean + lax.stop_gradient(offset), batch_var, seen[:, 0]

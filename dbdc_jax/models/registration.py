@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dbdc_jax.models.convolution import KERNEL_INIT, convolve
+from dbdc_jax.models.convolution import KERNEL_INIT
+from dbdc_jax.models.gradients import convolve
 from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.runtime.precision import EXACT
 

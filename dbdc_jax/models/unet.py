@@ -10,13 +10,12 @@ with w = `width` (32 in the paper), and every normalisation a `ModulationBank`.
 Encoder: conv0 to d3; bottleneck: mid; decoder: u3 to the head.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dbdc_jax.models.convolution import JoinedConv
+from dbdc_jax.models.gradients import upsample
 from dbdc_jax.models.modulation import ModulationBank
 
 LEAKY_SLOPE = 0.01
@@ -36,41 +35,6 @@ def max_pool(x: jax.Array) -> jax.Array:
   """2 x 2 maximum, by reshaping: its gradient has no scatter."""
   n, h, w, c = x.shape
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _double(x: jax.Array, axis: int) -> jax.Array:
-  """Bilinear x2 along an axis, half-pixel centres: a 2-tap stencil."""
-  # An export leaves the size open: the places are computed where it is known.
-  size = x.shape[axis]
-  pixel = jnp.arange(2 * size)
-  near = pixel // 2
-  # An even pixel lies before its source's centre, an odd one behind it.
-  other = jnp.clip(near + 2 * (pixel % 2) - 1, 0, size - 1)
-  take = lambda places: jnp.take(x, places, axis, mode='clip')
-  return 0.75 * take(near) + 0.25 * take(other)
-
-
-def _double_transposed(axis: int, _, gradient: jax.Array) -> tuple[jax.Array]:
-  """The stencil's transpose, as a stencil: two pixels and their neighbours."""
-  shape = list(gradient.shape)
-  shape[axis : axis + 1] = [shape[axis] // 2, 2]
-  pairs = gradient.reshape(shape)
-  even, odd = (jax.lax.index_in_dim(pairs, i, axis + 1, False) for i in (0, 1))
-  size = even.shape[axis]
-  cut = lambda x, a, b: jax.lax.slice_in_dim(x, a, b, axis=axis)
-  # A pixel is before the next one, after the last one, and beyond its edge.
-  after = jnp.concatenate([cut(even, 1, size), cut(odd, size - 1, size)], axis)
-  before = jnp.concatenate([cut(even, 0, 1), cut(odd, 0, size - 1)], axis)
-  return (0.75 * (even + odd) + 0.25 * (before + after),)
-
-
-_double.defvjp(lambda x, axis: (_double(x, axis), None), _double_transposed)
-
-
-def upsample(x: jax.Array) -> jax.Array:
-  """`[N, H, W, c]` to `[N, 2H, 2W, c]`, bilinear, half-pixel centres."""
-  return _double(_double(x, 1), 2)
 
 
 class ConvNorm(nn.Module):

@@ -87,5 +87,5 @@ def test_two_networks_have_twice_the_parameters(name, task, classes):
   init = methods.build(config).init
   params, _ = jax.eval_shape(init, jax.random.key(0))
   count = sum(x.size for x in jax.tree.leaves(params))
-  assert count == 2 * counting.parameters(UNet(classes, 1))
+  assert count == 2 * counting.of_unet(UNet(classes, 1), 16)[0]
   assert round(count / 1e6, 2) == 9.75

@@ -156,6 +156,7 @@ def test_with_all_labels_a_transfer_is_the_same_method(name):
     assert one.func is two.func
     # What is bound: networks, augmentation, config and so on.
     assert one.args[0][:2] == two.args[0][:2]
+    assert (one.args[1:], one.keywords) == (two.args[1:], two.keywords)
   full = some.traits.transfer._replace(full=True)
   assert all_labels.traits == some.traits._replace(transfer=full)
 

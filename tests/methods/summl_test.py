@@ -179,8 +179,8 @@ def test_parameters_and_multiply_accumulates_are_the_papers():
   assert count == 25_024_340
   judge, image = PatchGan(), jnp.zeros((1, 96, 96, 1))
   variables = jax.eval_shape(judge.init, KEY, image)
-  macs = counting.function_macs(judge.apply, variables, image)
-  nets = counting.macs(UNet(8, 1), 96) + counting.macs(UNet(1, 1), 96)
+  macs = counting.macs(judge.apply, variables, image)
+  nets = sum(counting.of_unet(UNet(outputs, 1), 96)[1] for outputs in (8, 1))
   assert 2 * (nets + macs) // 10**6 == 23_458
 
 
@@ -208,8 +208,6 @@ def test_parts_have_rates_of_their_own():
 def test_ramp_of_the_recipes():
   config = pixelwise.config('summl', recipe='own')
   signals = pixelwise.signals(progress=jnp.float32(0.5))
-  step = lambda c: plain.passes.Step(
-    plain.network(c, None, 0.0), None, None, signals
-  )
+  step = lambda made: pixelwise.step(made, signals)
   np.testing.assert_allclose(plain.ramp(step(config)), np.exp(-1.25))
   assert plain.ramp(step(pixelwise.config('summl'))) == 0.5

@@ -27,11 +27,12 @@ from dbdc_jax.models.unet import UNet
   ],
 )
 def test_parameters_are_the_papers(classes, plain, bank, both):
-  assert counting.parameters(UNet(classes, 1)) == plain
+  parameters = lambda *parts: counting.of_unet(parts[0], 16, *parts[1:])[0]
+  assert parameters(UNet(classes, 1)) == plain
   for modalities in (1, 2, 4):
     net = UNet(classes, modalities, extra_head=True)
-    assert counting.parameters(net) == bank[modalities]
-    assert counting.parameters(net, Projector()) == both[modalities]
+    assert parameters(net) == bank[modalities]
+    assert parameters(net, Projector()) == both[modalities]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_parts_of_the_modulation_bank_cost_their_channels(
 ):
   """Table IV: 928, 512 and 992 channels, two values each per modality."""
   net = UNet(8, 2, extra_head=True, modulation=modulation)
-  assert counting.parameters(net) == parameters
+  assert counting.of_unet(net, 16)[0] == parameters
 
 
 @pytest.mark.parametrize(
@@ -64,11 +65,11 @@ def test_multiply_accumulates_are_the_papers(classes, patch, paper, here):
   net = UNet(classes, 2, extra_head=True)
   for form, expected in ((True, paper), (False, here)):
     found = (
-      counting.macs(plain, patch, paper=form),
-      counting.macs(net, patch, paper=form),
-      counting.macs(net, patch, Projector(), paper=form),
+      counting.of_unet(plain, patch, paper=form),
+      counting.of_unet(net, patch, paper=form),
+      counting.of_unet(net, patch, Projector(), paper=form),
     )
-    assert [round(v / 1e9, 3) for v in found] == list(expected)
+    assert [round(macs / 1e9, 3) for _, macs in found] == list(expected)
 
 
 def test_command_prints_every_network(capsys):
@@ -91,4 +92,4 @@ def test_a_methods_prediction_costs_what_its_network_does(name, net):
   method = methods.build(config)
   params, memory = jax.eval_shape(method.init, jax.random.key(0))
   found = cost.prediction_macs(method, params, memory, 96)
-  assert found == counting.macs(net, 96)
+  assert found == counting.of_unet(net, 96)[1]

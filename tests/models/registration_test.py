@@ -114,7 +114,7 @@ def test_parameters_and_multiply_accumulates_are_the_papers():
     sum(x.size for x in jax.tree.leaves(p)) for p in arguments[:2]
   )
   assert 2 * encoder + decoder == 721_109
-  macs = counting.function_macs(register, *arguments)
+  macs = counting.macs(register, *arguments)
   assert round(macs / 1e9, 2) == 61.44
   flow = jax.eval_shape(register, *arguments)
   assert flow.shape == (1, 40, 192, 192, 3)

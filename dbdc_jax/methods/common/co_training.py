@@ -9,7 +9,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from dbdc_jax.methods.common import passes, supervision
+from dbdc_jax.methods.common import supervision
+from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
 
 # Share of the pixels of a class that teach, at the start and at the end.
@@ -66,9 +67,7 @@ def confident(
   return step >= limits
 
 
-def terms(
-  step: passes.Step, own: jax.Array, other: jax.Array
-) -> dict[str, jax.Array]:
+def terms(step: Step, own: jax.Array, other: jax.Array) -> dict[str, jax.Array]:
   """Each segmenter learns from what the other is sure of.
 
   Args:
@@ -79,7 +78,7 @@ def terms(
   Returns:
     Terms `[K]` by the slices' modality.
   """
-  signals, axis_name = step.signals, step.net.axis_name
+  signals, axis_name = step.signals, step.axis_name
   first, last = _SHARES
   share = first + (last - first) * signals.progress
   found = {}

@@ -26,9 +26,9 @@ def prediction_macs(
     image, labels = (jnp.zeros(shape, t) for t in (jnp.uint16, jnp.uint8))
     modality = jnp.zeros((), jnp.int32)
     arguments = (params, memory, image, labels, image, modality)
-    return counting.function_macs(method.predict, *arguments)
+    return counting.macs(method.predict, *arguments)
   image, modality = jnp.zeros((1, patch, patch, 1)), jnp.zeros(1, jnp.int32)
-  return counting.function_macs(method.predict, params, memory, image, modality)
+  return counting.macs(method.predict, params, memory, image, modality)
 
 
 def training_size(
@@ -48,5 +48,5 @@ def training_size(
   depth = (method.traits.volumes,) if method.traits.volumes else ()
   image = jnp.zeros((1, *depth, patch, patch, 1))
   found = jax.eval_shape(method.counted, params, memory, image)
-  macs = counting.function_macs(method.counted, params, memory, image)
+  macs = counting.macs(method.counted, params, memory, image)
   return sum(x.size for x in jax.tree.leaves(found)), macs

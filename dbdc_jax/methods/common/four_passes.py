@@ -11,39 +11,20 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
 
-from dbdc_jax.methods.common import supervision
+from dbdc_jax.methods.common import passes, supervision
+from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.models import modulation
 from dbdc_jax.models.projector import Projector
-from dbdc_jax.models.unet import UNet, drop_bottleneck
-from dbdc_jax.ops import augment, losses
+from dbdc_jax.models.unet import drop_bottleneck
+from dbdc_jax.ops import losses
+
+# The view that each pass with a gradient sees.
+_VIEWS = {'sup': 'images', 'fpc': 'weak', 'ipc': 'strong'}
 
 
-class Networks(NamedTuple):
-  """The modules and settings that a step needs."""
-
-  unet: UNet
-  projector: Projector
-  config: ml_collections.ConfigDict
-  settings: augment.Augmentation
-  labelable: np.ndarray  # [K, C] bool, see `Task.labelable`
-  axis_name: str | None
-
-  @property
-  def num_modalities(self) -> int:
-    """K."""
-    return self.labelable.shape[0]
-
-  @property
-  def num_classes(self) -> int:
-    """C."""
-    return self.labelable.shape[1]
-
-
-class Views(NamedTuple):
-  """P passes, grouped by modality; the labelled one is the first.
+class Seen(NamedTuple):
+  """What P passes say, grouped by modality.
 
   Attributes:
     logits: `[P, K, b, H, W, C]`.
@@ -59,15 +40,23 @@ class Passes(NamedTuple):
 
   Attributes:
     names: of the passes with a gradient; 'sup' is the first.
-    views: of them.
+    seen: of them.
+    labels: `[K, b, H, W]` of the labelled slices.
     pseudo: `[K, b, H, W]` pseudo-labels, None without unlabelled slices.
     moments: of the passes that move running statistics, in order.
   """
 
   names: tuple[str, ...]
-  views: Views
+  seen: Seen
+  labels: jax.Array
   pseudo: jax.Array | None
   moments: list[Any]
+
+  @property
+  def targets(self) -> list[jax.Array]:
+    """What each pass should say: `[K, b, H, W]` labels or pseudo-labels."""
+    pseudo = (self.pseudo.astype(self.labels.dtype) for _ in self.names[1:])
+    return [self.labels, *pseudo]
 
 
 def variables(params: Any, memory: Any) -> dict[str, Any]:
@@ -75,57 +64,66 @@ def variables(params: Any, memory: Any) -> dict[str, Any]:
   return {'params': params['unet'], 'modulation': memory['modulation']}
 
 
-def _flat(x):
-  """`[K, b, ...]` to `[K * b, ...]`."""
-  return x.reshape(-1, *x.shape[2:])
+def projector(net: Networks) -> Projector:
+  """The projector of a network's embeddings."""
+  return Projector(dim=net.config.model.embedding_dim, dtype=net.unet.dtype)
 
 
-def _apply(nets, params, memory, method, inputs, passes):
-  """Runs a part of the U-Net in train mode on a batch of passes.
+class Learner(NamedTuple):
+  """The networks with parameters and memory, in train mode."""
 
-  Returns:
-    What the part returns, and the `Moments` of each of its normalisations.
-  """
-  images = jax.tree.leaves(inputs)[0].shape[0]
-  ids = jnp.arange(nets.num_modalities, dtype=jnp.int32)
-  each = images // (passes * nets.num_modalities)
-  modality = jnp.tile(jnp.repeat(ids, each), passes)
-  out, found = nets.unet.clone(passes=passes).apply(
-    variables(params, memory),
-    inputs,
-    modality,
-    True,
-    method=method,
-    mutable=['moments'],
-  )
-  return out, found['moments']
+  net: Networks
+  params: Any
+  memory: Any
 
+  def apply(self, part: str, inputs: Any, count: int) -> tuple[Any, Any]:
+    """Runs a part of the U-Net on a batch of so many passes.
 
-def _decode(nets, params, memory, features, passes, project):
-  """Decoder, head and (if asked) projector: `Views` and moments."""
-  taps, found = _apply(nets, params, memory, 'decode', features, passes)
-  logits, more = _apply(nets, params, memory, 'head', taps[-1], passes)
-  count = passes * nets.num_modalities
-  ids = jnp.tile(jnp.arange(nets.num_modalities), passes)
-  logits = losses.only_labelable(
-    logits.reshape(count, -1, *logits.shape[1:]), nets.labelable, ids
-  )
-  logits = logits.reshape(passes, -1, *logits.shape[1:])
-  embeddings = None
-  if project and nets.config.mpcl.enabled:
-    embeddings = nets.projector.apply(
-      {'params': params['projector']}, taps, nets.config.mpcl.stride
+    Returns:
+      What the part returns, and the `Moments` of each of its normalisations.
+    """
+    images = jax.tree.leaves(inputs)[0].shape[0]
+    modalities = self.net.unet.num_modalities
+    ids = jnp.arange(modalities, dtype=jnp.int32)
+    each = images // (count * modalities)
+    out, found = self.net.unet.clone(passes=count).apply(
+      variables(self.params, self.memory),
+      inputs,
+      jnp.tile(jnp.repeat(ids, each), count),
+      True,
+      method=part,
+      mutable=['moments'],
     )
-    embeddings = embeddings.reshape(
-      passes, nets.num_modalities, -1, embeddings.shape[-1]
+    return out, found['moments']
+
+  def decode(
+    self, features: Any, count: int, project: bool
+  ) -> tuple[Seen, Any]:
+    """Decoder, head and (if asked and on) projector, and their moments."""
+    taps, found = self.apply('decode', features, count)
+    logits, more = self.apply('head', taps[-1], count)
+    modalities, mpcl = self.net.unet.num_modalities, self.net.config.mpcl
+    logits = losses.only_labelable(
+      logits.reshape(count * modalities, -1, *logits.shape[1:]),
+      self.net.labelable,
+      jnp.tile(jnp.arange(modalities), count),
     )
-  return Views(logits, embeddings), found | more
+    logits = logits.reshape(count, -1, *logits.shape[1:])
+    embeddings = None
+    if project and mpcl.enabled:
+      weights = {'params': self.params['projector']}
+      embeddings = projector(self.net).apply(weights, taps, mpcl.stride)
+      embeddings = embeddings.reshape(
+        count, modalities, -1, embeddings.shape[-1]
+      )
+    return Seen(logits, embeddings), found | more
 
 
-def _moments(found, passes, index):
+def _moments(found: Any, count: int, index: int) -> Any:
   """The moments of one of the passes, of each normalisation."""
-  rows = lambda x: x.reshape(passes, -1, *x.shape[1:])[index]
-  return jax.tree.map(rows, found)
+  return jax.tree.map(
+    lambda x: x.reshape(count, -1, *x.shape[1:])[index], found
+  )
 
 
 def follow(statistics: Any, found: Any) -> Any:
@@ -140,72 +138,39 @@ def follow(statistics: Any, found: Any) -> Any:
   return {k: follow(v, found[k]) for k, v in statistics.items()}
 
 
-def run(nets, params, memory, images, signals, k_drop):
-  """Runs all passes.
+def _names(step: Step) -> tuple[str, ...]:
+  """The passes with a gradient."""
+  dc, there = step.config.dc, 'unlabeled' in step.batch
+  on = ['sup'] + ['fpc'] * (there and dc.fpc) + ['ipc'] * (there and dc.ipc)
+  return tuple(on)
 
-  Args:
-    nets: modules and settings.
-    params: parameters.
-    memory: memory.
-    images: 'labeled' and, if there are unlabelled slices, 'weak' and 'strong':
-      `[K * b, H, W, 1]` each.
-    signals: what the loop passed in.
-    k_drop: `[K * b]` keys of the unlabelled samples.
 
-  Returns:
-    `Passes`.
-  """
-  dc, names = nets.config.dc, ['sup']
-  if 'weak' in images:
-    names += ['fpc'] * dc.fpc + ['ipc'] * dc.ipc
-  source = {'sup': 'labeled', 'fpc': 'weak', 'ipc': 'strong'}
-  count = len(names)
-  inputs = jnp.concatenate([images[source[name]] for name in names])
-  features, encoded = _apply(nets, params, memory, 'encode', inputs, count)
+def run(step: Step, params: Any, memory: Any) -> Passes:
+  """Runs all passes; the unlabelled ones have no gradient while off."""
+  views, names = passes.views(step), _names(step)
+  learner, count = Learner(step.net, params, memory), len(names)
+  inputs = [passes.flat(getattr(views, _VIEWS[name])) for name in names]
+  features, encoded = learner.apply('encode', jnp.concatenate(inputs), count)
   pseudo, between = None, []
-  if 'weak' in images:
+  if count > 1:
     # The pseudo-label: hard, without gradient, in train mode like all passes.
-    fixed = lax.stop_gradient(params)
+    fixed = learner._replace(params=lax.stop_gradient(params))
     if 'fpc' in names:
       at = names.index('fpc')
       weak = jax.tree.map(lambda x: jnp.split(x, count)[at], features)
       found = _moments(encoded, count, at)
       *skips, m = features
       # Only the weak view's bottleneck is dropped.
-      parts = list(jnp.split(m, count))
-      parts[at] = drop_bottleneck((parts[at],), k_drop, dc.dropout)[0]
+      parts, keys = list(jnp.split(m, count)), passes.flat(views.keys)
+      parts[at] = drop_bottleneck((parts[at],), keys, step.config.dc.dropout)[0]
       features = (*skips, jnp.concatenate(parts))
     else:
-      weak, found = _apply(nets, fixed, memory, 'encode', images['weak'], 1)
-    weak = lax.stop_gradient(weak)
-    view, decoded = _decode(nets, fixed, memory, weak, 1, project=False)
+      weak, found = fixed.apply('encode', passes.flat(views.weak), 1)
+    alone, decoded = fixed.decode(lax.stop_gradient(weak), 1, project=False)
     between = [found | decoded]
-    pseudo = supervision.pseudo_labels(view.logits[0], signals.present)
-  views, decoded = _decode(nets, params, memory, features, count, True)
+    pseudo = supervision.pseudo_labels(alone.logits[0], step.signals.present)
+  seen, decoded = learner.decode(features, count, project=True)
   of = lambda name: _moments(encoded | decoded, count, names.index(name))
   strong = [of('ipc')] if 'ipc' in names else []
   moments = [of('sup'), *between, *strong]
-  return Passes(tuple(names), views, pseudo, moments)
-
-
-def augmented(nets, batch, key):
-  """The slices as the network sees them: images, labels and dropout's keys."""
-  k_labeled, k_unlabeled = jax.random.split(key)
-  labeled = batch['labeled']
-  keys = augment.sample_keys(k_labeled, _flat(labeled['index']))
-  seen, labels = augment.labeled_view(
-    _flat(labeled['image']), _flat(labeled['label']), keys, nets.settings
-  )
-  images, k_drop = {'labeled': seen}, None
-  if 'unlabeled' in batch and (nets.config.dc.ipc or nets.config.dc.fpc):
-    k_view, k_drop = jax.random.split(k_unlabeled)
-    unlabeled = batch['unlabeled']
-    index = _flat(unlabeled['index'])
-    images['weak'], images['strong'] = augment.unlabeled_views(
-      _flat(unlabeled['image']),
-      augment.sample_keys(k_view, index),
-      nets.settings,
-    )
-    k_drop = augment.sample_keys(k_drop, index)
-  labels = labels.reshape(*labeled['label'].shape[:2], *labels.shape[1:])
-  return images, labels, k_drop
+  return Passes(names, seen, views.labels, pseudo, moments)

@@ -1,61 +1,17 @@
-"""Views of a step's slices, and passes of plain networks over them.
-
-What the methods beside DBDC (`plain.py`) do their losses with.
-"""
+"""Views of a step's slices, and passes of plain networks over them."""
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
-import ml_collections
-import numpy as np
 
 from dbdc_jax.methods.common import supervision
-from dbdc_jax.methods.common.base import Signals
+from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import augment, losses
 
 # The networks of a method that has two.
 PAIR = ('net1', 'net2')
-
-
-class Plain(NamedTuple):
-  """The network and settings that a step needs.
-
-  Attributes:
-    unet: in its training form; of the methods beside the plain ones, whatever
-      network they have.
-    predictor: the same for any mixture of modalities, on one device.
-    settings: of the augmentation.
-    config: the run's config.
-    labelable: `[K, C]` bool, see `Task.labelable`.
-    own_start: share of the run before which the unlabelled losses are off,
-      with `recipe=own`.
-    axis_name: the device axis, or None.
-  """
-
-  unet: nn.Module
-  predictor: nn.Module
-  settings: augment.Augmentation
-  config: ml_collections.ConfigDict
-  labelable: np.ndarray
-  own_start: float
-  axis_name: str | None
-
-  @property
-  def own(self) -> bool:
-    """Whether the method's own recipe is followed."""
-    return self.config.recipe == 'own'
-
-
-class Step(NamedTuple):
-  """What a method's loss is given, beside parameters and memory."""
-
-  net: Plain
-  batch: dict[str, Any]
-  key: jax.Array
-  signals: Signals
 
 
 class Views(NamedTuple):
@@ -64,13 +20,15 @@ class Views(NamedTuple):
   Attributes:
     images: `[K, b, H, W, 1]` labelled.
     labels: `[K, b, H, W]` int32.
-    unlabeled: `[K, b, H, W, 1]`, moved and cropped only (DBDC's weak view).
+    weak: `[K, b, H, W, 1]` unlabelled, moved and cropped only.
+    strong: the same crops with other intensities and noise.
     keys: `[K, b]`, one for each unlabelled sample's further draws.
   """
 
   images: jax.Array
   labels: jax.Array
-  unlabeled: jax.Array
+  weak: jax.Array
+  strong: jax.Array
   keys: jax.Array
 
 
@@ -82,27 +40,31 @@ def acting(step: Step) -> jax.Array:
   return signals.consistent & signals.active
 
 
-def _flat(x: jax.Array) -> jax.Array:
+def flat(x: jax.Array) -> jax.Array:
   """`[K, b, ...]` to `[K * b, ...]`."""
   return x.reshape(-1, *x.shape[2:])
+
+
+def _grouped(x: jax.Array, like: jax.Array) -> jax.Array:
+  """`[K * b, ...]` to `[K, b, ...]`, as `like [K, b]`."""
+  return x.reshape(*like.shape, *x.shape[1:])
 
 
 def labeled_view(step: Step, key: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Labelled slices as they are trained on: see `Views`."""
   labeled = step.batch['labeled']
-  shape = labeled['index'].shape
   images, labels = augment.labeled_view(
-    _flat(labeled['image']),
-    _flat(labeled['label']),
-    augment.sample_keys(key, _flat(labeled['index'])),
+    flat(labeled['image']),
+    flat(labeled['label']),
+    augment.sample_keys(key, flat(labeled['index'])),
     step.net.settings,
   )
-  grouped = lambda x: x.reshape(*shape, *x.shape[1:])
-  return grouped(images), grouped(labels)
+  index = labeled['index']
+  return _grouped(images, index), _grouped(labels, index)
 
 
 def views(step: Step) -> Views:
-  """The views of a step, drawn as in DBDC: the same crops for the same seed.
+  """The views of a step: the same crops for the same seed in all methods.
 
   Without any unlabelled slice the labelled ones stand in, as they do for a
   modality that has none: `signals.consistent` keeps them out of every loss.
@@ -111,19 +73,15 @@ def views(step: Step) -> Views:
   k_view, k_more = jax.random.split(k_unlabeled)
   images, labels = labeled_view(step, k_labeled)
   given = step.batch.get('unlabeled', step.batch['labeled'])
-  index = _flat(given['index'])
-  weak, _ = augment.unlabeled_views(
-    _flat(given['image']),
+  index = flat(given['index'])
+  weak, strong = augment.unlabeled_views(
+    flat(given['image']),
     augment.sample_keys(k_view, index),
     step.net.settings,
   )
-  shape = given['index'].shape
-  return Views(
-    images,
-    labels,
-    weak.reshape(*shape, *weak.shape[1:]),
-    augment.sample_keys(k_more, index).reshape(shape),
-  )
+  keys = augment.sample_keys(k_more, index)
+  more = (_grouped(x, given['index']) for x in (weak, strong, keys))
+  return Views(images, labels, *more)
 
 
 def forward(
@@ -146,7 +104,7 @@ def forward(
   )
   variables = {'params': params, 'modulation': statistics}
   logits, new = step.net.unet.apply(
-    variables, _flat(images), modality, True, mutable=['modulation']
+    variables, flat(images), modality, True, mutable=['modulation']
   )
   logits = losses.only_labelable(logits, step.net.labelable, modality)
   return logits.reshape(-1, count, *logits.shape[1:]), new['modulation']
@@ -193,7 +151,7 @@ def pair_forward(
       params[name],
       memory['modulation'][name],
       views.images,
-      views.unlabeled,
+      views.weak,
     )
     for name in PAIR
   ]

@@ -1,7 +1,7 @@
 """What the methods beside DBDC share: plain U-Nets and a step that trains them.
 
 Such a method is one function from a step's views to named loss terms. Here are
-its networks, its views, the way from terms to the loss, and its recipe.
+its functions, the way from terms to the loss, and its recipe.
 
 `recipe=dbdc` leaves everything but the method as in DBDC: optimizer, learning
 rate, augmentation, ramp and supervised epochs. `recipe=own` takes what these
@@ -19,14 +19,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 import optax
 
-from data import task_file
-from dbdc_jax.methods.common import base, passes
-from dbdc_jax.models.unet import UNet
-from dbdc_jax.ops import augment, losses, optimizer, teacher
-from dbdc_jax.runtime.precision import compute_dtype
+from dbdc_jax.methods.common import base, networks, passes
+from dbdc_jax.methods.common.networks import Networks, Step
+from dbdc_jax.ops import losses, optimizer, teacher
 
 # Of the published optimizer.
 WEIGHT_DECAY = 1e-4
@@ -42,25 +39,25 @@ class Outcome(NamedTuple):
     unlabeled: terms `[K]` by name, before ramp and weight; may be empty.
     logits: `[K, b, H, W, C]` of the labelled slices, for the training DSC.
     labels: `[K, b, H, W]`.
-    memory: after the step.
+    statistics: running ones after the step.
   """
 
   labeled: dict[str, jax.Array]
   unlabeled: dict[str, jax.Array]
   logits: jax.Array
   labels: jax.Array
-  memory: Any
+  statistics: Any
 
 
 def build(
   config: ml_collections.ConfigDict,
   axis_name: str | None,
-  loss: Callable[[passes.Step, Any, Any], Outcome],
+  loss: Callable[[Step, Any, Any], Outcome],
   *,
   unlabeled: bool = True,
   pair: bool = False,
   taught: bool = False,
-  readout: Callable[[jax.Array], jax.Array] = lambda logits: logits,
+  readout: Callable[[jax.Array], jax.Array] | None = None,
   own_tx: optax.GradientTransformation | None = None,
   own_start: float = 0.0,
   multiple: int = 1,
@@ -78,17 +75,17 @@ def build(
     taught: `memory['teacher']` follows `params`.
     readout: from the tested network's output to logits.
     own_tx: the optimizer of `recipe=own`, if not the usual one.
-    own_start: see `passes.Plain`.
+    own_start: see `networks.Networks`.
     multiple: see `base.Traits`.
   """
-  net = network(config, axis_name, own_start)
   follow = functools.partial(teacher.follow, limit=config.ssl.decay)
-  return base.Method(
-    init=functools.partial(_init, net, pair, taught),
-    loss=functools.partial(_loss, net, loss),
-    predict=functools.partial(_predict, net, pair, readout),
+  return networks.method(
+    networks.of_unet(config, axis_name, own_start),
+    init=functools.partial(_init, pair=pair, taught=taught),
+    loss=functools.partial(_loss, loss),
+    predict=functools.partial(_predict, readout=readout),
     update=follow if taught else base.keep_memory,
-    counted=functools.partial(_counted, net, pair),
+    counted=_counted,
     traits=base.Traits(
       joint=base.is_joint(config, False),
       unlabeled=unlabeled,
@@ -102,60 +99,16 @@ def build(
   )
 
 
-def network(
-  config: ml_collections.ConfigDict, axis_name: str | None, own_start: float
-) -> passes.Plain:
-  """The network and settings of a config; see `passes.Plain`."""
-  labelable = labelable_classes(config)
-  unet = UNet(
-    num_classes=labelable.shape[1],
-    num_modalities=labelable.shape[0],
-    width=config.model.width,
-    axis_name=axis_name,
-    grouped=True,
-    dtype=compute_dtype(config.dtype),
-    modulation=config.model.modulation,
-  )
-  # Prediction takes any mixture of modalities: no grouped layout.
-  predictor = unet.clone(grouped=False, axis_name=None)
-  return passes.Plain(
-    unet,
-    predictor,
-    augmentation(config),
-    config,
-    labelable,
-    own_start,
-    axis_name,
-  )
-
-
-def labelable_classes(config: ml_collections.ConfigDict) -> np.ndarray:
-  """`[K, C]` bool of the run's modalities, see `Task.labelable`."""
-  task = task_file.find(config.task)
-  return task.labelable(task.select(config.modalities))
-
-
-def augmentation(config: ml_collections.ConfigDict) -> augment.Augmentation:
-  """What is drawn, with either recipe."""
-  settings = augment.Augmentation(**config.augment)
-  if config.recipe == 'own':
-    settings = settings._replace(scale=0.0, intensity_labeled=0.0)
-  return settings
-
-
-def _init(net: passes.Plain, pair: bool, taught: bool, key: jax.Array):
+def _init(net: Networks, key: jax.Array, *, pair: bool, taught: bool):
   """Parameters and memory before the first step."""
-  patch = net.settings.patch_size
-  image = jnp.zeros((1, patch, patch, 1))
+  ids = jnp.zeros(1, jnp.int32)
 
   def start(key):
-    ids = jnp.zeros(1, jnp.int32)
-    variables = net.predictor.init(key, image, ids, False)
+    variables = net.predictor.init(key, net.blank, ids, False)
     return variables['params'], variables['modulation']
 
   if pair:
-    keys = jax.random.split(key)
-    starts = [start(k) for k in keys]
+    starts = map(start, jax.random.split(key))
     params, statistics = (
       dict(zip(passes.PAIR, part, strict=True))
       for part in zip(*starts, strict=True)
@@ -166,39 +119,34 @@ def _init(net: passes.Plain, pair: bool, taught: bool, key: jax.Array):
   return params, memory | (teacher.init(params) if taught else {})
 
 
-def _predict(net, pair, readout, params, memory, images, modality):
+def _each(params: Any, statistics: Any) -> list[dict[str, Any]]:
+  """What the network, or each of a pair, is applied with."""
+  if passes.PAIR[0] not in params:
+    return [{'params': params, 'modulation': statistics}]
+  return [
+    {'params': params[name], 'modulation': statistics[name]}
+    for name in passes.PAIR
+  ]
+
+
+def _predict(net: Networks, params, memory, images, modality, *, readout):
   """Logits in evaluation mode, of a pair those of the first network."""
-  variables = _tested(pair, params, memory)
-  logits = net.predictor.apply(variables, images, modality, False)
+  tested = _each(params, memory['modulation'])[0]
+  logits = net.predictor.apply(tested, images, modality, False)
   logits = losses.only_labelable(logits, net.labelable, modality)
-  return readout(logits)
+  return readout(logits) if readout else logits
 
 
-def _tested(pair, params, memory):
-  """Parameters and statistics of the network that is tested."""
-  statistics = memory['modulation']
-  if pair:
-    params, statistics = params[passes.PAIR[0]], statistics[passes.PAIR[0]]
-  return {'params': params, 'modulation': statistics}
-
-
-def _counted(net, pair, params, memory, image):
+def _counted(net: Networks, params, memory, image):
   """The network or both, and the teacher; see `base.Method`."""
-  names = passes.PAIR if pair else (None,)
-  parts = [params[name] if name else params for name in names]
-  parts += [memory[name] for name in ('teacher',) if name in memory]
-  statistics = memory['modulation'][names[0]] if pair else memory['modulation']
+  statistics = memory['modulation']
+  found = _each(params, statistics)
+  if 'teacher' in memory:
+    found += _each(memory['teacher'], statistics)
   ids = jnp.zeros(len(image), jnp.int32)
-  for part in parts:
-    variables = {'params': part, 'modulation': statistics}
+  for variables in found:
     net.predictor.apply(variables, image, ids, False)
-  return parts
-
-
-def _loss(net, loss, params, memory, batch, key, signals):
-  """The loss, with memory and metrics; see `base.Method`."""
-  step = passes.Step(net, batch, key, signals)
-  return _total(step, loss(step, params, memory))
+  return [variables['params'] for variables in found]
 
 
 def gaussian_ramp(progress: jax.Array) -> jax.Array:
@@ -206,24 +154,24 @@ def gaussian_ramp(progress: jax.Array) -> jax.Array:
   return jnp.exp(-5.0 * jnp.square(1.0 - progress))
 
 
-def ramp(step: passes.Step) -> jax.Array:
+def ramp(step: Step) -> jax.Array:
   """Scalar weight of the unlabelled losses, in the run's recipe."""
   signals = step.signals
   return gaussian_ramp(signals.progress) if step.net.own else signals.ramp
 
 
-def _total(step: passes.Step, outcome: Outcome):
-  """The loss, with memory and metrics, of `base.Method.loss`."""
-  terms, signals = dict(outcome.labeled), step.signals
+def _loss(loss, step: Step, params, memory):
+  """The loss of an `Outcome`; see `networks.method`."""
+  outcome, signals = loss(step, params, memory), step.signals
+  terms = dict(outcome.labeled)
   per_modality = sum(terms.values())
   if outcome.unlabeled:
     # Selected, never multiplied: a NaN that must not act stays out.
     on = passes.acting(step)
     more = {k: jnp.where(on, v, 0.0) for k, v in outcome.unlabeled.items()}
-    per_modality += step.net.config.ssl.weight * ramp(step) * sum(more.values())
+    per_modality += step.config.ssl.weight * ramp(step) * sum(more.values())
     terms |= more
-  counts = losses.dice_counts(
-    outcome.logits, outcome.labels, step.net.axis_name
-  )
+  counts = losses.dice_counts(outcome.logits, outcome.labels, step.axis_name)
   value = jnp.sum(signals.weights * per_modality)
-  return value, (outcome.memory, {**terms, 'dice_counts': counts})
+  memory = {**memory, 'modulation': outcome.statistics}
+  return value, (memory, {**terms, 'dice_counts': counts})

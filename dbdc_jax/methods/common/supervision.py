@@ -9,15 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dbdc_jax.methods.common.base import Signals
+from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
 
 
 def labeled_terms(
+  step: Step,
   logits: jax.Array,
   labels: jax.Array,
-  signals: Signals,
-  axis_name: str | None,
   *,
   name: str = 'sup',
   share: float = 1.0,
@@ -26,10 +25,9 @@ def labeled_terms(
   """Cross entropy and Dice of labelled slices (the paper's eq 21).
 
   Args:
+    step: what the method was given.
     logits: `[K, b, H, W, C]`.
     labels: `[K, b, H, W]` int class indices.
-    signals: what the loop passed in.
-    axis_name: the device axis, or None.
     name: what the terms' names begin with; 'sup' with what may follow it, so
       that a loss that is no number is looked for here first.
     share: what each term is multiplied by.
@@ -38,9 +36,10 @@ def labeled_terms(
   Returns:
     `NAME_ce` and `NAME_dice`, `[K]` each.
   """
-  ce = losses.cross_entropy(logits, labels, axis_name)
+  ce = losses.cross_entropy(logits, labels, step.axis_name)
+  present = step.signals.present
   dice = losses.dice(
-    logits, labels, signals.present, axis_name, linear=linear_dice
+    logits, labels, present, step.axis_name, linear=linear_dice
   )
   return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
 

@@ -63,16 +63,14 @@ class Transfer(NamedTuple):
     return out
 
 
-def of(
-  config: ml_collections.ConfigDict, *, full: bool, selected_on: int
-) -> Transfer:
+def of(config: ml_collections.ConfigDict, *, selected_on: int) -> Transfer:
   """The direction that a config names.
 
-  Without `source` and `target`, the run's two modalities in their order.
+  Without `source` and `target`, the run's two modalities in their order. A
+  method `NAME_full` has a fully labelled source.
 
   Args:
     config: the run's config.
-    full: see `Transfer`.
     selected_on: `SOURCE` or `TARGET`.
 
   Raises:
@@ -96,6 +94,7 @@ def of(
       f' --config.source={known[0]} --config.target={known[-1]} (there are:'
       f' {", ".join(known)})'
     )
+  full = config.method.endswith('_full')
   return Transfer(*pair, full, pair[selected_on])
 
 

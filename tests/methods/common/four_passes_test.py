@@ -7,7 +7,7 @@ import pytest
 from trajectory import B, C, K, make_batch, make_config, make_signals
 
 from dbdc_jax import methods
-from dbdc_jax.methods.common import four_passes
+from dbdc_jax.methods.common import four_passes, networks, passes
 from dbdc_jax.models.modulation import ModulationBank, follow
 
 PASSES, EACH, CHANNELS = 3, 2, 4
@@ -72,52 +72,44 @@ def test_a_bank_of_passes_equals_one_pass_after_another(count, shared):
   )
 
 
-def _networks(monkeypatch, config):
-  """A config's method, and the networks that it is made of."""
-  kept, make = [], four_passes.Networks
-  monkeypatch.setattr(
-    four_passes,
-    'Networks',
-    lambda **parts: kept.append(make(**parts)) or kept[0],
-  )
-  return methods.build(config), kept[0]
-
-
 @pytest.mark.parametrize('off', ['', 'fpc'])
-def test_merged_passes_equal_separate_ones(monkeypatch, off):
+def test_merged_passes_equal_separate_ones(off):
   """Logits, embeddings, pseudo-labels and moments, whatever is off."""
   config = make_config()
   config.dtype = 'float32'
   if off:
     config.dc[off] = False
-  method, nets = _networks(monkeypatch, config)
+  method = methods.build(config)
+  net = networks.of_unet(config, None, extra_head=True)
   signals, batch = make_signals(), make_batch()
 
   @jax.jit
   def both(key):
     params, memory = method.init(key)
-    images, _, k_drop = four_passes.augmented(nets, batch, key)
-    merged = four_passes.run(nets, params, memory, images, signals, k_drop)
+    step = networks.Step(net, batch, key, signals)
+    merged = four_passes.run(step, params, memory)
+    views = passes.views(step)
     apart, found = [], []
-    apply = lambda *args: four_passes._apply(nets, params, memory, *args, 1)
-    decode = lambda features: four_passes._decode(
-      nets, params, memory, features, 1, True
-    )
-    encoded = {name: apply('encode', x) for name, x in images.items()}
+    learner = four_passes.Learner(net, params, memory)
+    decode = lambda features: learner.decode(features, 1, True)
+    encoded = {
+      name: learner.apply('encode', passes.flat(getattr(views, name)), 1)
+      for name in ('images', 'weak', 'strong')
+    }
     decoded = {name: decode(f) for name, (f, _) in encoded.items()}
-    for name in ('labeled', 'weak', 'strong'):
+    for name in ('images', 'weak', 'strong'):
       found.append(encoded[name][1] | decoded[name][1])
-    apart.append(decoded['labeled'][0])
+    apart.append(decoded['images'][0])
     if off != 'fpc':
       *skips, m = encoded['weak'][0]
-      rate = config.dc.dropout
-      dropped = four_passes.drop_bottleneck((*skips, m), k_drop, rate)
+      rate, keys = config.dc.dropout, passes.flat(views.keys)
+      dropped = four_passes.drop_bottleneck((*skips, m), keys, rate)
       apart.append(decode(dropped)[0])
     apart.append(decoded['strong'][0])
     pseudo = jnp.argmax(decoded['weak'][0].logits[0], -1)
     together = jax.tree.map(lambda *x: jnp.concatenate(x), *apart)
     return (
-      (merged.views, merged.moments),
+      (merged.seen, merged.moments),
       (together, found),
       (
         merged.pseudo,

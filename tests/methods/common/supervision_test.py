@@ -12,10 +12,9 @@ def test_labeled_terms_are_cross_entropy_and_dice():
   labels = rng.integers(0, 5, (2, 3, 4, 4))
   for power in (1, 2):
     found = supervision.labeled_terms(
+      pixelwise.step(pixelwise.config('cps'), pixelwise.signals()),
       jnp.asarray(logits),
       jnp.asarray(labels),
-      pixelwise.signals(),
-      None,
       name='a',
       share=0.5,
       linear_dice=power == 1,

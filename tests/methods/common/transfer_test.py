@@ -140,7 +140,7 @@ def test_a_split_is_adapted_saved_and_found_again(prepared, split, tmp_path):
 
 def test_a_direction_is_named_or_that_of_the_modalities():
   config = heart.get_config('method=varda')
-  of = lambda: transfer.of(config, full=False, selected_on=transfer.TARGET)
+  of = lambda: transfer.of(config, selected_on=transfer.TARGET)
   assert of() == transfer.Transfer('ct', 'mr', False, 'mr')
   config.source, config.target = 'mr', 'ct'
   assert of().modalities == ('mr', 'ct') and of().selected_on == 'ct'
@@ -156,7 +156,7 @@ def test_other_directions_are_refused(source, target):
   config = abdomen.get_config('method=varda')
   config.source, config.target = source, target
   with pytest.raises(ValueError, match='name both'):
-    transfer.of(config, full=False, selected_on=transfer.TARGET)
+    transfer.of(config, selected_on=transfer.TARGET)
 
 
 def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(

@@ -1,0 +1,95 @@
+"""What the methods that transfer share: one direction, one network for both.
+
+Their networks are made of images of the source and, some, of the target; the
+target's labels are never seen.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from dbdc_jax.methods.common import base, networks, transfer
+from dbdc_jax.methods.common.networks import Networks, Step
+from dbdc_jax.ops import losses
+from dbdc_jax.runtime.precision import compute_dtype
+
+
+def build(
+  config: ml_collections.ConfigDict,
+  axis_name: str | None,
+  network: type[nn.Module],
+  *,
+  selected_on: int,
+  own: tuple[optax.GradientTransformation, float],
+  loss: Callable[..., Any],
+  segment: Callable[..., jax.Array],
+  counted: Callable[..., Any],
+) -> base.Method:
+  """Makes a method that transfers, with one network for both modalities.
+
+  Args:
+    config: the run's config.
+    axis_name: the device axis, or None.
+    network: of `(classes, width, axis_name, dtype)`.
+    selected_on: see `transfer.of`.
+    own: optimizer and learning rate of `recipe=own`.
+    loss: see `networks.method`.
+    segment: `(net, variables, images) -> logits` in evaluation mode.
+    counted: see `networks.method`.
+  """
+  direction = transfer.of(config, selected_on=selected_on)
+  config = direction.settle(config)
+  classes = networks.labelable_classes(config).shape[1]
+  dtype = compute_dtype(config.dtype)
+  unet = network(classes, config.model.width, axis_name, dtype)
+  return networks.method(
+    networks.of_config(config, unet, unet.clone(axis_name=None), 0.0),
+    init=_init,
+    loss=loss,
+    predict=functools.partial(_predict, segment=segment),
+    counted=counted,
+    traits=base.Traits(transfer=direction),
+    recipe=base.recipe(config, *own),
+  )
+
+
+def _init(net: Networks, key: jax.Array):
+  """Parameters and memory before the first step."""
+  variables = net.predictor.init(key, net.blank, False)
+  return variables['params'], {'modulation': variables['modulation']}
+
+
+def _predict(net: Networks, params, memory, images, modality, *, segment):
+  """Logits of either modality, by the one network."""
+  logits = segment(net, {'params': params, **memory}, images)
+  return losses.only_labelable(logits, net.labelable, modality)
+
+
+def outcome(
+  step: Step,
+  terms: dict[str, jax.Array],
+  value: jax.Array,
+  answer: tuple[jax.Array, jax.Array],
+  memory: Any,
+) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+  """What the loss of a method that transfers returns.
+
+  Args:
+    step: what the method was given.
+    terms: `[2]` each, see `transfer.rows`.
+    value: the loss.
+    answer: `[1, b, H, W, C]` logits of the source's labelled slices and
+      `[1, b, H, W]` their labels.
+    memory: after the step.
+  """
+  counts = losses.dice_counts(*answer, step.axis_name)
+  # The target has no labels to be counted.
+  counts = jnp.pad(counts, ((0, 0), (0, 1), (0, 0)))
+  return value, (lax.stop_gradient(memory), {**terms, 'dice_counts': counts})

@@ -1,0 +1,170 @@
+"""A method's networks, and the step that they are trained in.
+
+Every method's loss is `(step, params, memory) -> (loss, (memory, metrics))`;
+`method` binds it and the other functions to the networks.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from data import task_file
+from dbdc_jax.methods.common import base
+from dbdc_jax.models.unet import UNet
+from dbdc_jax.ops import augment
+from dbdc_jax.runtime.precision import compute_dtype
+
+
+class Networks(NamedTuple):
+  """The network and settings that a step needs.
+
+  Attributes:
+    unet: in its training form; some methods have another network here.
+    predictor: the same for any mixture of modalities, on one device.
+    settings: of the augmentation.
+    config: the run's config.
+    labelable: `[K, C]` bool, see `Task.labelable`.
+    own_start: share of the run before which the unlabelled losses are off, if
+      the method's own recipe is followed; None: DBDC's is.
+  """
+
+  unet: nn.Module
+  predictor: nn.Module
+  settings: augment.Augmentation
+  config: ml_collections.ConfigDict
+  labelable: np.ndarray
+  own_start: float | None
+
+  @property
+  def own(self) -> bool:
+    """Whether the method's own recipe is followed."""
+    return self.own_start is not None
+
+  @property
+  def blank(self) -> jax.Array:
+    """A training patch of zeros."""
+    patch = self.settings.patch_size
+    return jnp.zeros((1, patch, patch, 1))
+
+
+class Step(NamedTuple):
+  """What a method's loss is given, beside parameters and memory.
+
+  Attributes:
+    net: the method's networks.
+    batch: what `input_pipeline` gives, on one device.
+    key: of the step's draws.
+    signals: what the loop passes in.
+  """
+
+  net: Any
+  batch: dict[str, Any]
+  key: jax.Array
+  signals: base.Signals
+
+  @property
+  def config(self) -> ml_collections.ConfigDict:
+    """The run's config."""
+    return self.net.config
+
+  @property
+  def axis_name(self) -> str | None:
+    """The device axis, or None."""
+    return self.net.unet.axis_name
+
+
+def method(
+  net: Any,
+  *,
+  init: Callable[..., Any],
+  loss: Callable[..., Any],
+  predict: Callable[..., Any],
+  counted: Callable[..., Any],
+  traits: base.Traits,
+  recipe: base.Recipe,
+  update: Callable[..., Any] = base.keep_memory,
+) -> base.Method:
+  """Makes a method of functions that take its networks first.
+
+  Args:
+    net: the networks.
+    init: `(net, key)`; see `base.Method`, as for all that follows.
+    loss: `(step, params, memory)`.
+    predict: `(net, params, memory, ...)`.
+    counted: `(net, params, memory, image)`.
+    traits: the method's.
+    recipe: the method's.
+    update: without `net`.
+  """
+  return base.Method(
+    init=functools.partial(init, net),
+    loss=functools.partial(_loss, net, loss),
+    predict=functools.partial(predict, net),
+    update=update,
+    counted=functools.partial(counted, net),
+    traits=traits,
+    recipe=recipe,
+  )
+
+
+def _loss(net, loss, params, memory, batch, key, signals):
+  """`base.Method.loss` by a loss that takes a `Step`."""
+  return loss(Step(net, batch, key, signals), params, memory)
+
+
+def of_unet(
+  config: ml_collections.ConfigDict,
+  axis_name: str | None,
+  own_start: float | None = None,
+  **more: Any,
+) -> Networks:
+  """The U-Net of a config, and its settings.
+
+  Args:
+    config: the run's config.
+    axis_name: the device axis, or None.
+    own_start: see `Networks`; of a method that has a recipe of its own.
+    **more: fields of the `UNet`.
+  """
+  labelable = labelable_classes(config)
+  unet = UNet(
+    num_classes=labelable.shape[1],
+    num_modalities=labelable.shape[0],
+    width=config.model.width,
+    axis_name=axis_name,
+    grouped=True,
+    dtype=compute_dtype(config.dtype),
+    modulation=config.model.modulation,
+    **more,
+  )
+  # Prediction takes any mixture of modalities: no grouped layout.
+  predictor = unet.clone(grouped=False, axis_name=None)
+  return of_config(config, unet, predictor, own_start)
+
+
+def of_config(
+  config: ml_collections.ConfigDict,
+  unet: nn.Module,
+  predictor: nn.Module,
+  own_start: float | None,
+) -> Networks:
+  """Any network with its settings; see `Networks`."""
+  settings = augment.Augmentation(**config.augment)
+  if config.recipe != 'own':
+    own_start = None
+  if own_start is not None:
+    settings = settings._replace(scale=0.0, intensity_labeled=0.0)
+  labelable = labelable_classes(config)
+  return Networks(unet, predictor, settings, config, labelable, own_start)
+
+
+def labelable_classes(config: ml_collections.ConfigDict) -> np.ndarray:
+  """`[K, C]` bool of the run's modalities, see `Task.labelable`."""
+  task = task_file.find(config.task)
+  return task.labelable(task.select(config.modalities))

@@ -1,0 +1,124 @@
+"""The prototype bank in a DBDC step: MPCL of all passes, and the bank's update.
+
+The paper's equations 4 to 12 on a step's passes; what they are of arrays is in
+`ops/prototypes.py`.
+"""
+
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from dbdc_jax.methods.common import supervision
+from dbdc_jax.methods.common.four_passes import Passes
+from dbdc_jax.methods.common.networks import Step
+from dbdc_jax.ops import losses, prototypes
+from dbdc_jax.ops.prototypes import Prototypes
+
+
+def _strided(step: Step, labels: jax.Array) -> jax.Array:
+  """Labels `[..., K, b, H, W]` at the embeddings' pixels: `[..., K, n]`."""
+  stride = step.config.mpcl.stride
+  labels = labels[..., ::stride, ::stride]
+  return labels.reshape(*labels.shape[:-3], -1)
+
+
+def terms(
+  step: Step, params: Any, memory: Any, passes: Passes
+) -> dict[str, jax.Array]:
+  """The enabled MPCL terms of all passes, each already divided as in eq 12.
+
+  They are of the bank from before this step.
+
+  Returns:
+    Term to `[P, K]`; empty without MPCL.
+  """
+  settings, signals = step.config.mpcl, step.signals
+  if not settings.enabled:
+    return {}
+  count = len(passes.names)
+  # The norm's gradient from what must not act yet is selected away, too.
+  acts = jnp.array([True] + [False] * (count - 1)) | signals.active
+  norm = supervision.gate(
+    {
+      name: jnp.broadcast_to(value, (count, *value.shape))
+      for name, value in params['prototype_norm'].items()
+    },
+    acts[:, None],
+  )
+
+  def of_pass(embeddings, labels, norm):
+    return prototypes.mpcl_terms(
+      memory['prototypes'],
+      embeddings,
+      labels,
+      signals.present,
+      **norm,
+      temperature=settings.temperature,
+      axis_name=step.axis_name,
+    )
+
+  labels = _strided(step, jnp.stack(passes.targets))
+  found = jax.vmap(of_pass)(passes.seen.embeddings, labels, norm)
+  share = settings.delta / 4
+  return {k: share * value for k, value in found.items() if settings[k]}
+
+
+def update(
+  step: Step, bank: Prototypes, passes: Passes
+) -> tuple[Prototypes, dict[str, jax.Array]]:
+  """Start, assignment and update of the prototypes (eq 4 to 7).
+
+  Args:
+    step: what the method was given.
+    bank: the bank from before this step.
+    passes: of which the labelled and the strong one take part.
+
+  Returns:
+    The new bank, and metrics.
+  """
+  mpcl, signals, axis_name = step.config.mpcl, step.signals, step.axis_name
+  views = lax.stop_gradient(passes.seen.embeddings)
+  labels = _strided(step, passes.labels)
+  started = prototypes.start(bank, views[0], labels, signals.present, axis_name)
+  takes_part, used = jnp.ones(labels.shape, bool), [0]
+  if 'ipc' in passes.names:
+    used.append(passes.names.index('ipc'))
+    pseudo = _strided(step, passes.pseudo)
+    labels = jnp.concatenate([labels, pseudo.astype(labels.dtype)], 1)
+    joins = signals.active & signals.consistent[:, None]
+    takes_part = jnp.concatenate(
+      [takes_part, jnp.broadcast_to(joins, pseudo.shape)], 1
+    )
+  joined = lambda values: jnp.concatenate([values[i] for i in used], 1)
+  kept = takes_part
+  if mpcl.assignment == 'sinkhorn':
+    # Of all views: the product that the loss has, too, is computed once.
+    similarities = jax.vmap(prototypes.similarity, (0, None))(views, bank.bank)
+    assigned = prototypes.assign(
+      joined(jax.vmap(prototypes.own)(similarities)),
+      takes_part,
+      signals.present,
+      epsilon=mpcl.epsilon,
+      iterations=mpcl.iterations,
+      axis_name=axis_name,
+    )
+    kept &= assigned == labels
+  # A bank that was not ready before this step keeps its start.
+  moved, counts = prototypes.update(
+    started._replace(ready=bank.ready),
+    joined(views),
+    labels,
+    kept,
+    momentum=mpcl.momentum,
+    axis_name=axis_name,
+  )
+  chosen = losses.one_hot(labels, counts.shape[-1]) & takes_part[..., None]
+  offered = losses.total(jnp.sum(chosen, 1).astype(jnp.float32), axis_name)
+  metrics = {
+    'kept_pixels': jnp.where(bank.ready[:, None], counts, 0.0),
+    'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),
+    'prototype_cosine': prototypes.cross_modality_cosine(moved.bank),
+  }
+  return moved._replace(ready=started.ready), metrics
