@@ -139,6 +139,30 @@ def dice(z: np.ndarray, labels: np.ndarray, power: int = 2) -> np.ndarray:
   return np.array(out)
 
 
+def divergence(z, w):
+  """Symmetric, pixel by pixel."""
+  p, q = (softmax(x).reshape(-1, x.shape[-1]) for x in (z, w))
+  pairs = zip(p, q, strict=True)
+  both = [
+    np.sum(a * np.log(a / b)) / 2 + np.sum(b * np.log(b / a)) / 2
+    for a, b in pairs
+  ]
+  return np.mean(both)
+
+
+def sorted_share(z, share):
+  """Which pixels the most confident share of each class is, by sorting."""
+  p = softmax(z)
+  labels, best = p.argmax(-1), p.max(-1)
+  kept = np.zeros(labels.shape, bool)
+  for c in range(z.shape[-1]):
+    mine = np.sort(best[labels == c])[::-1]
+    if len(mine):
+      limit = mine[int(np.ceil(share * len(mine))) - 1]
+      kept |= (labels == c) & (best >= limit)
+  return labels, kept
+
+
 def evaluate(method, params, memory, given, key, told):
   """Loss, metrics, new memory and gradients of parameters and memory."""
   floats = lambda x: jnp.issubdtype(x.dtype, jnp.floating)

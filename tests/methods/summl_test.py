@@ -1,4 +1,3 @@
-from co_training_test import divergence, sorted_share
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +27,7 @@ def _passed(params, images):
 
 
 def _taught(teacher, student, share):
-  labels, kept = sorted_share(teacher, share)
+  labels, kept = pixelwise.sorted_share(teacher, share)
   p = pixelwise.softmax(student)[kept]
   return -np.mean([np.log(q[y]) for q, y in zip(p, labels[kept], strict=True)])
 
@@ -71,7 +70,7 @@ def test_loss_is_that_of_a_loop(method):
     ],
     'cycle': cycle,
     'consistency': [
-      0.5 * divergence(z, w) for z, w in zip(own, other, strict=True)
+      0.5 * pixelwise.divergence(z, w) for z, w in zip(own, other, strict=True)
     ],
     # At the end of the run 80 % of each class teach.
     'teach_other': [
