@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint types format clean
+.PHONY: help install run test check lint types format clean
 
 help:  ## Show this list
 	@echo 'Targets (each installs what it needs, the first time):'
@@ -31,6 +31,9 @@ run: $(STAMP)  ## Train and test DBDC on the built-in heart phantom
 
 test: $(STAMP)  ## Run the tests (real scans: DBDC_SCANS=DIR make test)
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+check: lint types  ## Lint, types and the tests that compile no train step
+	$(BIN)/python -m pytest -q -m 'not trains' $(ARGS)
 
 lint: $(STAMP)  ## Check formatting and style
 	$(BIN)/ruff format --check $(SOURCES)

@@ -6,6 +6,14 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+# Compiling is most of the time; like this it takes a third of it. What is
+# compiled runs slower, which sizes like the tests' do not notice.
+_QUICK = (
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_use_fusion_emitters=false'
+)
+
+
 def _set_up_jax() -> None:
   """Devices and compilation cache; before anything imports jax.
 
@@ -14,14 +22,13 @@ def _set_up_jax() -> None:
   count = '--xla_force_host_platform_device_count'
   flags = os.environ.get('XLA_FLAGS', '')
   if count not in flags:
-    # Compiling is most of the time, and takes two thirds of it like this.
-    quick = '--xla_backend_optimization_level=1'
-    os.environ['XLA_FLAGS'] = f'{flags} {count}=4 {quick}'.strip()
+    os.environ['XLA_FLAGS'] = f'{flags} {count}=4 {_QUICK}'.strip()
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  # Steps of the same shapes are compiled once, also between calls of pytest.
+  # What is compiled once is read by the other tests and processes, and by later
+  # calls of pytest; the many little programs too.
   cache = str(ROOT / '.pytest_cache' / 'jax')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 
 _set_up_jax()
@@ -39,6 +46,44 @@ hypothesis.settings.register_profile(
   'tests', derandomize=True, deadline=None, max_examples=25
 )
 hypothesis.settings.load_profile('tests')
+
+
+# Test modules that compile a train step, and the runs that tests share.
+_TRAINING = (
+  'integration_test',
+  'methods_test',
+  'faults_test',
+  'step_test',
+  'warm_start_test',
+  'transfer_test',
+  'mass_test',
+  'varda_test',
+  'ram_dsir_test',
+  'summl_test',
+  'evil_test',
+  'uamt_test',
+  'ict_test',
+  'mean_teacher_test',
+  'cps_test',
+  'co_training_test',
+  'four_passes_test',
+  'supervision_test',
+  'compiled_test',
+  'distributed_test',
+  'gpu_check_test',
+  'main_test',
+  'registration_test',
+)
+_RUNS = {'trained', 'own_run', 'ct_alone', 'mr_added'}
+
+
+def pytest_collection_modifyitems(items) -> None:
+  """Marks the tests that train; their modules come first, being the longest."""
+  for item in items:
+    if item.path.stem in _TRAINING or _RUNS & {*item.fixturenames}:
+      item.add_marker('trains')
+  long = {item.path for item in items if item.get_closest_marker('trains')}
+  items.sort(key=lambda item: item.path not in long)
 
 
 # A process may map so many pieces of memory (Linux: 65,530); each compiled
