@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, Key, Num, UInt8, UInt16
 
 # Points on the Bezier curve that intensities are interpolated from.
 _CURVE_POINTS = 64
@@ -26,14 +27,16 @@ class Augmentation(NamedTuple):
   noise_sigma: float
 
 
-def sample_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
-  """One key per sample from its index in the global batch: `[n]` keys."""
+def sample_keys(
+  key: Key[Array, ''], indices: Integer[Array, 'n']
+) -> Key[Array, 'n']:
+  """One key per sample from its index in the global batch."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
 
 
 def geometric_matrix(
-  key: jax.Array, settings: Augmentation
-) -> tuple[jax.Array, jax.Array]:
+  key: Key[Array, ''], settings: Augmentation
+) -> tuple[Float[Array, '2 2'], Float[Array, '2']]:
   """Draws the linear part of a sample's geometric augmentation.
 
   Scale per axis U[1 - s, 1 + s]; then, where the task allows flips, an even
@@ -44,8 +47,8 @@ def geometric_matrix(
     settings: what to draw.
 
   Returns:
-    `[2, 2]` matrix from output offsets to input offsets (pixels from the
-    centre; rows, columns), and the crop's position `[2]` in [0, 1].
+    Matrix from output offsets to input offsets (pixels from the centre; rows,
+    columns), and the crop's position in [0, 1].
   """
   k_scale, k_angle, k_turn, k_flip, k_which, k_crop = jax.random.split(key, 6)
   low, high = 1 - settings.scale, 1 + settings.scale
@@ -64,8 +67,13 @@ def geometric_matrix(
   return matrix, jax.random.uniform(k_crop, (2,))
 
 
-def _coordinates(matrix, position, size, patch):
-  """Input coordinates `[2, patch, patch]` of each output pixel centre."""
+def _coordinates(
+  matrix: Float[Array, '2 2'],
+  position: Float[Array, '2'],
+  size: tuple[int, int],
+  patch: int,
+) -> Float[Array, '2 {patch} {patch}']:
+  """Input rows and columns of each output pixel centre."""
   offsets = jnp.arange(patch) - (patch - 1) / 2
   rows, columns = offsets[:, None], offsets[None]
   room = jnp.array([s - patch for s in size])
@@ -78,7 +86,11 @@ def _coordinates(matrix, position, size, patch):
   return jnp.stack(turned)
 
 
-def _take(image, rows, columns):
+def _take(
+  image: Num[Array, 'H W'],
+  rows: Integer[Array, 'h w'],
+  columns: Integer[Array, 'h w'],
+) -> Num[Array, 'h w']:
   """Pixels at integer positions; 0 outside of the image."""
   height, width = image.shape
   inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -87,13 +99,10 @@ def _take(image, rows, columns):
   return jnp.where(inside, image[rows, columns], 0)
 
 
-def warp_image(image: jax.Array, coordinates: jax.Array) -> jax.Array:
-  """Bilinear interpolation of `image [H, W]`, 0 outside.
-
-  Args:
-    image: `[H, W]` float.
-    coordinates: `[2, h, w]` rows and columns.
-  """
+def warp_image(
+  image: Float[Array, 'H W'], coordinates: Float[Array, '2 h w']
+) -> Float[Array, 'h w']:
+  """Bilinear interpolation at rows and columns, 0 outside."""
   low = jnp.floor(coordinates)
   f = coordinates - low
   r, c = low.astype(jnp.int32)
@@ -103,8 +112,10 @@ def warp_image(image: jax.Array, coordinates: jax.Array) -> jax.Array:
   return top * (1 - f[0]) + bottom * f[0]
 
 
-def warp_label(label: jax.Array, coordinates: jax.Array) -> jax.Array:
-  """Nearest neighbour of `label [H, W]`, background outside."""
+def warp_label(
+  label: Integer[Array, 'H W'], coordinates: Float[Array, '2 h w']
+) -> Integer[Array, 'h w']:
+  """Nearest neighbour at rows and columns, background outside."""
   r, c = jnp.round(coordinates).astype(jnp.int32)
   return _take(label, r, c)
 
@@ -118,12 +129,14 @@ def _interpolate(x, xs, ys):
   return y0 + jnp.clip(share, 0.0, 1.0) * (y1 - y0)
 
 
-def bezier(image: jax.Array, points: jax.Array) -> jax.Array:
+def bezier(
+  image: Float[Array, '*pixels'], points: Float[Array, '2 2']
+) -> Float[Array, '*pixels']:
   """Monotone cubic Bezier map of [0, 1] through (0, 0) and (1, 1).
 
   Args:
     image: values in [0, 1].
-    points: `[2, 2]` the two inner control points' x and their y; each is
+    points: the two inner control points' x and their y; each is
       sorted here, which is what makes the curve monotone.
   """
   x, y = jnp.sort(points, -1)
@@ -140,21 +153,21 @@ def _to_float(image):
 
 
 def labeled_view(
-  images: jax.Array,
-  labels: jax.Array,
-  keys: jax.Array,
+  images: UInt16[Array, 'n H W'],
+  labels: UInt8[Array, 'n H W'],
+  keys: Key[Array, 'n'],
   settings: Augmentation,
-) -> tuple[jax.Array, jax.Array]:
-  """The training view of labelled slices.
+) -> tuple[
+  Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
+  Integer[Array, 'n {settings.patch_size} {settings.patch_size}'],
+]:
+  """The training view of labelled slices: images and labels.
 
   Args:
-    images: `[n, H, W]` uint16.
-    labels: `[n, H, W]` uint8.
-    keys: `[n]` the samples' keys.
+    images: as they are stored.
+    labels: class indices.
+    keys: the samples' keys.
     settings: what to draw.
-
-  Returns:
-    `[n, patch, patch, 1]` float32 images, `[n, patch, patch]` int32 labels.
   """
 
   def one(image, label, key):
@@ -171,17 +184,19 @@ def labeled_view(
 
 
 def unlabeled_views(
-  images: jax.Array, keys: jax.Array, settings: Augmentation
-) -> tuple[jax.Array, jax.Array]:
+  images: UInt16[Array, 'n H W'],
+  keys: Key[Array, 'n'],
+  settings: Augmentation,
+) -> tuple[
+  Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
+  Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
+]:
   """The weak and the strong view of unlabelled slices (same geometry).
 
   Args:
-    images: `[n, H, W]` uint16.
-    keys: `[n]` the samples' keys.
+    images: as they are stored.
+    keys: the samples' keys.
     settings: what to draw.
-
-  Returns:
-    Two `[n, patch, patch, 1]` float32 arrays: weak, strong.
   """
 
   def one(image, key):

@@ -11,9 +11,12 @@ the distance is the integral of the squared difference of both densities:
 with means m and variances v.
 """
 
+from collections.abc import Sequence
+
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dbdc_jax.ops import losses
 
@@ -22,20 +25,19 @@ PUBLISHED_BATCH = 10
 
 
 def pooled(
-  mean: jax.Array, variance: jax.Array, side: int = 4
-) -> tuple[jax.Array, jax.Array]:
+  mean: Float[Array, 'N h w c'],
+  variance: Float[Array, 'N h w c'],
+  side: int = 4,
+) -> tuple[Float[Array, 'N rows columns c'], Float[Array, 'N rows columns c']]:
   """Mean and variance of the latent's mean over squares.
 
   The variance of a mean of n independent values is a further n times smaller
   than the mean of theirs.
 
   Args:
-    mean: `[N, h, w, c]`.
-    variance: of the same shape.
+    mean: of each element.
+    variance: of each element.
     side: of a square, in pixels; what is left over at the edge is dropped.
-
-  Returns:
-    Two `[N, h // side, w // side, c]`.
   """
 
   def squares(x):
@@ -68,22 +70,22 @@ def _kernel_sum(one, other):
 
 
 def distance(
-  a: tuple[jax.Array, jax.Array],
-  b: tuple[jax.Array, jax.Array],
+  a: Sequence[Float[Array, 'n ...']],
+  b: Sequence[Float[Array, 'n ...']],
   axis_name: str | None = None,
-) -> jax.Array:
+) -> Float[Array, '']:
   """The distance, over the images of all devices.
 
   The mean over pairs, times the number of pairs of a published batch: its
   weight does not depend on the batch here.
 
   Args:
-    a: means and variances `[n, ...]` of the images of a domain on this device.
+    a: means and variances of the images of a domain on this device.
     b: as many of the other domain.
     axis_name: the device axis, or None.
 
   Returns:
-    A scalar, float32; 0 for equal domains.
+    Float32; 0 for equal domains.
   """
   a, b = (
     [x.reshape(len(x), -1).astype(jnp.float32) for x in d] for d in (a, b)

@@ -10,16 +10,15 @@ instead.
 The pool is part of a method's memory and the same on all devices.
 """
 
-from typing import Any
-
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, Key
 
 from dbdc_jax.ops import losses
 
 
-def init(modalities: int, size: int, patch: int) -> dict[str, jax.Array]:
+def init(modalities: int, size: int, patch: int) -> dict[str, Array]:
   """An empty pool.
 
   Args:
@@ -34,25 +33,25 @@ def init(modalities: int, size: int, patch: int) -> dict[str, jax.Array]:
 
 
 def exchange(
-  pool: dict[str, jax.Array],
-  made: jax.Array,
-  position: jax.Array,
+  pool: dict[str, Array],
+  made: Float[Array, 'K n H W 1'],
+  position: Integer[Array, 'K n'],
   count: int,
-  key: jax.Array,
+  key: Key[Array, ''],
   axis_name: str | None = None,
-) -> tuple[jax.Array, dict[str, Any]]:
+) -> tuple[Float[Array, 'K n H W 1'], dict[str, Array]]:
   """What is shown instead of `made`, and the pool afterwards.
 
   Args:
     pool: of `init`.
-    made: `[K, n, H, W, 1]` this device's translations.
-    position: `[K, n]` their numbers among those of all devices, from 0 on.
+    made: this device's translations.
+    position: their numbers among those of all devices, from 0 on.
     count: of all devices' translations of a modality.
     key: of the step, equal on all devices.
     axis_name: the device axis, or None.
 
   Returns:
-    `[K, n, H, W, 1]` without a gradient, and the pool.
+    Images without a gradient, and the pool.
   """
   made, old = lax.stop_gradient(made), lax.stop_gradient(pool['images'])
   size, known = old.shape[1], pool['count']

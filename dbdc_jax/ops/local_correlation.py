@@ -1,16 +1,16 @@
 """How alike two registered volumes are."""
 
-import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 # Side of the windows that are compared, in voxels.
 WINDOW = 9
 _EPSILON = 1e-5
 
 
-def _box(x: jax.Array) -> jax.Array:
-  """Sums over windows of `[N, D, H, W]`, one axis at a time; 0 outside."""
+def _box(x: Float[Array, 'N D H W']) -> Float[Array, 'N D H W']:
+  """Sums over windows, one axis at a time; 0 outside."""
   for axis in (1, 2, 3):
     window = [1] * x.ndim
     window[axis] = WINDOW
@@ -18,17 +18,15 @@ def _box(x: jax.Array) -> jax.Array:
   return x
 
 
-def local_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
+def local_correlation(
+  a: Float[Array, 'N D H W'], b: Float[Array, 'N D H W']
+) -> Float[Array, 'N D H W']:
   """Squared correlation coefficient in the window around each voxel.
 
   As in VoxelMorph: windows of 9 x 9 x 9 voxels, those outside being 0.
 
-  Args:
-    a: `[N, D, H, W]` float32.
-    b: the same shape.
-
   Returns:
-    The same shape, in [0, 1]; 0 where either does not vary.
+    In [0, 1]; 0 where either does not vary.
   """
   count = WINDOW**3
   mean_a, mean_b = _box(a) / count, _box(b) / count

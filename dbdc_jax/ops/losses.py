@@ -1,8 +1,8 @@
 """Losses and the reductions they share, one value per modality.
 
-Everything here takes arrays whose leading axis is the modality, `[K, b, ...]`
-(`b` samples of each modality on this device), and returns `[K]`. Sums and
-counts are added up over the devices *before* dividing (`total`): a mean of
+Everything here takes arrays whose leading axis is the modality (then the
+samples of each on this device) and returns a value of each. Sums and counts are
+added up over the devices *before* dividing (`total`): a mean of
 local means would be wrong wherever classes are spread unevenly.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
 import numpy as np
 
 DICE_EPSILON = 1e-5
@@ -24,17 +25,19 @@ def total(x: Any, axis_name: str | None) -> Any:
 
 
 def masked_mean(
-  values: jax.Array, mask: jax.Array, axis_name: str | None
-) -> jax.Array:
-  """Mean of `values [K, ...]` where `mask`, per modality and over devices.
+  values: Float[Array, 'K ...'],
+  mask: Bool[Array, '...'],
+  axis_name: str | None,
+) -> Float[Array, 'K']:
+  """Mean where `mask`, per modality and over devices.
 
   Args:
-    values: `[K, ...]`.
-    mask: bool, broadcastable to `values`.
+    values: of any shape.
+    mask: broadcastable to `values`.
     axis_name: the device axis, or None.
 
   Returns:
-    `[K]`; 0 where the mask keeps nothing.
+    0 where the mask keeps nothing.
   """
   mask = jnp.broadcast_to(mask, values.shape)
   axes = tuple(range(1, values.ndim))
@@ -43,23 +46,24 @@ def masked_mean(
   return numerator / jnp.maximum(count, 1.0)
 
 
-def mean(values: jax.Array, axis_name: str | None) -> jax.Array:
-  """Mean of `values [K, ...]` per modality and over devices: `[K]`."""
+def mean(
+  values: Float[Array, 'K ...'], axis_name: str | None
+) -> Float[Array, 'K']:
+  """Mean per modality and over devices."""
   return masked_mean(values, jnp.ones((), bool), axis_name)
 
 
 def cross_entropy(
-  logits: jax.Array, labels: jax.Array, axis_name: str | None = None
-) -> jax.Array:
-  """Mean cross entropy per modality.
+  logits: Float[Array, 'K *pixels C'],
+  labels: Integer[Array, 'K *pixels'],
+  axis_name: str | None = None,
+) -> Float[Array, 'K']:
+  """Mean cross entropy per modality, in nats per pixel.
 
   Args:
-    logits: `[K, ..., C]`.
-    labels: `[K, ...]` int class indices.
+    logits: of each pixel.
+    labels: class indices.
     axis_name: the device axis, or None.
-
-  Returns:
-    `[K]` nats per pixel.
   """
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   chosen = one_hot(labels, logits.shape[-1])
@@ -68,17 +72,19 @@ def cross_entropy(
 
 
 def only_labelable(
-  logits: jax.Array, labelable: np.ndarray, modality: jax.Array
-) -> jax.Array:
+  logits: Float[Array, 'N *pixels C'],
+  labelable: Bool[np.ndarray, 'K C'],
+  modality: Integer[Array, 'N'],
+) -> Float[Array, 'N *pixels C']:
   """Takes classes that a modality's labels cannot contain out of the softmax.
 
   Partial labels: such a class is background in the labels wherever it is in the
   image. Without its logit it is neither learnt as background nor predicted.
 
   Args:
-    logits: `[N, ..., C]`.
-    labelable: `[K, C]` bool; all True leaves the logits alone.
-    modality: `[N]` int32.
+    logits: of each sample's pixels.
+    labelable: see `Task.labelable`; all True leaves the logits alone.
+    modality: of each sample.
   """
   if labelable.all():
     return logits
@@ -87,19 +93,21 @@ def only_labelable(
   return jnp.where(rows.reshape(shape), logits, NEGATIVE)
 
 
-def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
-  """`[..., C]` bool: which class each label is."""
+def one_hot(
+  labels: Integer[Array, '*pixels'], num_classes: int
+) -> Bool[Array, '*pixels C']:
+  """Which class each label is."""
   return labels[..., None] == jnp.arange(num_classes, dtype=labels.dtype)
 
 
 def dice(
-  logits: jax.Array,
-  labels: jax.Array,
-  present: jax.Array,
+  logits: Float[Array, 'K *pixels C'],
+  labels: Integer[Array, 'K *pixels'],
+  present: Bool[Array, 'K C'],
   axis_name: str | None = None,
   *,
   linear: bool = False,
-) -> jax.Array:
+) -> Float[Array, 'K']:
   """Soft Dice loss per modality, squared denominator, background included.
 
   Per class over the whole batch, as the paper's loss_dice is read:
@@ -107,14 +115,14 @@ def dice(
   over the classes that the modality's labels contain.
 
   Args:
-    logits: `[K, b, ..., C]`.
-    labels: `[K, b, ...]` int class indices.
-    present: `[K, C]` bool, classes that the modality's labels contain.
+    logits: of each pixel.
+    labels: class indices.
+    present: classes that the modality's labels contain.
     axis_name: the device axis, or None.
     linear: p and g not squared in the denominator.
 
   Returns:
-    `[K]` in [0, 1].
+    In [0, 1].
   """
   p = jax.nn.softmax(logits.astype(jnp.float32))
   g = one_hot(labels, logits.shape[-1])
@@ -134,32 +142,36 @@ def dice(
   )
 
 
-def symmetric_divergence(logits: jax.Array, others: jax.Array) -> jax.Array:
+def symmetric_divergence(
+  logits: Float[Array, '*pixels C'], others: Float[Array, '*pixels C']
+) -> Float[Array, '*pixels C']:
   """What each class adds to KL(p || q) + KL(q || p) of two softmaxes.
 
   Args:
-    logits: `[..., C]`, of p.
-    others: `[..., C]`, of q.
+    logits: of p.
+    others: of q.
 
   Returns:
-    `[..., C]` nats, not negative.
+    Nats, not negative.
   """
   log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
   return (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
 
 
 def dice_counts(
-  logits: jax.Array, labels: jax.Array, axis_name: str | None = None
-) -> jax.Array:
+  logits: Float[Array, 'K *pixels C'],
+  labels: Integer[Array, 'K *pixels'],
+  axis_name: str | None = None,
+) -> Float[Array, '2 K C']:
   """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
 
   Args:
-    logits: `[K, b, ..., C]`.
-    labels: `[K, b, ...]`.
+    logits: of each pixel.
+    labels: class indices.
     axis_name: the device axis, or None.
 
   Returns:
-    `[2, K, C]` float32: intersections, and sums of both sizes.
+    Intersections, and sums of both sizes.
   """
   num_classes = logits.shape[-1]
   p = one_hot(jnp.argmax(logits, -1).astype(labels.dtype), num_classes)
@@ -170,15 +182,17 @@ def dice_counts(
   return total(jnp.stack([both, sizes]).astype(jnp.float32), axis_name)
 
 
-def pooled_dice(counts: jax.Array, present: jax.Array) -> jax.Array:
+def pooled_dice(
+  counts: Float[Array, '2 K C'], present: Bool[Array, 'K C']
+) -> Float[Array, 'K']:
   """Mean foreground Dice per modality from pooled `dice_counts`.
 
   Args:
-    counts: `[2, K, C]`.
-    present: `[K, C]` bool, classes that the modality's labels contain.
+    counts: of an epoch.
+    present: classes that the modality's labels contain.
 
   Returns:
-    `[K]` in [0, 1]: the training DSC that MAW watches (lambda of eq 15-16).
+    In [0, 1]: the training DSC that MAW watches (lambda of eq 15-16).
   """
   both, sizes = counts
   keep = present & (jnp.arange(both.shape[-1]) > 0)

@@ -1,8 +1,8 @@
 """MLPB, the modality-level prototype bank, and MPCL (equations 4 to 12).
 
-The bank is state, not parameters: `[K, C, D]` unit vectors, one per modality
+The bank is state, not parameters: unit vectors of D values, one per modality
 and class. No gradient ever flows into it. Embeddings come grouped by modality,
-`[K, n, D]` with `n` pixels of each modality on this device.
+those of n pixels of each on this device.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
 
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.sinkhorn import sinkhorn
@@ -24,16 +25,16 @@ class Prototypes(NamedTuple):
   """The prototype bank.
 
   Attributes:
-    bank: `[K, C, D]` float32 unit vectors (zero until started).
-    sums: `[K, C, D]` sums of labelled embeddings, for the start.
-    counts: `[K, C]` pixels in `sums`.
-    ready: `[K]` bool, whether each class of the modality has been seen.
+    bank: unit vectors (zero until started).
+    sums: of labelled embeddings, for the start.
+    counts: pixels in `sums`.
+    ready: whether each class of the modality has been seen.
   """
 
-  bank: jax.Array
-  sums: jax.Array
-  counts: jax.Array
-  ready: jax.Array
+  bank: Float[Array, 'K C D']
+  sums: Float[Array, 'K C D']
+  counts: Float[Array, 'K C']
+  ready: Bool[Array, 'K']
 
 
 def init(num_modalities: int, num_classes: int, dim: int) -> Prototypes:
@@ -47,13 +48,19 @@ def init(num_modalities: int, num_classes: int, dim: int) -> Prototypes:
   )
 
 
-def normalize(x: jax.Array) -> jax.Array:
+def normalize(x: Float[Array, '*axes D']) -> Float[Array, '*axes D']:
   """Unit vectors along the last axis, with a finite gradient at zero."""
   return x * lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + NORM_EPSILON)
 
 
-def _class_sums(embeddings, labels, keep, num_classes, axis_name):
-  """Sums `[K, C, D]` and counts `[K, C]` of the kept pixels per class."""
+def _class_sums(
+  embeddings: Float[Array, 'K n D'],
+  labels: Integer[Array, 'K n'],
+  keep: Bool[Array, 'K n'],
+  num_classes: int,
+  axis_name: str | None,
+) -> tuple[Float[Array, 'K C D'], Float[Array, 'K C']]:
+  """Sums and counts of the kept pixels per class."""
   chosen = losses.one_hot(labels, num_classes) & keep[..., None]
   weights = chosen.astype(jnp.float32)
   # Selected first: 0 * NaN of a pixel that is left out would spread.
@@ -64,9 +71,9 @@ def _class_sums(embeddings, labels, keep, num_classes, axis_name):
 
 def start(
   state: Prototypes,
-  embeddings: jax.Array,
-  labels: jax.Array,
-  present: jax.Array,
+  embeddings: Float[Array, 'K n D'],
+  labels: Integer[Array, 'K n'],
+  present: Bool[Array, 'K C'],
   axis_name: str | None = None,
 ) -> Prototypes:
   """Gathers labelled embeddings until a modality has seen all its classes.
@@ -76,9 +83,9 @@ def start(
 
   Args:
     state: the bank.
-    embeddings: `[K, n, D]` of labelled pixels.
-    labels: `[K, n]` their classes.
-    present: `[K, C]` bool, classes that the modality's labels contain.
+    embeddings: of labelled pixels.
+    labels: their classes.
+    present: classes that the modality's labels contain.
     axis_name: the device axis, or None.
   """
   embeddings = lax.stop_gradient(embeddings)
@@ -100,47 +107,38 @@ def start(
   )
 
 
-def similarity(embeddings: jax.Array, bank: jax.Array) -> jax.Array:
-  """S: cosine of each pixel with each modality's prototypes.
-
-  Args:
-    embeddings: `[K, n, D]` unit vectors.
-    bank: `[J, C, D]` unit vectors.
-
-  Returns:
-    `[K, n, J, C]`.
-  """
+def similarity(
+  embeddings: Float[Array, 'K n D'], bank: Float[Array, 'J C D']
+) -> Float[Array, 'K n J C']:
+  """S: cosine of each pixel with each modality's prototypes (unit vectors)."""
   return jnp.einsum(
     'knd,jcd->knjc', embeddings, lax.stop_gradient(bank), precision=EXACT
   )
 
 
-def own(similarities: jax.Array) -> jax.Array:
-  """The pixels' similarities to their own modality's bank: `[K, n, C]`."""
+def own(similarities: Float[Array, 'K n K C']) -> Float[Array, 'K n C']:
+  """The pixels' similarities to their own modality's bank."""
   return jnp.stack([similarities[k, :, k] for k in range(len(similarities))])
 
 
 def assign(
-  scores: jax.Array,
-  mask: jax.Array,
-  present: jax.Array,
+  scores: Float[Array, 'K n C'],
+  mask: Bool[Array, 'K n'],
+  present: Bool[Array, 'K C'],
   *,
   epsilon: float,
   iterations: int,
   axis_name: str | None = None,
-) -> jax.Array:
+) -> Integer[Array, 'K n']:
   """Class of each pixel by Sinkhorn-Knopp, one problem per modality (eq 4-6).
 
   Args:
-    scores: `[K, n, C]` similarities to the modality's own prototypes.
-    mask: `[K, n]` bool, pixels that take part.
-    present: `[K, C]` bool, classes that take part.
+    scores: similarities to the modality's own prototypes.
+    mask: pixels that take part.
+    present: classes that take part.
     epsilon: entropy weight (the paper's phi).
     iterations: Sinkhorn iterations.
     axis_name: the device axis, or None.
-
-  Returns:
-    `[K, n]` int32 class indices.
   """
   soft = jax.vmap(
     lambda s, m, p: sinkhorn(
@@ -152,13 +150,13 @@ def assign(
 
 def update(
   state: Prototypes,
-  embeddings: jax.Array,
-  labels: jax.Array,
-  kept: jax.Array,
+  embeddings: Float[Array, 'K n D'],
+  labels: Integer[Array, 'K n'],
+  kept: Bool[Array, 'K n'],
   *,
   momentum: float,
   axis_name: str | None = None,
-) -> tuple[Prototypes, jax.Array]:
+) -> tuple[Prototypes, Float[Array, 'K C']]:
   """Moves each prototype towards the mean of its kept pixels (eq 7).
 
   `p <- normalise(alpha p + (1 - alpha) normalise(mean of kept embeddings))`;
@@ -166,14 +164,14 @@ def update(
 
   Args:
     state: the bank.
-    embeddings: `[K, n, D]`.
-    labels: `[K, n]` labels or pseudo-labels.
-    kept: `[K, n]` bool, pixels whose assignment equals their label.
+    embeddings: of the pixels.
+    labels: labels or pseudo-labels.
+    kept: pixels whose assignment equals their label.
     momentum: alpha.
     axis_name: the device axis, or None.
 
   Returns:
-    The bank, and `[K, C]` numbers of kept pixels.
+    The bank, and numbers of kept pixels.
   """
   sums, counts = _class_sums(
     lax.stop_gradient(embeddings),
@@ -190,21 +188,18 @@ def update(
 
 
 def prototype_logits(
-  scores: jax.Array, present: jax.Array, scale: jax.Array, bias: jax.Array
-) -> jax.Array:
+  scores: Float[Array, 'K n C'],
+  present: Bool[Array, 'K C'],
+  scale: Float[Array, 'C'],
+  bias: Float[Array, 'C'],
+) -> Float[Array, 'K n C']:
   """LayerNorm of the similarities over the classes that take part.
 
   Raw cosines cap the best softmax far below 1; the affine LayerNorm (shared by
   the modalities) gives the logits room.
 
-  Args:
-    scores: `[K, n, C]`.
-    present: `[K, C]` bool.
-    scale: `[C]` parameter.
-    bias: `[C]` parameter.
-
   Returns:
-    `[K, n, C]` logits; classes that are not present get no weight.
+    Logits; classes that are not present get no weight.
   """
   mask = present[:, None, :]
   count = jnp.sum(mask, -1, keepdims=True)
@@ -217,29 +212,29 @@ def prototype_logits(
 
 def mpcl_terms(
   state: Prototypes,
-  embeddings: jax.Array,
-  labels: jax.Array,
-  present: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
+  embeddings: Float[Array, 'K n D'],
+  labels: Integer[Array, 'K n'],
+  present: Bool[Array, 'K C'],
+  scale: Float[Array, 'C'],
+  bias: Float[Array, 'C'],
   *,
   temperature: float,
   axis_name: str | None = None,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, 'K']]:
   """The four terms of MPCL (eq 8 to 11) for one view.
 
   Args:
     state: the bank from before this step's update.
-    embeddings: `[K, n, D]` unit vectors.
-    labels: `[K, n]` labels or pseudo-labels.
-    present: `[K, C]` bool, classes that each modality's labels contain.
-    scale: `[C]` of the prototype logits' LayerNorm.
-    bias: `[C]` of the same.
+    embeddings: unit vectors.
+    labels: labels or pseudo-labels.
+    present: classes that each modality's labels contain.
+    scale: of the prototype logits' LayerNorm.
+    bias: of the same.
     temperature: tau of L_pc.
     axis_name: the device axis, or None.
 
   Returns:
-    `{'pseg', 'mc', 'pc', 'pd'}`, each `[K]`; 0 for a modality whose bank is
+    `{'pseg', 'mc', 'pc', 'pd'}`; 0 for a modality whose bank is
     not ready.
   """
   num_modalities, num_classes, _ = state.bank.shape
@@ -273,8 +268,8 @@ def mpcl_terms(
   return {k: jnp.where(state.ready, v, 0.0) for k, v in terms.items()}
 
 
-def cross_modality_cosine(bank: jax.Array) -> jax.Array:
-  """Mean cosine of a class's prototypes across modalities: `[C]`.
+def cross_modality_cosine(bank: Float[Array, 'K C D']) -> Float[Array, 'C']:
+  """Mean cosine of a class's prototypes across modalities.
 
   1 means that the bank holds nothing modality-specific for the class.
   """

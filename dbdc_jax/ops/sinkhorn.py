@@ -5,6 +5,7 @@ import functools
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 # Stands for log 0; finite, so that no difference of two becomes NaN.
 _LOG_ZERO = -1e30
@@ -12,13 +13,13 @@ _LOG_ZERO = -1e30
 
 @functools.partial(jax.jit, static_argnames=('iterations', 'axis_name'))
 def sinkhorn(
-  scores: jax.Array,
-  epsilon: float = 0.05,
+  scores: Float[Array, 'N C'],
+  epsilon: float | Float[Array, ''] = 0.05,
   iterations: int = 3,
   axis_name: str | None = None,
-  mask: jax.Array | None = None,
-  class_mask: jax.Array | None = None,
-) -> jax.Array:
+  mask: Bool[Array, 'N'] | None = None,
+  class_mask: Bool[Array, 'C'] | None = None,
+) -> Float[Array, 'N C']:
   """Soft assignment with nearly equal masses of the classes.
 
   The kernel exp(scores / epsilon) is scaled, `iterations` times, first so that
@@ -26,15 +27,15 @@ def sinkhorn(
   1. All in float32 and in the log domain: nothing overflows.
 
   Args:
-    scores: `[N, C]` similarities of pixels and prototypes.
+    scores: similarities of pixels and prototypes.
     epsilon: entropy weight, the paper's phi.
     iterations: number of scalings.
     axis_name: device axis that the pixels are spread over, or None.
-    mask: `[N]` bool, pixels that take part; None means all.
-    class_mask: `[C]` bool, classes that take part; None means all.
+    mask: pixels that take part; None means all.
+    class_mask: classes that take part; None means all.
 
   Returns:
-    `[N, C]` float32; rows sum to 1 (0 for a pixel that takes no part). No
+    Float32; rows sum to 1 (0 for a pixel that takes no part). No
     gradient flows through it.
   """
   n, c = scores.shape

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, Key
 
 # The noise on a teacher's images is cut off at so many standard deviations.
 _NOISE_LIMIT = 2.0
@@ -42,16 +43,16 @@ def follow(params: Any, memory: dict[str, Any], limit: float) -> dict[str, Any]:
 
 
 def noisy(
-  images: jax.Array,
-  keys: jax.Array,
+  images: Float[Array, 'K b H W 1'],
+  keys: Key[Array, 'K b'],
   sigma: float,
-  number: jax.Array | int = 0,
-) -> jax.Array:
+  number: Integer[Array, ''] | int = 0,
+) -> Float[Array, 'K b H W 1']:
   """Images with Gaussian noise, cut off at two standard deviations.
 
   Args:
-    images: `[K, b, H, W, 1]`.
-    keys: `[K, b]` one for each sample.
+    images: of each modality.
+    keys: one for each sample.
     sigma: standard deviation; images lie in [0, 1].
     number: of this draw, for draws that differ.
   """

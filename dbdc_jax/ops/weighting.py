@@ -17,8 +17,8 @@ scaled to sum to the number of modalities; 1 until two epochs have been seen.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 TAU = 20.0
 BETA = 0.2
@@ -28,23 +28,23 @@ FLOOR = 1e-3
 
 
 class Weighting(NamedTuple):
-  """MAW's state; all `[K]` float32 unless said otherwise.
+  """MAW's state.
 
   Attributes:
     dice: last epoch's training DSC.
     learn: decayed sum of rising epochs' g.
     unlearn: decayed sum of falling epochs' g.
     error: decayed mean of 1 - DSC, 1 at the start.
-    epochs: scalar, epochs seen.
-    clip: `[2]` bounds of the learning-speed factor.
+    epochs: so many were seen.
+    clip: bounds of the learning-speed factor.
   """
 
-  dice: jax.Array
-  learn: jax.Array
-  unlearn: jax.Array
-  error: jax.Array
-  epochs: jax.Array
-  clip: jax.Array
+  dice: Float[Array, 'K']
+  learn: Float[Array, 'K']
+  unlearn: Float[Array, 'K']
+  error: Float[Array, 'K']
+  epochs: Float[Array, '']
+  clip: Float[Array, '2']
 
 
 def init(
@@ -68,8 +68,8 @@ def init(
   )
 
 
-def update(state: Weighting, dice: jax.Array) -> Weighting:
-  """Takes in an epoch's training DSC `[K]` in [0, 1]."""
+def update(state: Weighting, dice: Float[Array, 'K']) -> Weighting:
+  """Takes in an epoch's training DSC in [0, 1]."""
   dice = jnp.clip(jnp.asarray(dice, jnp.float32), FLOOR, 1.0)
   # The first epoch has nothing to be compared with.
   before = jnp.where(state.epochs > 0, state.dice, dice)
@@ -85,8 +85,8 @@ def update(state: Weighting, dice: jax.Array) -> Weighting:
   )
 
 
-def weights(state: Weighting) -> jax.Array:
-  """Omega (eq 13): `[K]`, sums to K."""
+def weights(state: Weighting) -> Float[Array, 'K']:
+  """Omega (eq 13), sums to K."""
   speed = (state.unlearn + SMOOTHING) / (state.learn + SMOOTHING)
   factor = jnp.clip(speed**BETA, state.clip[0], state.clip[1])
   omega = factor * state.error

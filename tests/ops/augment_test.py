@@ -1,3 +1,4 @@
+from arrays import jaxed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ def _keys(n=6, seed=0):
 
 def test_without_draws_a_crop_is_a_piece_of_the_slice():
   images, labels = _slices()
-  out, out_labels = augment.labeled_view(images, labels, _keys(), PLAIN)
+  out, out_labels = jaxed(augment.labeled_view)(images, labels, _keys(), PLAIN)
   for i in range(len(images)):
     found = [
       (r, c)
@@ -47,7 +48,9 @@ def test_image_and_label_move_together():
   labels[:, 8:17, 6:13] = 1
   images = labels.astype(np.uint16) * 65535
   settings = FULL._replace(intensity_labeled=0.0, flips=True)
-  out, out_labels = augment.labeled_view(images, labels, _keys(8), settings)
+  out, out_labels = jaxed(augment.labeled_view)(
+    images, labels, _keys(8), settings
+  )
   same = (np.asarray(out[..., 0]) > 0.5) == (np.asarray(out_labels) == 1)
   assert same.mean() > 0.98
 
@@ -56,20 +59,22 @@ def test_views_share_their_geometry_and_strong_stays_in_range():
   images, _ = _slices()
   images = np.where(images > 30000, 65535, 0).astype(np.uint16)
   settings = PLAIN._replace(noise_probability=0.0)
-  weak, strong = augment.unlabeled_views(images, _keys(), settings)
+  weak, strong = jaxed(augment.unlabeled_views)(images, _keys(), settings)
   # The curve goes through (0, 0) and (1, 1): black and white stay.
   np.testing.assert_allclose(weak, strong, atol=1e-4)
   noisy = FULL._replace(noise_probability=1.0)
-  _, strong = augment.unlabeled_views(images, _keys(), noisy)
+  _, strong = jaxed(augment.unlabeled_views)(images, _keys(), noisy)
   assert strong.min() >= 0 and strong.max() <= 1
 
 
 def test_draws_depend_on_the_sample_and_not_on_its_neighbours():
   images, labels = _slices()
-  whole, _ = augment.labeled_view(images, labels, _keys(), FULL)
-  part, _ = augment.labeled_view(images[2:4], labels[2:4], _keys()[2:4], FULL)
+  whole, _ = jaxed(augment.labeled_view)(images, labels, _keys(), FULL)
+  part, _ = jaxed(augment.labeled_view)(
+    images[2:4], labels[2:4], _keys()[2:4], FULL
+  )
   np.testing.assert_allclose(part, whole[2:4], atol=1e-6)
-  other, _ = augment.labeled_view(images, labels, _keys(seed=1), FULL)
+  other, _ = jaxed(augment.labeled_view)(images, labels, _keys(seed=1), FULL)
   assert not np.allclose(other, whole)
 
 

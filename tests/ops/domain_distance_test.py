@@ -1,3 +1,4 @@
+from arrays import jaxed
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -125,7 +126,7 @@ def test_four_devices_equal_one():
 def test_pooling_is_that_of_independent_values():
   """The mean of squares, and of it the variance, by a loop and by drawing."""
   mean, variance = _domain(0, 2, (9, 8, 2))
-  found, spread = domain_distance.pooled(mean, variance)
+  found, spread = jaxed(domain_distance.pooled)(mean, variance)
   assert found.shape == spread.shape == (2, 2, 2, 2)
   for n, r, c in np.ndindex(2, 2, 2):
     square = np.s_[n, 4 * r : 4 * r + 4, 4 * c : 4 * c + 4]

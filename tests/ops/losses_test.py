@@ -1,3 +1,4 @@
+from arrays import jaxed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +30,7 @@ def test_cross_entropy_equals_the_plain_loop():
       -np.log(p[k][place][labels[k][place]])
       for place in np.ndindex(*labels[k].shape)
     ]
-    found = losses.cross_entropy(logits, labels)[k]
+    found = jaxed(losses.cross_entropy)(logits, labels)[k]
     np.testing.assert_allclose(found, np.mean(nll), rtol=1e-5)
 
 
@@ -46,14 +47,14 @@ def test_dice_equals_the_plain_loop_and_leaves_absent_classes_out():
         - (2 * p[k][..., c][g].sum() + 1e-5)
         / ((p[k][..., c] ** 2).sum() + g.sum() + 1e-5)
       )
-    found = losses.dice(logits, labels, present)[k]
+    found = jaxed(losses.dice)(logits, labels, present)[k]
     np.testing.assert_allclose(found, np.mean(scores), rtol=1e-5)
 
 
 def test_pooled_counts_give_the_dice_of_the_whole_epoch():
   present = np.ones((K, C), bool)
   batches = [_data(seed) for seed in range(3)]
-  counts = sum(losses.dice_counts(*batch) for batch in batches)
+  counts = sum(jaxed(losses.dice_counts)(*batch) for batch in batches)
   logits, labels = (np.concatenate(x, 1) for x in zip(*batches, strict=True))
   p = logits.argmax(-1)
   for k in range(K):
@@ -63,7 +64,7 @@ def test_pooled_counts_give_the_dice_of_the_whole_epoch():
       / ((p[k] == c).sum() + (labels[k] == c).sum())
       for c in range(1, C)
     ]
-    found = losses.pooled_dice(counts, present)[k]
+    found = jaxed(losses.pooled_dice)(counts, present)[k]
     np.testing.assert_allclose(found, np.mean(scores), rtol=1e-5)
 
 
@@ -77,7 +78,7 @@ def test_devices_give_the_value_and_gradient_of_one(name):
       return losses.dice(x, y, present, axis_name).sum()
     return losses.cross_entropy(x, y, axis_name).sum()
 
-  value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits), labels)
+  value, gradient = jaxed(jax.value_and_grad(loss))(logits, labels)
   split = lambda a: np.moveaxis(a[:, :, None], 1, 0)  # One sample a device.
   many = jax.pmap(
     jax.value_and_grad(lambda x, y: loss(x, y, 'batch')), axis_name='batch'

@@ -1,3 +1,4 @@
+from arrays import jaxed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,9 @@ def _unit(shape, seed):
 
 def _bank(ready=(True,) * K, seed=0):
   empty = prototypes.init(K, C, D)
-  return empty._replace(bank=_unit((K, C, D), seed), ready=jnp.array(ready))
+  return empty._replace(
+    bank=jnp.asarray(_unit((K, C, D), seed)), ready=jnp.array(ready)
+  )
 
 
 def _pixels(seed=1, classes=C):
@@ -25,7 +28,7 @@ def _pixels(seed=1, classes=C):
 
 def _terms(bank, embeddings, labels, present, **kwargs):
   scale, bias = np.linspace(1, 2, C), np.linspace(-1, 1, C)
-  found = prototypes.mpcl_terms(
+  found = jaxed(prototypes.mpcl_terms)(
     bank, embeddings, labels, present, scale, bias, temperature=0.1, **kwargs
   )
   return {name: np.asarray(value) for name, value in found.items()}
@@ -81,7 +84,7 @@ def test_terms_equal_the_plain_loop(ready):
 
 def test_one_modality_has_no_modality_contrast():
   bank = prototypes.init(1, C, D)._replace(
-    bank=_unit((1, C, D), 0), ready=jnp.ones(1, bool)
+    bank=jnp.asarray(_unit((1, C, D), 0)), ready=jnp.ones(1, bool)
   )
   embeddings, labels = _pixels()
   found = _terms(bank, embeddings[:1], labels[:1], np.ones((1, C), bool))
@@ -94,7 +97,7 @@ def test_no_gradient_reaches_the_bank_and_all_others_are_finite():
 
   def loss(bank, x):
     state = _bank()._replace(bank=bank)
-    terms = prototypes.mpcl_terms(
+    terms = jaxed(prototypes.mpcl_terms)(
       state, x, labels, present, jnp.ones(C), jnp.zeros(C), temperature=0.1
     )
     return sum(jnp.sum(t) for t in terms.values())
@@ -109,7 +112,7 @@ def test_start_waits_for_every_present_class():
   present = np.zeros((K, C), bool)
   present[:, :2] = True
   present[2, 3] = True  # Modality 2 also has class 3, not seen yet.
-  state = prototypes.start(
+  state = jaxed(prototypes.start)(
     prototypes.init(K, C, D), embeddings, labels, present
   )
   assert state.ready.tolist() == [True, True, False]
@@ -120,7 +123,7 @@ def test_start_waits_for_every_present_class():
   assert not np.asarray(state.bank[2]).any()
   more = labels.copy()
   more[:, :5] = 3
-  again = prototypes.start(state, embeddings, more, present)
+  again = jaxed(prototypes.start)(state, embeddings, more, present)
   assert again.ready.all()
   np.testing.assert_array_equal(again.bank[:2], state.bank[:2])
   # Both batches count.
@@ -137,7 +140,7 @@ def test_update_equals_the_plain_loop():
   kept = np.random.default_rng(5).random((K, N)) < 0.5
   kept[0, labels[0] == 2] = False
   bank = _bank((True, True, False))
-  state, counts = prototypes.update(
+  state, counts = jaxed(prototypes.update)(
     bank, embeddings, labels, kept, momentum=0.9
   )
   for k in range(K):
@@ -157,8 +160,10 @@ def test_assignment_is_one_problem_per_modality():
   mask = np.ones((K, N), bool)
   present = np.ones((K, C), bool)
   present[1, 0] = False
-  found = prototypes.assign(scores, mask, present, epsilon=0.05, iterations=3)
-  alone = prototypes.assign(
+  found = jaxed(prototypes.assign)(
+    scores, mask, present, epsilon=0.05, iterations=3
+  )
+  alone = jaxed(prototypes.assign)(
     scores[:1], mask[:1], present[:1], epsilon=0.05, iterations=3
   )
   np.testing.assert_array_equal(found[:1], alone)
@@ -168,9 +173,9 @@ def test_assignment_is_one_problem_per_modality():
 def test_cosine_between_modalities():
   bank = np.tile(_unit((1, C, D), 0), (K, 1, 1))
   np.testing.assert_allclose(
-    prototypes.cross_modality_cosine(bank), 1, atol=1e-5
+    jaxed(prototypes.cross_modality_cosine)(bank), 1, atol=1e-5
   )
   bank[1] *= -1
   np.testing.assert_allclose(
-    prototypes.cross_modality_cosine(bank), -1 / 3, atol=1e-5
+    jaxed(prototypes.cross_modality_cosine)(bank), -1 / 3, atol=1e-5
   )
