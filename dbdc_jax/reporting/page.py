@@ -15,72 +15,11 @@ _START = (
   '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
   '<meta name="generator" content="python -m dbdc_jax.report">'
 )
-_STYLE = """
-:root{color-scheme:light}
-body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1180px;
-padding:0 16px 60px;color:#1d2733;background:#fff}
-h1{font-size:24px}h2{font-size:19px}h3{font-size:15px;margin:14px 0 4px}
-nav,.filter{display:flex;flex-wrap:wrap;gap:6px;margin:10px 0}
-.filter{position:sticky;top:0;background:#fff;padding:6px 0;z-index:1;
-border-bottom:1px solid #d8dee6;font-size:13px}
-button{font:inherit;padding:5px 12px;border:1px solid #aab4c0;
-background:#f3f5f8;border-radius:6px;cursor:pointer}
-button[aria-selected=true]{background:#0b4f8a;color:#fff;border-color:#0b4f8a}
-details{border:1px solid #d8dee6;border-radius:8px;margin:10px 0;padding:0 14px}
-summary{cursor:pointer;font-weight:600;padding:9px 0}
-table{border-collapse:collapse;margin:8px 0;font-size:13.5px}
-th,td{padding:3px 9px;border-bottom:1px solid #e3e8ee;text-align:right}
-th:first-child,td:first-child{text-align:left}
-.scroll{overflow-x:auto}.row{display:flex;flex-wrap:wrap;gap:18px}
-figure{margin:6px 0}figcaption{font-size:13px;color:#47525e}
-img,svg{max-width:100%;height:auto}svg text{font-size:11px;fill:#47525e}
-.grid{stroke:#e3e8ee;fill:none}.axis,.whisker{stroke:#6b7785;fill:none}
-.line{fill:none;stroke-width:1.8}.median{stroke:#000;stroke-width:1.6}
-.value{fill:#222;fill-opacity:.6}.dots{fill-opacity:.75;stroke:#333;
-stroke-width:.2}.field{fill:#f7f8fa;stroke:#d8dee6}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:2px 12px;margin:2px 0;
-padding:0;font-size:12.5px}
-.key{display:inline-block;width:18px;margin-right:4px;vertical-align:middle;
-border-top:3px solid}.key.dashed{border-top-style:dashed}
-.swatch{display:inline-block;width:11px;height:11px;border:1px solid #555;
-margin:0 3px -1px 6px}.note{color:#47525e;font-size:13.5px;max-width:80ch}
-[hidden]{display:none!important}
-"""
 
-# Tabs and the class filter; without a script everything is shown.
-_SCRIPT = """
-(function () {
-  var tabs = document.querySelectorAll('nav button[data-tab]');
-  var parts = document.querySelectorAll('article');
-  function open(name) {
-    parts.forEach(function (part) { part.hidden = part.id !== name; });
-    tabs.forEach(function (tab) {
-      tab.setAttribute('aria-selected', String(tab.dataset.tab === name));
-    });
-  }
-  tabs.forEach(function (tab) {
-    tab.addEventListener('click', function () { open(tab.dataset.tab); });
-  });
-  if (tabs.length) { open(tabs[0].dataset.tab); }
-  document.querySelectorAll('.filter input').forEach(function (box) {
-    box.addEventListener('change', function () {
-      document.querySelectorAll('[data-class]').forEach(function (mark) {
-        if (mark.dataset.class === box.value) {
-          if (box.checked) { mark.removeAttribute('hidden'); }
-          else { mark.setAttribute('hidden', ''); }
-        }
-      });
-    });
-  });
-  document.querySelectorAll('button[data-fold]').forEach(function (button) {
-    button.addEventListener('click', function () {
-      document.querySelectorAll('details').forEach(function (part) {
-        part.open = button.dataset.fold === 'open';
-      });
-    });
-  });
-})();
-"""
+
+def _asset(name: str) -> str:
+  """A file that lies beside this one."""
+  return pathlib.Path(__file__).with_name(name).read_text()
 
 
 class Section(NamedTuple):
@@ -206,10 +145,10 @@ def build(
   return (
     f'{_START}'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f'<title>{escape(title)}</title><style>{_STYLE}</style></head><body>'
+    f'<title>{escape(title)}</title><style>\n{_asset("page.css")}</style></head><body>'
     f'<h1>{escape(title)}</h1><nav>{"".join(buttons)}</nav>'
     f'{_filter(classes)}{"".join(articles)}'
-    f'<script>{_SCRIPT}</script></body></html>\n'
+    f'<script>\n{_asset("page.js")}</script></body></html>\n'
   )
 
 
