@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any
 
+from data import task_file
 from data.cache import builder, record_writer
 from data.cache.prepared import META, Prepared, summary
 from data.files import atomic, destination, errors, progress
@@ -80,12 +81,12 @@ def _check_cache(
 
 
 def prepare(
-  task: Task,
-  modalities: Sequence[Modality],
+  task: Task | str,
+  modalities: Sequence[Modality] | str,
   roots: dict[str, str],
   *,
-  slice_size: int,
-  roi: str,
+  slice_size: int | None = None,
+  roi: str | None = None,
   cache: str = '',
   skip_bad: bool = False,
   include_unlabeled: bool = False,
@@ -97,11 +98,11 @@ def prepare(
   files' names, sizes and times. It appears there whole or not at all.
 
   Args:
-    task: what is segmented.
-    modalities: in bank order.
-    roots: archive -> folder.
-    slice_size: side of the prepared slices.
-    roi: 'label' or 'none'.
+    task: what is segmented: heart, abdomen, or the path of a dataset.json.
+    modalities: in bank order; names, e.g. 'ct,t2', '' being all of the task.
+    roots: archive -> folder, e.g. {'btcv': DIR, 'chaos': DIR}.
+    slice_size: side of the prepared slices; the task's by default.
+    roi: 'label' or 'none'; the task's by default.
     cache: folder, '' for the user's cache folder.
     skip_bad: go on without scans that cannot be used.
     include_unlabeled: also the archives' own test scans.
@@ -111,6 +112,11 @@ def prepare(
     BadScans: with every bad scan of all archives.
     OSError: the cache took no more; nothing of the data stays there.
   """
+  if isinstance(task, str):
+    task = task_file.find(task)
+  if isinstance(modalities, str):
+    modalities = task.select(modalities)
+  slice_size, roi = slice_size or task.slice_size, roi or task.roi
   try:
     found = find_cases.look(modalities, roots, include_unlabeled)
   except ScanError as error:

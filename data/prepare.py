@@ -17,9 +17,12 @@ some, 2 a wrong command line.
 import argparse
 from collections.abc import Sequence
 import pathlib
+from typing import TYPE_CHECKING
 
 from data.files import command
-from data.task import Task
+
+if TYPE_CHECKING:
+  from data.task import Task
 
 
 def _flags() -> argparse.ArgumentParser:
@@ -59,7 +62,7 @@ def _flags() -> argparse.ArgumentParser:
   return parser
 
 
-def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
+def _settings(flags: argparse.Namespace) -> tuple['Task', dict[str, str]]:
   """The task, and the folder of each of its sources."""
   import runpy
 
@@ -90,7 +93,7 @@ def _settings(flags: argparse.Namespace) -> tuple[Task, dict[str, str]]:
   return task, roots
 
 
-def _task_of(root: pathlib.Path, flags: argparse.Namespace) -> Task:
+def _task_of(root: pathlib.Path, flags: argparse.Namespace) -> 'Task':
   """The task of a folder; without a dataset.json, what --init would write."""
   from data import checking, task_file
   from data.readers import folder
@@ -137,10 +140,8 @@ def _prepare(flags: argparse.Namespace) -> int | None:
   task, roots = _settings(flags)
   preparation.prepare(
     task,
-    task.select(flags.modalities),
+    flags.modalities,
     roots,
-    slice_size=task.slice_size,
-    roi=task.roi,
     cache=flags.cache,
     skip_bad=flags.skip_bad,
   )

@@ -13,21 +13,9 @@ other cases.
 
 import argparse
 from collections.abc import Sequence
-import functools
-import pathlib
-import sys
-from typing import TextIO
 
-from data.files import names, progress
-from data.formats import scan_error
-from dbdc_jax.evaluation import (
-  case_pool,
-  case_scores,
-  evaluation_files,
-  label_codes,
-  matching,
-  summary,
-)
+from data.files import command, names
+from data.formats.scan_error import headed
 
 
 def _positive(kind: type):
@@ -42,11 +30,8 @@ def _positive(kind: type):
   return parse
 
 
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m dbdc_jax.evaluate',
-    description='Scores label maps against references, matched by name.',
-  )
+def _flags() -> argparse.ArgumentParser:
+  parser = command.parser('dbdc_jax.evaluate', __doc__)
   add = parser.add_argument
   add('--prediction', required=True, metavar='DIR', help='label maps')
   add('--reference', required=True, metavar='DIR', help='label maps')
@@ -68,7 +53,6 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add(
     '--workers',
     type=_positive(int),
-    default=case_pool.count(),
     metavar='N',
     help='processes; default: one for each processor',
   )
@@ -77,60 +61,32 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     action='store_true',
     help='a file without its partner in the other folder is no error',
   )
-  return parser.parse_args(argv)
+  return parser
 
 
-def _evaluate(flags: argparse.Namespace) -> list[scan_error.ScanError]:
-  """Scores, writes and prints; returns what could not be scored."""
-  classes = label_codes.parse(flags.classes)
-  output = pathlib.Path(flags.output)
-  found = matching.find(flags.prediction, flags.reference, output)
-  evaluation_files.check(output)
-  score = functools.partial(
-    case_scores.score, classes=classes, tolerance=flags.tolerance
+def _evaluate(flags: argparse.Namespace) -> int:
+  from dbdc_jax.evaluation import folders, summary
+
+  found = folders.score(
+    flags.prediction,
+    flags.reference,
+    flags.output,
+    classes=flags.classes,
+    tolerance=flags.tolerance,
+    workers=flags.workers,
   )
-  with progress.bar() as bar:
-    job = bar.add_task('scoring cases', total=len(found.cases))
-    outcomes = case_pool.run(
-      score,
-      found.cases,
-      flags.workers,
-      case_scores.too_large,
-      lambda: bar.advance(job),
-    )
-  info = {'prediction': flags.prediction, 'reference': flags.reference}
-  results = summary.summarize(found, outcomes, classes, flags.tolerance, info)
-  evaluation_files.write(results, output)
-  _say(summary.table(results), sys.stdout)
-  problems = summary.problems(found, outcomes)
-  problems += summary.nothing_scored(results)
-  return problems if flags.allow_missing else found.missing + problems
-
-
-def _say(text: str, stream: TextIO) -> None:
-  """Prints what the stream has letters for, and the others by their codes."""
-  kind = stream.encoding or 'utf-8'
-  for line in map(names.printable, text.split('\n')):
-    print(line.encode(kind, 'backslashreplace').decode(kind), file=stream)
+  for line in summary.table(found.results).split('\n'):
+    print(names.printable(line))
+  missing = [] if flags.allow_missing else found.missing
+  if problems := missing + found.problems:
+    command.tell(headed(problems, 'not scored'))
+  return int(bool(problems))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code (1 if a case could not be scored)."""
-  try:
-    problems = _evaluate(_flags(argv))
-  except scan_error.ScanError as error:
-    _say(scan_error.table([error]), sys.stderr)
-    return 1
-  except (ValueError, OSError) as error:
-    _say(str(error), sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print('stopped: nothing was written', file=sys.stderr)
-    return 130
-  if problems:
-    _say('not scored:\n' + scan_error.table(problems), sys.stderr)
-  return 1 if problems else 0
+  return command.run(_flags, _evaluate, argv)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.leave(main())

@@ -33,14 +33,15 @@ line, 143 or 130 told to stop.
 
 import argparse
 from collections.abc import Callable, Sequence
+import functools
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table as Grid
+from data.files import command
 
-from data.task import TASKS
-from dbdc_jax.experiments import paper, plan, runner, tables, variants
+if TYPE_CHECKING:
+  from dbdc_jax.experiments import plan, runner, variants
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -55,13 +56,11 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _flags() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m dbdc_jax.experiment',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-    epilog='--config.FIELD=VALUE is passed on to every run.',
-  )
+  from data.task import TASKS
+  from dbdc_jax.experiments import paper, variants
+
+  parser = command.parser('dbdc_jax.experiment', __doc__)
+  parser.epilog = '--config.FIELD=VALUE is passed on to every run.'
   add = parser.add_argument
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument('--table', choices=paper.TABLES, help="the paper's")
@@ -70,7 +69,10 @@ def _flags() -> argparse.ArgumentParser:
   add('--scans', default='', metavar='DIR', help='default: the phantom')
   add('--seeds', type=_seeds, default=(0,), metavar='N,N', help='default: 0')
   add(
-    '--vary', choices=tuple(plan.VARY), default='weights', help='by the seeds'
+    '--vary',
+    choices=tuple(variants.VARY),
+    default='weights',
+    help='by the seeds',
   )
   add('--preset', default='', help='paper, quick or tiny (configs/common.py)')
   add('--modalities', default='', metavar='NAME,NAME', help='default: all')
@@ -84,7 +86,14 @@ def _flags() -> argparse.ArgumentParser:
   return parser
 
 
-def _show_plan(table: variants.Table, runs: Sequence[plan.Run], output) -> None:
+def _show_plan(
+  table: 'variants.Table', runs: Sequence['plan.Run'], output: pathlib.Path
+) -> None:
+  from rich.console import Console
+  from rich.table import Table as Grid
+
+  from dbdc_jax.experiments import plan
+
   console = Console(highlight=False)
   console.print(f'{table.title}: {len(runs)} runs in {output}', markup=False)
   grid = Grid(box=None, pad_edge=False)
@@ -96,22 +105,29 @@ def _show_plan(table: variants.Table, runs: Sequence[plan.Run], output) -> None:
   console.print(grid, markup=False)
 
 
-def _report(runs, outcomes: Sequence[runner.Outcome], output) -> int:
+def _report(
+  runs: Sequence['plan.Run'],
+  outcomes: Sequence['runner.Outcome'],
+  output: pathlib.Path,
+) -> int:
+  from dbdc_jax.experiments import runner
+
   failed = [outcome for outcome in outcomes if outcome.reason]
   print(f'tables: {output / "table.md"} (and .csv, .json)')
   if not failed:
     return 0
-  print(f'{len(failed)} of {len(runs)} runs are not done:', file=sys.stderr)
+  said = [f'{len(failed)} of {len(runs)} runs are not done:']
   for outcome in failed:
-    print(f'  {outcome.run.name}: {outcome.reason}', file=sys.stderr)
-    log = runner.log_file(outcome.run)
+    said.append(f'  {outcome.run.name}: {outcome.reason}')
     if outcome.seconds:
-      print(f'    all it printed: {log}', file=sys.stderr)
-  print('The same command again takes them up.', file=sys.stderr)
+      said.append(f'    all it printed: {runner.log_file(outcome.run)}')
+  command.tell('\n'.join([*said, 'The same command again takes them up.']))
   return 1
 
 
-def _table(args) -> variants.Table:
+def _table(args: argparse.Namespace) -> 'variants.Table':
+  from dbdc_jax.experiments import paper, variants
+
   if args.variants:
     if not args.task:
       raise ValueError('--variants needs --task')
@@ -119,21 +135,13 @@ def _table(args) -> variants.Table:
   return paper.table(args.table, _names(args.modalities), args.task or '')
 
 
-def main(
-  argv: Sequence[str] | None = None,
-  execute: Callable[[plan.Run], str] = runner.execute,
+def _run(
+  args: argparse.Namespace,
+  overrides: Sequence[str],
+  execute: Callable[['plan.Run'], str] | None,
 ) -> int:
-  """Runs an experiment; returns the process's exit code.
+  from dbdc_jax.experiments import plan, runner, tables
 
-  Args:
-    argv: the command line's arguments.
-    execute: runs one run; '' or why it failed.
-  """
-  parser = _flags()
-  args, overrides = parser.parse_known_args(argv)
-  for text in overrides:
-    if not text.startswith('--config.') or '=' not in text:
-      parser.error(f'unknown argument {text}; fields: --config.FIELD=VALUE')
   try:
     table = _table(args)
     name = f'table{args.table}' if args.table else table.title
@@ -153,7 +161,7 @@ def main(
     runs = plan.select(every, args.only)
     tables.check(output)
   except ValueError as error:
-    parser.error(str(error))
+    raise command.WrongFlags(str(error)) from error
   if args.list:
     for run in runs:
       if plan.state(run)[0] in (plan.NEW, plan.BROKEN):
@@ -165,19 +173,32 @@ def main(
   write = lambda: tables.write(tables.collect(table, every, options), output)
   try:
     write()
-    outcomes = runner.run_all(runs, lambda _: write(), execute)
+    outcomes = runner.run_all(
+      runs, lambda _: write(), execute or runner.execute
+    )
     write()
-  except KeyboardInterrupt:
-    print('stopped; the same command goes on', file=sys.stderr)
-    return 130
   except SystemExit:  # SIGTERM.
-    print('stopped by SIGTERM; the same command goes on', file=sys.stderr)
+    command.tell('stopped by SIGTERM; the same command goes on')
     raise
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
   return _report(runs, outcomes, output)
 
 
+def main(
+  argv: Sequence[str] | None = None,
+  execute: Callable[['plan.Run'], str] | None = None,
+) -> int:
+  """Runs an experiment; returns the process's exit code.
+
+  Args:
+    argv: the command line's arguments.
+    execute: runs one run; '' or why it failed. By default a process does.
+  """
+  given = sys.argv[1:] if argv is None else argv
+  fields = [text for text in given if text.startswith('--config.')]
+  own = [text for text in given if text not in fields]
+  run = functools.partial(_run, overrides=fields, execute=execute)
+  return command.run(_flags, run, own)
+
+
 if __name__ == '__main__':
-  sys.exit(main())
+  command.leave(main())

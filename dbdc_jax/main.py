@@ -156,7 +156,7 @@ def _run(config: ml_collections.ConfigDict) -> None:
       raise ValueError('--num_processes and --process_id need --coordinator')
     compilation_cache.use(preparation.cache_folder(config.data.cache))
     with stopping.stoppable(lambda: checkpoint.standing(_workdir(config))):
-      train.train_and_evaluate(config, _workdir(config))
+      train.train(config, _workdir(config))
   except RuntimeError as error:
     if not parallel.is_distributed():
       raise

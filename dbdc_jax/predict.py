@@ -14,71 +14,28 @@ bad scan is reported and the rest is done.
 
 In a program:
 
-  from dbdc_jax import predict
-  segmenter = predict.load('runs/abdomen')
-  found = segmenter.segment(volume, spacing, 'ct')   # found.labels
+  import dbdc_jax, nibabel
+  segmenter = dbdc_jax.load('runs/abdomen')
+  found = segmenter.segment(nibabel.load('scan.nii.gz'), 'ct')   # found.labels
 
 Exit codes: 0 done, 1 something could not be segmented, 2 a wrong command line.
 """
 
 import argparse
 from collections.abc import Sequence
-import io
-import os
 import pathlib
-import sys
+from typing import TYPE_CHECKING
 
-from absl import logging
+from data.files import command, names
+from data.formats.scan_error import ScanError, headed
+from dbdc_jax.inference import choices
 
-from data import preparation
-from data.files import atomic, names
-from data.formats import nnunet, scan_files
-from data.formats.scan_error import ScanError, table
-from dbdc_jax.inference import (
-  folder_of_scans,
-  provenance,
-  results,
-  segmentation,
-  trained_run,
-)
-from dbdc_jax.runtime import compilation_cache, memory
+if TYPE_CHECKING:
+  from dbdc_jax.inference.segmentation import Segmenter
 
 
-def load(
-  *workdirs: str | os.PathLike,
-  mirror: bool = False,
-  keep_largest: bool = False,
-  entropy: bool = False,
-  roi: str = 'auto',
-) -> segmentation.Segmenter:
-  """Loads what runs have learnt.
-
-  Args:
-    *workdirs: workdirs (or exports) of one or several runs of one task; the
-      probabilities of several are averaged.
-    mirror: average over mirror images, too.
-    keep_largest: keep each class's largest connected component only.
-    entropy: also return the entropy map.
-    roi: 'auto' or 'none', see `segmentation.Segmenter`.
-
-  Raises:
-    ValueError: a folder holds no sound run; says what is wrong.
-  """
-  return segmentation.Segmenter(
-    [trained_run.load(workdir) for workdir in workdirs],
-    mirror=mirror,
-    keep_largest=keep_largest,
-    entropy=entropy,
-    roi=roi,
-  )
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m dbdc_jax.predict',
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    description=__doc__,
-  )
+def _flags() -> argparse.ArgumentParser:
+  parser = command.parser('dbdc_jax.predict', __doc__)
   add = parser.add_argument
   add(
     '--run',
@@ -109,7 +66,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add(
     '--format',
     default='nifti',
-    choices=results.FORMATS,
+    choices=choices.FORMATS,
     help="of the label maps; input: the scan's own; dicom-seg: a DICOM SEG"
     ' object for each DICOM series',
   )
@@ -137,16 +94,16 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add(
     '--roi',
     default='auto',
-    choices=segmentation.ROI_CHOICES,
+    choices=choices.ROI,
     help='auto: a run that was trained on cropped scans finds the region first',
   )
   add(
     '--cache', default='', help='of compiled programs, default: the user cache'
   )
-  return parser.parse_args(argv)
+  return parser
 
 
-def _notes(segmenter: segmentation.Segmenter, flags) -> None:
+def _notes(segmenter: 'Segmenter', mirror: bool) -> None:
   """Prints what is done, and warns of what was not trained for."""
   for run in segmenter.runs:
     names = ', '.join(
@@ -154,65 +111,38 @@ def _notes(segmenter: segmentation.Segmenter, flags) -> None:
     )
     classes = ', '.join(run.task.classes[1:])
     print(f'{run.folder}: {run.config.method}, {names}; {classes}')
-    if flags.mirror and not run.config.augment.flips:
-      print(
+    if mirror and not run.config.augment.flips:
+      command.tell(
         'warning: this run was not trained on mirror images (augment.flips);'
-        ' organs that have a side will be mixed up',
-        file=sys.stderr,
+        ' organs that have a side will be mixed up'
       )
 
 
-def _find(flags: argparse.Namespace, output: pathlib.Path):
-  """What the input holds, the output folder left out; and all of its files.
-
-  Raises:
-    ScanError: there is no scan.
-    ValueError: results would lie among the scans.
-  """
-  place = pathlib.Path(flags.input)
-  found = scan_files.find(place, series=flags.series, without=(output,))
-  if place.is_dir():
-    cases, problems = nnunet.channels(found.scans)
-    found = found._replace(scans=cases, problems=found.problems + problems)
-  files = [file for scan in found.scans.values() for file in scan.files()]
-  provenance.check_output(output, place, files)
-  if not found.scans and not found.problems:
-    _tell(found.left_out)
-    raise ScanError(
-      place,
-      'no scan in it',
-      'expected NIfTI, MetaImage, NRRD or Analyze files, or DICOM series',
-    )
-  return found
-
-
-def _tell(left_out: Sequence[ScanError]) -> None:
-  for one in left_out:
+def _left_out(found: Sequence[ScanError]) -> None:
+  for one in found:
     print(names.printable(f'left out: {one.file} ({one.reason})'))
-
-
-def _check_names(output: pathlib.Path, found: scan_files.Listing) -> None:
-  """Refuses results that this disk would take for one file.
-
-  Raises:
-    ScanError: naming both scans.
-  """
-  pairs = names.same_on_disk(found.scans)
-  if not pairs or atomic.tells_capitals_apart(output):
-    return
-  one, other = pairs[0]
-  raise ScanError(
-    found.scans[other].path,
-    f'the disk of {output} cannot tell {other} from {one}',
-    'rename one of them, or give an --output on another disk',
-  )
 
 
 def _segment(flags: argparse.Namespace) -> int:
   """Everything behind the command line."""
+  from dbdc_jax.runtime import memory
+
+  memory.keep()
+  from data import preparation
+  from dbdc_jax.inference import folder_of_scans, results, segmentation
+  from dbdc_jax.runtime import compilation_cache
+
+  compilation_cache.use(preparation.cache_folder(flags.cache))
   output = pathlib.Path(flags.output)
-  found = _find(flags, output)
-  segmenter = load(
+  found = folder_of_scans.find(flags.input, output, flags.series)
+  if not found.scans and not found.problems:
+    _left_out(found.left_out)
+    raise ScanError(
+      flags.input,
+      'no scan in it',
+      'expected NIfTI, MetaImage, NRRD or Analyze files, or DICOM series',
+    )
+  segmenter = segmentation.load(
     *flags.run,
     mirror=flags.mirror,
     keep_largest=flags.keep_largest,
@@ -223,9 +153,9 @@ def _segment(flags: argparse.Namespace) -> int:
     for run in segmenter.runs:
       run.modality(flags.modality)
   output.mkdir(parents=True, exist_ok=True)
-  _check_names(output, found)
-  _notes(segmenter, flags)
-  _tell(found.left_out)
+  folder_of_scans.check_names(output, found)
+  _notes(segmenter, flags.mirror)
+  _left_out(found.left_out)
   job = results.Job(
     segmenter,
     output,
@@ -245,31 +175,14 @@ def _segment(flags: argparse.Namespace) -> int:
   )
   errors = found.problems + outcome.errors
   if errors:
-    print(
-      f'{len(errors)} could not be segmented:\n' + table(errors),
-      file=sys.stderr,
-    )
+    command.tell(headed(errors, f'{len(errors)} could not be segmented'))
   return int(bool(errors))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; returns its exit code."""
-  flags = _flags(argv)
-  for stream in (sys.stdout, sys.stderr):
-    # Names are of any language; a terminal need not have its letters.
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors='backslashreplace')
-  logging.set_verbosity(logging.FATAL)
-  memory.keep()
-  compilation_cache.use(preparation.cache_folder(flags.cache))
-  try:
-    return _segment(flags)
-  except ScanError as error:
-    print(table([error]), file=sys.stderr)
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-  return 1
+  return command.run(_flags, _segment, argv)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  command.leave(main())

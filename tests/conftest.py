@@ -134,7 +134,7 @@ def ct_alone(cache, tmp_path_factory):
   from dbdc_jax.training import train
 
   workdir = tmp_path_factory.mktemp('run') / 'ct'
-  train.train_and_evaluate(_two_epochs(cache, 'ct'), workdir)
+  train.train(_two_epochs(cache, 'ct'), workdir)
   return workdir
 
 
@@ -152,7 +152,7 @@ def mr_added(adding, tmp_path_factory):
   from dbdc_jax.training import train
 
   workdir = tmp_path_factory.mktemp('run') / 'mr_added'
-  train.train_and_evaluate(adding, workdir)
+  train.train(adding, workdir)
   return workdir
 
 
@@ -166,7 +166,7 @@ def trained(cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'heart'
   epochs = []
   config = tiny.heart_config(cache)
-  results = train.train_and_evaluate(config, workdir, epochs.append)
+  results = train.train(config, workdir, epochs.append)
   return workdir, results, epochs
 
 
@@ -186,4 +186,4 @@ def own_run(cache, tmp_path_factory):
   own_scans.write(place, cache)
   config = tiny.shrink(folder.get_config(f'scans={place}'), cache)
   workdir = tmp_path_factory.mktemp('run') / 'own'
-  return place, workdir, train.train_and_evaluate(config, str(workdir))
+  return place, workdir, train.train(config, str(workdir))

@@ -14,7 +14,7 @@ import pytest
 from data.task import TASKS
 from dbdc_jax import experiment
 from dbdc_jax.evaluation import scoring
-from dbdc_jax.experiments import plan, runner
+from dbdc_jax.experiments import paper, plan, runner
 from dbdc_jax.workdir import run_record
 
 
@@ -201,7 +201,7 @@ def test_what_is_listed_gives_the_config_that_is_compared(rows, capsys):
   [('weights', (3, 0)), ('split', (0, 3)), ('both', (3, 3))],
 )
 def test_the_seeds_vary_what_they_are_told_to(vary, fields, tmp_path):
-  table = experiment.paper.table('1')
+  table = paper.table('1')
   options = plan.Options(tmp_path, seeds=(3,), vary=vary)
   (run,) = plan.select(plan.expand(table, options), ['dbdc'])
   assert (run.config.seed, run.config.data.split_seed) == fields
@@ -236,7 +236,7 @@ def test_what_is_not_there_is_said_and_fails_alone(tmp_path, capsys):
     (['--config.mpcl.detla=1'], 'no field'),
     (['--config.seed=1'], '--seeds sets it'),
     (['--only=other'], 'no such row; there are: dbdc'),
-    (['--epochs=3'], 'unknown argument --epochs=3'),
+    (['--epochs=3'], 'unrecognized arguments: --epochs=3'),
     (['--modalities=pet'], 'pet'),
     (['--preset=huge'], 'preset=huge'),
     (['--seeds=1,1'], 'different seeds'),
@@ -323,7 +323,7 @@ def _command(run, text):
 
 
 def test_a_process_that_fails_leaves_its_last_words(tmp_path):
-  table = experiment.paper.table('1')
+  table = paper.table('1')
   runs = plan.expand(table, plan.Options(tmp_path))
   (run,) = plan.select(runs, ['dbdc'])
   assert runner.execute(_command(run, 'print("fine")')) == ''
@@ -341,7 +341,7 @@ def test_the_table_keeps_the_rows_that_are_not_run_now(rows, tmp_path):
 
 
 def test_to_be_told_to_stop_ends_the_running_process_too(tmp_path):
-  table = experiment.paper.table('1')
+  table = paper.table('1')
   runs = plan.expand(table, plan.Options(tmp_path))
   text = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
   (run,) = [_command(run, text) for run in plan.select(runs, ['dbdc'])]
@@ -363,7 +363,7 @@ def test_to_be_told_to_stop_ends_the_running_process_too(tmp_path):
 
 
 def test_the_time_left_is_what_finished_runs_took(tmp_path):
-  table = experiment.paper.table('1')
+  table = paper.table('1')
   options = plan.Options(tmp_path, seeds=(0, 1))
   runs = plan.select(plan.expand(table, options), ['dbdc', 'unet_lb'])
   clock = runner.Clock(runs)

@@ -14,7 +14,12 @@ import pytest
 import tiny
 
 from dbdc_jax import export
-from dbdc_jax.inference import stablehlo, trained_run
+from dbdc_jax.inference import (
+  exported_model,
+  exporting,
+  stablehlo,
+  trained_run,
+)
 from dbdc_jax.training import train
 from dbdc_jax.workdir import export_folder
 
@@ -202,17 +207,17 @@ def test_ct_alone_and_the_rows_of_mr_are_the_whole_network(
 def test_rows_of_other_shared_weights_are_refused(ct_alone, mr_added, rows):
   """One bit of one weight is enough."""
   with pytest.raises(ValueError, match='the model has mr already'):
-    export.add_rows(_model(mr_added), rows)
+    exporting.add_rows(_model(mr_added), rows)
   model = _model(ct_alone)
   model.networks[0].weights.params['prototype_norm']['bias'] = np.nextafter(
     model.networks[0].weights.params['prototype_norm']['bias'], np.float32(9)
   )
   with pytest.raises(ValueError, match='other shared weights'):
-    export.add_rows(model, rows)
+    exporting.add_rows(model, rows)
 
 
 def _model(folder):
-  return export.exported_model.of_run(trained_run.load(folder))
+  return exported_model.of_run(trained_run.load(folder))
 
 
 def _flip(path):
@@ -268,7 +273,7 @@ def test_damaged_rows_are_refused(ct_alone, rows, tmp_path):
   shutil.copytree(rows, tmp_path / 'rows')
   _flip(tmp_path / 'rows' / 'rows.npz')
   with pytest.raises(ValueError, match=r'rows.npz is damaged'):
-    export.add_rows(_model(ct_alone), tmp_path / 'rows')
+    exporting.add_rows(_model(ct_alone), tmp_path / 'rows')
   with pytest.raises(ValueError, match=r'run.json: not readable'):
     trained_run.load(rows)
 
@@ -338,7 +343,7 @@ def test_an_export_is_a_start_for_training(whole, mr_added, cache, tmp_path):
   config.update_from_flattened_dict(
     {'epochs': 1, 'optimizer.learning_rate': 0.0, 'init_from': str(whole)}
   )
-  train.train_and_evaluate(config, tmp_path)
+  train.train(config, tmp_path)
   learnt = trained_run.load(tmp_path).networks['ct'].params
   wanted = trained_run.load(mr_added).networks['ct'].params
   # CT is the first row here, and the second there.
@@ -356,7 +361,7 @@ def test_each_modality_may_have_its_own_network(
 ):
   config = tiny.heart_config(cache, 'method=supervised')
   config.epochs = 1
-  train.train_and_evaluate(config, tmp_path / 'run')
+  train.train(config, tmp_path / 'run')
   output = tmp_path / 'model'
   assert _export('--run', tmp_path / 'run', '--output', output) == 0
   run, model = trained_run.load(tmp_path / 'run'), trained_run.load(output)

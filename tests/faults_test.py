@@ -109,7 +109,7 @@ def test_killed_in_a_step_a_save_and_validation_the_run_ends_the_same(
     text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, text
     assert not (workdir / 'results.json').exists()
-  train.train_and_evaluate(tiny.heart_config(cache), workdir)
+  train.train(tiny.heart_config(cache), workdir)
   _equal_runs(workdir, trained[0])
   assert not list((workdir / 'checkpoints').glob('*tmp*'))
 
@@ -179,7 +179,7 @@ def test_two_runs_do_not_share_a_workdir(cache, tmp_path):
     run_record.owned(tmp_path),
     pytest.raises(ValueError, match=f'in use by process {os.getpid()} on'),
   ):
-    train.train_and_evaluate(tiny.heart_config(cache), tmp_path)
+    train.train(tiny.heart_config(cache), tmp_path)
   with run_record.owned(tmp_path):
     pass
 
@@ -193,7 +193,7 @@ def test_a_damaged_last_checkpoint_costs_an_epoch_and_not_the_run(
   files = sorted((workdir / f'checkpoints/{last}').rglob('d/*'))
   biggest = max(files, key=lambda path: path.stat().st_size)
   biggest.write_bytes(biggest.read_bytes()[:100])
-  train.train_and_evaluate(tiny.heart_config(cache), workdir)
+  train.train(tiny.heart_config(cache), workdir)
   assert 'is damaged' in capsys.readouterr().out
   assert (workdir / 'checkpoints_damaged' / str(last)).is_dir()
   _equal_runs(workdir, trained[0])
@@ -324,7 +324,7 @@ def fill(left):
 
 def attempt(name):
   try:
-    train.train_and_evaluate(tiny.heart_config(cache), workdir)
+    train.train(tiny.heart_config(cache), workdir)
   except OSError as error:
     assert error.errno == errno.ENOSPC, error
     explained = errors.sentence(error)
@@ -355,10 +355,10 @@ shutil.disk_usage = lambda path: usage(path)._replace(free=1 << 40)
 before_second_row(100_000)
 attempt('writing')
 shutil.disk_usage, MetricWriter.write = usage, write
-train.train_and_evaluate(tiny.heart_config(cache), workdir)
+train.train(tiny.heart_config(cache), workdir)
 fill(20_000)
 attempt('picture')
-train.train_and_evaluate(tiny.heart_config(cache), workdir)
+train.train(tiny.heart_config(cache), workdir)
 shutil.copytree(workdir, kept)
 """
 

@@ -58,7 +58,7 @@ def test_a_run_is_the_same_wherever_its_slices_are(
     monkeypatch.setattr(parallel, 'room', lambda: 1e12)
   else:
     config.data.memory_limit_gib = 1e-4
-  train.train_and_evaluate(config, tmp_path)
+  train.train(config, tmp_path)
   assert tiny.same(_state(tmp_path), _state(trained[0]))
   rows = tiny.rows_without_clocks(tmp_path)
   assert rows == tiny.rows_without_clocks(trained[0])
@@ -80,7 +80,7 @@ def test_eval_only_gives_the_same_scores(trained, cache):
   workdir, results, _ = trained
   config = tiny.heart_config(cache)
   config.eval_only = True
-  again = train.train_and_evaluate(config, workdir)
+  again = train.train(config, workdir)
   assert again['modalities'] == results['modalities']
   assert again['cases'] == results['cases']
 
@@ -95,8 +95,8 @@ def test_resumed_run_equals_the_uninterrupted_one(trained, cache, tmp_path):
 
   workdir = tmp_path / 'resumed'
   with pytest.raises(Stopped):
-    train.train_and_evaluate(tiny.heart_config(cache), workdir, stop)
-  train.train_and_evaluate(tiny.heart_config(cache), workdir)
+    train.train(tiny.heart_config(cache), workdir, stop)
+  train.train(tiny.heart_config(cache), workdir)
   assert tiny.same(_state(workdir), _state(trained[0]))
   assert tiny.rows_without_clocks(workdir) == tiny.rows_without_clocks(
     trained[0]
@@ -107,14 +107,14 @@ def test_other_settings_are_refused_with_the_difference(trained, cache):
   config = tiny.heart_config(cache)
   config.mpcl.delta = 0.5
   with pytest.raises(ValueError, match=r'mpcl.delta: 0.1 -> 0.5'):
-    train.train_and_evaluate(config, trained[0])
+    train.train(config, trained[0])
 
 
 def test_other_scans_or_another_split_are_refused(trained, cache, tmp_path):
   config = tiny.heart_config(cache)
   config.phantom.seed = 5
   with pytest.raises(ValueError, match=r'phantom.seed: 0 -> 5'):
-    train.train_and_evaluate(config, trained[0])
+    train.train(config, trained[0])
   # The same folder with other scans in it.
   (source,) = pathlib.Path(cache).glob('phantom*heart*')
   record = json.loads((trained[0] / 'run.json').read_text())
@@ -132,19 +132,19 @@ def test_other_scans_or_another_split_are_refused(trained, cache, tmp_path):
   config = tiny.heart_config(cache)
   config.eval_only, config.data.split = True, str(tmp_path / 'split.json')
   with pytest.raises(ValueError, match='differs from'):
-    train.train_and_evaluate(config, trained[0])
+    train.train(config, trained[0])
 
 
 def test_a_run_that_never_began_does_not_block_its_workdir(cache, tmp_path):
   config = tiny.heart_config(cache)
   config.weighting.clip = 'half'
   with pytest.raises(ValueError, match='half'):
-    train.train_and_evaluate(config, tmp_path)
+    train.train(config, tmp_path)
   run_record.check_resumable(tmp_path, tiny.heart_config(cache), (), ())
   config = tiny.heart_config(cache)
   config.eval_only = True
   with pytest.raises(ValueError, match='no run in'):
-    train.train_and_evaluate(config, tmp_path)
+    train.train(config, tmp_path)
 
 
 def test_init_from_takes_over_weights_and_memory(trained, cache, tmp_path):
@@ -152,20 +152,20 @@ def test_init_from_takes_over_weights_and_memory(trained, cache, tmp_path):
   config.init_from = str(trained[0])
   config.optimizer.learning_rate = 0.0
   config.epochs = 1
-  train.train_and_evaluate(config, tmp_path / 'more')
+  train.train(config, tmp_path / 'more')
   best = json.loads((trained[0] / 'results.json').read_text())
   step = best['run']['networks']['ct,mr']['best_step']
   start = checkpoint.read(trained[0], step)
   assert tiny.same(_state(tmp_path / 'more')['params'], start['params'])
   config.model.width = 4
   with pytest.raises(ValueError, match='differs from this config'):
-    train.train_and_evaluate(config, tmp_path / 'wider')
+    train.train(config, tmp_path / 'wider')
 
 
 def test_supervised_trains_one_network_per_modality(cache, tmp_path):
   config = tiny.heart_config(cache, 'method=supervised')
   config.epochs = 1
-  results = train.train_and_evaluate(config, tmp_path / 'lb')
+  results = train.train(config, tmp_path / 'lb')
   assert set(results['run']['networks']) == {'ct', 'mr'}
   assert {case['modality'] for case in results['cases']} == {'ct', 'mr'}
   for modality in ('ct', 'mr'):
@@ -173,7 +173,7 @@ def test_supervised_trains_one_network_per_modality(cache, tmp_path):
   # Each network starts from its own modality's weights.
   config.init_from = str(tmp_path / 'lb')
   config.optimizer.learning_rate = 0.0
-  train.train_and_evaluate(config, tmp_path / 'more')
+  train.train(config, tmp_path / 'more')
   for modality in ('ct', 'mr'):
     before, after = (_state(tmp_path / r / modality) for r in ('lb', 'more'))
     assert tiny.same(before['params'], after['params'])
@@ -185,7 +185,7 @@ def test_upper_bound_and_one_modality_run_without_unlabelled_scans(
   config = tiny.heart_config(cache)
   config.modalities, config.labeled_fraction = 'mr', 1.0
   config.epochs = 1
-  results = train.train_and_evaluate(config, tmp_path)
+  results = train.train(config, tmp_path)
   assert set(results['modalities']) == {'mr'}
   out = capsys.readouterr().out
   assert 'dual consistency in mr: no unlabelled scans' in out
@@ -241,7 +241,7 @@ def test_labels_that_count_as_unlabelled_never_reach_training(
   _scramble(root, hidden, np.random.default_rng(0))
   config = tiny.heart_config(cache)
   config.data.mmwhs = str(root)
-  train.train_and_evaluate(config, tmp_path / 'blind')
+  train.train(config, tmp_path / 'blind')
   assert tiny.same(_state(tmp_path / 'blind'), _state(trained[0]))
 
 
@@ -271,7 +271,7 @@ def _shuffle_abdomen_labels(root, split, rng):
 
 def test_the_abdomens_hidden_labels_may_be_anything_at_all(cache, tmp_path):
   """Without a region of interest nothing of them is looked at."""
-  train.train_and_evaluate(_abdomen(cache), tmp_path / 'run')
+  train.train(_abdomen(cache), tmp_path / 'run')
   split = json.loads((tmp_path / 'run' / 'split.json').read_text())
   assert split['ct']['unlabeled'] and split['t2']['unlabeled']
   (source,) = pathlib.Path(cache).glob('phantom*abdomen*')
@@ -280,7 +280,7 @@ def test_the_abdomens_hidden_labels_may_be_anything_at_all(cache, tmp_path):
   config = _abdomen(cache)
   config.data.btcv = str(tmp_path / 'scans' / 'btcv')
   config.data.chaos = str(tmp_path / 'scans' / 'chaos')
-  train.train_and_evaluate(config, tmp_path / 'blind')
+  train.train(config, tmp_path / 'blind')
   fingerprints = [
     json.loads((tmp_path / name / 'run.json').read_text())['data']['hash']
     for name in ('run', 'blind')
@@ -304,7 +304,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
   with pytest.raises(
     epoch_metrics.NonFiniteLossError, match=r'sup_\w+ of modality (ct|mr)'
   ) as caught:
-    train.train_and_evaluate(tiny.heart_config(cache), workdir)
+    train.train(tiny.heart_config(cache), workdir)
   (row,) = read_rows(workdir)
   assert f'step {row["step"] + 2}:' in str(caught.value)
   state = _state(workdir)
@@ -329,6 +329,6 @@ def test_real_scans_go_in_and_scores_come_out(scans, cache, tmp_path):
   config = tiny.shrink(abdomen.get_config(argument), cache)
   config.modalities = 'ct,t2'
   config.epochs = 1
-  results = train.train_and_evaluate(config, tmp_path / 'run')
+  results = train.train(config, tmp_path / 'run')
   assert results['modalities']['ct']['test_cases'] == 1
   assert (tmp_path / 'run' / 'progress.png').exists()

@@ -1,6 +1,7 @@
 """The house rules that a reader may rely on, held against the source."""
 
 import ast
+from collections.abc import Iterator
 import functools
 import graphlib
 import importlib.metadata
@@ -112,11 +113,20 @@ def _within(module: str, package: str) -> bool:
   return module == package or module.startswith(package + '.')
 
 
+def _loaded(node: ast.AST) -> Iterator[ast.AST]:
+  """The nodes below one, without what only type checkers read."""
+  for child in ast.iter_child_nodes(node):
+    if isinstance(child, ast.If) and _dotted(child.test) == 'TYPE_CHECKING':
+      continue
+    yield child
+    yield from _loaded(child)
+
+
 @functools.cache
 def _imports(module: str) -> frozenset[str]:
   """Dotted names that a module imports, also inside of functions."""
   found = set()
-  for node in ast.walk(_modules()[module]):
+  for node in _loaded(_modules()[module]):
     if isinstance(node, ast.Import):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):

@@ -58,5 +58,5 @@ def test_it_can_be_tested_again(own_run, cache):
   place, workdir, results = own_run
   config = tiny.shrink(folder_config.get_config(f'scans={place}'), cache)
   config.eval_only = True
-  again = train.train_and_evaluate(config, str(workdir))
+  again = train.train(config, str(workdir))
   assert again['mean'] == results['mean']

@@ -15,6 +15,7 @@ import scipy.spatial
 
 from data.formats import itk, nifti, scan_files
 from data.phantoms import archive
+import dbdc_jax
 from dbdc_jax import predict
 from dbdc_jax.inference import folder_of_scans, provenance, results, trained_run
 
@@ -444,14 +445,13 @@ def test_auto_without_the_runs_own_measurements_says_what_to_do(
 def test_a_trained_run_segments_scans_as_its_test_did(trained, cache, tmp_path):
   """Whole scans of the phantom, by the API that the command uses."""
   workdir, tested, _ = trained
-  segmenter = predict.load(workdir)
+  segmenter = dbdc_jax.load(workdir)
   assert [m.name for m in segmenter.runs[0].modalities] == ['ct', 'mr']
   split = json.loads((workdir / 'split.json').read_text())
   (root,) = cache.glob('phantom*-heart-tiny-5-0')
   name = split['mr']['test'][0]
   image = nifti.read_nifti(next(root.rglob(f'{name}_image.nii.gz')))
-  sides = np.linalg.norm(image.affine[:3, :3], axis=0)
-  found = segmenter.segment(image.voxels, sides, 'mr', image.affine)
+  found = segmenter.segment(image.voxels, 'mr', affine=image.affine)
   assert found.labels.shape == image.voxels.shape
   codes = {0, 205, 420, 500, 550, 600, 820, 850}
   assert set(np.unique(found.labels)) <= codes
@@ -460,4 +460,4 @@ def test_a_trained_run_segments_scans_as_its_test_did(trained, cache, tmp_path):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
   with pytest.raises(ValueError, match='finished run'):
-    predict.load(tmp_path)
+    dbdc_jax.load(tmp_path)

@@ -19,6 +19,7 @@ from dbdc_jax.reporting import (
   predictions,
   pseudo_labels,
   runs,
+  sections,
 )
 from dbdc_jax.workdir import checkpoint
 
@@ -235,9 +236,7 @@ def test_a_report_lies_in_its_runs_folder_and_replaces_a_report(moved):
 def test_what_is_no_report_is_refused_before_anything_is_computed(
   moved, monkeypatch, capsys
 ):
-  monkeypatch.setattr(
-    report.sections, 'tab', lambda *_: pytest.fail('computed')
-  )
+  monkeypatch.setattr(sections, 'tab', lambda *_: pytest.fail('computed'))
   results = moved / 'results.json'
   before = results.read_bytes()
   assert report.main([str(moved), '--output', str(results)]) == 1

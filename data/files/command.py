@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
 import threading
 import time
+import types
 from typing import NoReturn, TextIO
 
-from absl import logging
-
-from data.files import errors
+from data.files import errors, names
 
 INTERRUPTED = 128 + signal.SIGINT
+_STOPPED = 'stopped: what was complete stays, the same command does the rest'
 # A second Ctrl-C counts after this time: the first one tidies up.
 _GRACE_SECONDS = 3
 
@@ -74,13 +75,13 @@ def run(
 
 def guard(work: Callable[[], int | None]) -> int:
   """The exit code of some work; an error or Ctrl-C is told in one line."""
-  quiet()
   for stream in (sys.stdout, sys.stderr):
     # Names are of any language; a terminal need not have its letters.
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')
   with _interruptible() as came:
     try:
+      quiet()
       try:
         return work() or 0
       finally:
@@ -102,13 +103,16 @@ def leave(code: int) -> NoReturn:
 
 def quiet() -> None:
   """Silences libraries, which log each error before they raise it."""
+  from absl import logging  # Late: Ctrl-C is heeded already.
+
   logging.set_verbosity(logging.FATAL)
 
 
 def tell(text: str) -> None:
-  """Prints on standard error, if anybody reads it."""
+  """Prints on standard error what a terminal cannot obey, if anybody reads."""
+  lines = map(names.printable, text.split('\n'))
   try:
-    print(text, file=sys.stderr, flush=True)
+    print('\n'.join(lines), file=sys.stderr, flush=True)
   except BrokenPipeError:
     _unread(sys.stderr)
 
@@ -116,7 +120,7 @@ def tell(text: str) -> None:
 def _end(error: BaseException) -> int:
   """Tells what ended a command; returns the exit code."""
   if isinstance(error, KeyboardInterrupt):
-    tell('stopped: what was complete stays, the same command does the rest')
+    tell(_STOPPED)
     return INTERRUPTED
   if isinstance(error, BrokenPipeError) and _unread(sys.stdout):
     return 1
@@ -132,11 +136,22 @@ def _end(error: BaseException) -> int:
 
 def _unread(stream: TextIO) -> bool:
   """Whether a pipe's reader has gone (`| head`); then nothing more is said."""
-  try:
-    stream.flush()
-  except BrokenPipeError:
+  poll = select.poll()
+  poll.register(stream.fileno(), 0)  # What is wrong is always reported.
+  gone = any(event & select.POLLERR for _, event in poll.poll(0))
+  if gone:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return True
+  return gone
+
+
+def _loads(frame: types.FrameType | None) -> bool:
+  """Whether a command imports something: it has not begun with its work."""
+  above = ''
+  while frame is not None:
+    importing = above.startswith('<frozen importlib')
+    if importing and frame.f_globals.get('__name__') == '__main__':
+      return True
+    above, frame = frame.f_code.co_filename, frame.f_back
   return False
 
 
@@ -149,8 +164,12 @@ def _interruptible() -> Iterator[list[float]]:
   """
   came: list[float] = []
 
-  def stop(number, frame):
-    del number, frame
+  def stop(number: int, frame: types.FrameType | None) -> None:
+    del number
+    if _loads(frame):
+      # Libraries of C would print what they cannot raise.
+      tell(_STOPPED)
+      os._exit(INTERRUPTED)
     if not came:
       came.append(time.monotonic())
       raise KeyboardInterrupt

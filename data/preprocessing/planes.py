@@ -153,18 +153,13 @@ def orientation(affine: np.ndarray, plane: str) -> np.ndarray:
   return max(ways, key=lambda way: way[0])[1]
 
 
-def upright(spacing: Sequence[float], plane: str) -> tuple[np.ndarray, str]:
-  """The grid of voxels that are slices, rows and columns already.
+def affine_of(axes: Sequence[str], spacing: Sequence[float]) -> np.ndarray:
+  """The affine `[4, 4]` of a grid whose axes run to `axes`, e.g. 'SPL'.
 
   Args:
-    spacing: (slice, row, column), mm.
-    plane: a key of `PLANES`.
-
-  Returns:
-    The affine, and the plane in which `orientation` leaves the axes as they
-    are.
+    axes: a letter each; the first voxel lies at 0 mm.
+    spacing: voxel sides, mm.
   """
   affine = np.eye(4)
-  affine[:3, :3] = _directions(axes(plane)).T * np.asarray(spacing)
-  _, _, view = plane.rpartition('-')
-  return affine, 'axial' if plane == ACQUIRED else view
+  affine[:3, :3] = _directions(axes).T * np.asarray(spacing)
+  return affine

@@ -26,6 +26,7 @@ import jax
 from jax.experimental import topologies
 
 from dbdc_jax.benchmarking import compiled
+from dbdc_jax.benchmarking.choices import REQUIREMENTS, cards
 from dbdc_jax.benchmarking.workload import (
   Workload,
   build_method,
@@ -35,7 +36,6 @@ from dbdc_jax.benchmarking.workload import (
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import step
 
-REQUIREMENTS = 'benchmarks/requirements-compile.txt'
 # The folder of the package `nvidia`, and what the compiler needs of it -> the
 # distribution that brings it.
 _TOOLKIT = 'cu13'
@@ -44,12 +44,6 @@ _TOOLS = {
   'nvvm/libdevice': 'nvidia-nvvm',
 }
 _PLUGINS = ('jax-cuda13-plugin', 'jax-cuda13-pjrt')
-
-
-def cards() -> tuple[str, ...]:
-  """The cards that a step can be compiled for."""
-  files = resources.files(__package__).joinpath('cards').iterdir()
-  return tuple(sorted(pathlib.Path(file.name).stem for file in files))
 
 
 def description(card: str) -> str:

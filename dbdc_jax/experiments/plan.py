@@ -16,17 +16,12 @@ from ml_collections import config_flags
 from data.task import TASKS
 from data.task import names as task_names
 from dbdc_jax import methods
-from dbdc_jax.experiments.variants import Table, Variant
+from dbdc_jax.experiments.variants import VARY, Table, Variant
 from dbdc_jax.workdir import run_record
 
 ROOT = pathlib.Path(__file__).parents[2]
 # What a run is started with; `ROOT` is the folder to start it in.
 PROGRAM = (sys.executable, '-m', 'dbdc_jax.main')
-VARY = {
-  'weights': ('seed',),
-  'split': ('data.split_seed',),
-  'both': ('seed', 'data.split_seed'),
-}
 # States of a run.
 DONE, NEW, BROKEN = 'done', 'to run', 'to resume'
 OTHER, UNAVAILABLE = 'other settings', 'not available'

@@ -15,6 +15,12 @@ from data.task import TASKS
 
 # The row that the others are compared with.
 REFERENCE = 'dbdc'
+# What the seeds of an experiment are of.
+VARY = {
+  'weights': ('seed',),
+  'split': ('data.split_seed',),
+  'both': ('seed', 'data.split_seed'),
+}
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 _KEYS = ('name', 'label', 'method', 'fields', 'paper')
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import functools
+import os
+import pathlib
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from data.files import progress
-from data.formats import scan_files
+from data.files import atomic, names, progress
+from data.formats import nnunet, scan_files
 from data.formats.nifti import Volume
 from data.formats.scan_error import ScanError
 from data.formats.scan_files import Source
@@ -40,6 +40,42 @@ class Outcome:
   errors: list[ScanError] = dataclasses.field(default_factory=list)
 
 
+def find(
+  place: str | os.PathLike[str], output: pathlib.Path, series: str = ''
+) -> scan_files.Listing:
+  """What the input holds, the output folder left out.
+
+  Raises:
+    ScanError: there is nothing.
+    ValueError: results would lie among the scans.
+  """
+  place = pathlib.Path(place)
+  found = scan_files.find(place, series=series, without=(output,))
+  if place.is_dir():
+    cases, problems = nnunet.channels(found.scans)
+    found = found._replace(scans=cases, problems=found.problems + problems)
+  files = [file for scan in found.scans.values() for file in scan.files()]
+  provenance.check_output(output, place, files)
+  return found
+
+
+def check_names(output: pathlib.Path, found: scan_files.Listing) -> None:
+  """Refuses results that this disk would take for one file.
+
+  Raises:
+    ScanError: naming both scans.
+  """
+  pairs = names.same_on_disk(found.scans)
+  if not pairs or atomic.tells_capitals_apart(output):
+    return
+  one, other = pairs[0]
+  raise ScanError(
+    found.scans[other].path,
+    f'the disk of {output} cannot tell {other} from {one}',
+    'rename one of them, or give an --output on another disk',
+  )
+
+
 def _segment(
   job: Job, source: Source, volume: Volume, say: Callable[[str], None]
 ) -> tuple[Segmentation, Modality, dict[str, Any]]:
@@ -56,8 +92,7 @@ def _segment(
       )
     name, said = fit.modality, {'confidence': round(fit.confidence, 4)}
   modality = segmenter.runs[0].modality(name)
-  spacing = np.linalg.norm(volume.affine[:3, :3], axis=0)
-  found = segmenter.segment(volume.voxels, spacing, name, volume.affine)
+  found = segmenter.segment(volume.voxels, name, affine=volume.affine)
   notes = [*volume.notes, *_unusual(modality, volume, found)]
   return found, modality, said | {'modality': name, 'notes': notes}
 

@@ -20,7 +20,6 @@ from dbdc_jax.inference import provenance, volumes
 from dbdc_jax.inference.segmentation import Segmentation, Segmenter
 from dbdc_jax.workdir import run_record
 
-FORMATS = ('nifti', 'input', 'dicom-seg')
 VOLUMES = 'volumes.csv'
 _SEG = '.dcm'
 _ONE = Volume(np.zeros((1, 1, 1)), np.eye(4))
@@ -37,8 +36,8 @@ class Job:
     overwrite: also scans whose results are there, whoever made them.
     overlay: also overlays/NAME.png.
     volumes: also volumes.csv.
-    format: of the label maps, one of `FORMATS`; 'input' is that of the scan, a
-      DICOM SEG object for a DICOM series.
+    format: of the label maps, one of `choices.FORMATS`; 'input' is that of the
+      scan, a DICOM SEG object for a DICOM series.
   """
 
   segmenter: Segmenter

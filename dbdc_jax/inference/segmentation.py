@@ -1,20 +1,20 @@
 """From a scan to its label map, with the networks of one or several runs."""
 
 from collections.abc import Iterator, Sequence
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from data.preprocessing import planes, preprocess
+from data.preprocessing import preprocess
 from data.task import Modality
-from dbdc_jax.inference import sliding_window
+from dbdc_jax.inference import choices, given_scan, sliding_window, trained_run
 from dbdc_jax.inference.trained_run import Deployed
 
 # Slices that are in memory as probabilities at a time, and windows per call.
 SLAB = 8
 WINDOWS = 32
-ROI_CHOICES = ('auto', 'none')
 # Passes that look for the region, and the share of what they find that may lie
 # outside of it on each side.
 _COARSE_PASSES = 3
@@ -171,8 +171,8 @@ class Segmenter:
     """
     if not runs:
       raise ValueError('no run to segment with')
-    if roi not in ROI_CHOICES:
-      raise ValueError(f'roi={roi!r}: choose {" or ".join(ROI_CHOICES)}')
+    if roi not in choices.ROI:
+      raise ValueError(f'roi={roi!r}: choose {" or ".join(choices.ROI)}')
     for run in runs[1:]:
       if run.task.classes != runs[0].task.classes:
         raise ValueError(
@@ -194,35 +194,35 @@ class Segmenter:
 
   def segment(
     self,
-    volume: np.ndarray,
-    spacing: Sequence[float],
+    image: Any,
     modality: str,
+    *,
     affine: np.ndarray | None = None,
+    spacing: Sequence[float] | None = None,
+    axes: Sequence[str] | None = None,
   ) -> Segmentation:
     """Segments one scan.
 
     Args:
-      volume: `[X, Y, Z]` scanner values (HU for CT).
-      spacing: voxel sides in mm, in the order of the axes.
+      image: a nibabel image; or an array `[X, Y, Z]` of scanner values (HU for
+        CT) together with `affine`, or with `spacing` and `axes`.
       modality: name of one of the runs' modalities.
-      affine: `[4, 4]` voxel index to RAS mm, from which the orientation is
-        taken. Without it the axes are those of prepared slices, see
-        `data.preprocessing.planes`: of axial ones feet to head, front to back,
-        right to left of the patient.
+      affine: `[4, 4]` voxel index to RAS mm.
+      spacing: voxel sides in mm, in the order of the axes.
+      axes: where each axis runs to, a letter of L/R, P/A and I/S for each:
+        'SPL' of slices from feet to head, rows from front to back, columns from
+        right to left.
+
+    Returns:
+      What was found, on the axes of `image`.
 
     Raises:
-      ValueError: a run was not trained on the modality, or the volume is not a
-        3-D one with positive voxel sides.
+      TypeError: `image` is no image.
+      ValueError: a run was not trained on the modality, the scan's grid is not
+        known, or contradicts itself, or the values cannot be those of a scan.
     """
     plane = self._plane(modality)
-    volume = np.asarray(volume)
-    if volume.ndim != 3 or len(spacing) != 3 or min(spacing) <= 0:
-      raise ValueError(
-        f'a volume of shape {volume.shape} with voxel sides {tuple(spacing)}:'
-        ' three axes, and three positive sides in mm are needed'
-      )
-    if affine is None:
-      affine, plane = planes.upright(spacing, plane)
+    volume, affine = given_scan.grid(image, affine, spacing, axes)
     image = preprocess.reorient(volume, affine, plane)
     sides = preprocess.reoriented_spacing(affine, plane)
     box = self._find_region(image, sides, modality)
@@ -320,3 +320,32 @@ class Segmenter:
         safe = np.maximum(p, 1e-12)
         entropy[index][crop[1:]] = -(p * np.log(safe)).sum(-1) / np.log(count)
     return classes, entropy
+
+
+def load(
+  *runs: str | os.PathLike[str],
+  mirror: bool = False,
+  keep_largest: bool = False,
+  entropy: bool = False,
+  roi: str = 'auto',
+) -> Segmenter:
+  """Loads what runs have learnt, ready to segment scans.
+
+  Args:
+    *runs: workdirs (or exports) of one or several runs of one task; the
+      probabilities of several are averaged.
+    mirror: average over mirror images, too.
+    keep_largest: keep each class's largest connected component only.
+    entropy: also return the entropy map.
+    roi: 'auto' or 'none', see `Segmenter`.
+
+  Raises:
+    ValueError: a folder holds no sound run; says what is wrong.
+  """
+  return Segmenter(
+    [trained_run.load(run) for run in runs],
+    mirror=mirror,
+    keep_largest=keep_largest,
+    entropy=entropy,
+    roi=roi,
+  )

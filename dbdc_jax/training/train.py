@@ -1,6 +1,6 @@
 """A run from its config to its results.
 
-`train_and_evaluate(config, workdir)` prepares the data, trains (`loop.py`),
+`train(config, workdir)` prepares the data, trains (`loop.py`),
 tests the best checkpoint and writes every output. A method that trains one
 network per modality (`joint=False`) goes through the same loop once per
 modality. Every process of a run calls it; the lead process alone writes.
@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -220,9 +221,9 @@ def _samples(run: loop.Run) -> str:
   return f'{count} ' + (f'whole scans of {depth} slices' if depth else 'slices')
 
 
-def train_and_evaluate(
+def train(
   config: ml_collections.ConfigDict,
-  workdir: str,
+  workdir: str | os.PathLike[str],
   on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
   """Prepares, trains and tests; the whole of a run.

@@ -20,7 +20,7 @@ def test_every_orientation_gives_labels_where_the_structures_are(codes):
   """At a pixel no larger than a voxel, exactly but for the blur of edges."""
   voxels = blocks((20, 22, 18))
   affine = affine_of(codes, SPACING, (5, -3, 2), TURN.as_matrix())
-  found = segmenter(make(mm=0.9)).segment(voxels, SPACING, 'ct', affine)
+  found = segmenter(make(mm=0.9)).segment(voxels, 'ct', affine=affine)
   reference = _classes(voxels)
   assert found.labels.shape == voxels.shape and found.labels.dtype == np.uint16
   assert set(np.unique(found.labels)) == {0, 420, 7}
@@ -33,9 +33,14 @@ def test_every_orientation_gives_labels_where_the_structures_are(codes):
   np.testing.assert_array_equal(found.labels, CODE_OF[found.classes])
 
 
-def test_without_an_affine_the_axes_are_those_of_prepared_slices():
+def _slices(segmenter, voxels, spacing=(2, 1, 1)):
+  """Of axial slices, cut and turned as a network sees them."""
+  return segmenter.segment(voxels, 'ct', spacing=spacing, axes='SPL')
+
+
+def test_slices_of_named_axes_are_taken_as_they_are():
   voxels = blocks((9, 20, 22))
-  plain = segmenter().segment(voxels, (2.5, 1, 1), 'ct')
+  plain = _slices(segmenter(), voxels, (2.5, 1, 1))
   np.testing.assert_array_equal(plain.classes, _classes(voxels))
 
 
@@ -43,18 +48,17 @@ def test_the_size_of_a_scan_compiles_nothing_anew():
   from dbdc_jax.inference import sliding_window
 
   compiled = sliding_window._window_probabilities
-  segmenter().segment(blocks((4, 16, 16)), (2, 1, 1), 'ct')
+  _slices(segmenter(), blocks((4, 16, 16)))
   before = compiled._cache_size()
   for shape in ((3, 40, 21), (17, 5, 60)):
-    segmenter().segment(blocks(shape), (2, 1, 1), 'ct')
+    _slices(segmenter(), blocks(shape))
   assert compiled._cache_size() == before
 
 
 def test_mirroring_changes_nothing_for_a_network_that_does_not_mind():
   voxels = blocks((3, 24, 24))
   a, b = (
-    segmenter(mirror=m, entropy=True).segment(voxels, (2, 1, 1), 'ct')
-    for m in (False, True)
+    _slices(segmenter(mirror=m, entropy=True), voxels) for m in (False, True)
   )
   np.testing.assert_array_equal(a.labels, b.labels)
   np.testing.assert_allclose(a.entropy, b.entropy, atol=1e-6)
@@ -64,7 +68,7 @@ def test_several_runs_are_averaged_and_must_have_the_same_classes():
   voxels = blocks((3, 24, 24))
   one = segmenter(make(mm=1.0), entropy=True)
   two = segmenter(make(mm=1.0), make(mm=3.0), entropy=True)
-  a, b = (s.segment(voxels, (2, 1, 1), 'ct') for s in (one, two))
+  a, b = (_slices(s, voxels) for s in (one, two))
   # The coarse run blurs edges: more doubt there, the same inside.
   assert b.entropy.mean() > a.entropy.mean()
   np.testing.assert_array_equal(a.labels[1, 8:16, 8:11], 420)
@@ -82,7 +86,7 @@ def test_several_runs_are_averaged_and_must_have_the_same_classes():
 def test_entropy_is_0_where_certain_and_highest_between_classes():
   voxels = np.zeros((2, 16, 16), np.int16)
   voxels[:, :, 8:] = 25  # Half-way between two of the three classes.
-  found = segmenter(entropy=True).segment(voxels, (1, 1, 1), 'ct')
+  found = _slices(segmenter(entropy=True), voxels, (1, 1, 1))
   assert found.entropy.dtype == np.float32
   np.testing.assert_allclose(found.entropy[:, :, :7], 0, atol=1e-3)
   half = np.log(2) / np.log(len(CLASSES))
@@ -92,8 +96,8 @@ def test_entropy_is_0_where_certain_and_highest_between_classes():
 def test_keep_largest_drops_islands_of_each_class():
   voxels = blocks((6, 24, 24))
   voxels[0, 1, 1], voxels[5, 22, 22] = 50, 100
-  islands = segmenter().segment(voxels, (2, 1, 1), 'ct').classes
-  kept = segmenter(keep_largest=True).segment(voxels, (2, 1, 1), 'ct').classes
+  islands = _slices(segmenter(), voxels).classes
+  kept = _slices(segmenter(keep_largest=True), voxels).classes
   assert islands[0, 1, 1] == 1 and islands[5, 22, 22] == 2
   assert kept[0, 1, 1] == 0 and kept[5, 22, 22] == 0
   kept[0, 1, 1], kept[5, 22, 22] = 1, 2
@@ -118,7 +122,7 @@ def test_roi_auto_segments_the_box_that_the_coarse_pass_finds():
   whole = segmenter(make(roi='label'), roi='none')
   auto = segmenter(make(roi='label'))
   spacing = (2.5, 1, 1)
-  a, b = (s.segment(voxels, spacing, 'ct') for s in (whole, auto))
+  a, b = (_slices(s, voxels, spacing) for s in (whole, auto))
   assert a.box == [[0, 12], [0, 80], [0, 70]]
   # The blocks and 10 mm around them.
   assert b.box == [[0, 12], [10, 74], [8, 66]]
@@ -132,7 +136,7 @@ def test_roi_auto_segments_the_box_that_the_coarse_pass_finds():
 
 def test_roi_auto_takes_everything_where_nothing_is_found():
   nothing = np.zeros((4, 20, 20), np.int16)
-  found = segmenter(make(roi='label')).segment(nothing, (2, 1, 1), 'ct')
+  found = _slices(segmenter(make(roi='label')), nothing)
   assert found.box == [[0, 4], [0, 20], [0, 20]] and not found.labels.any()
 
 
@@ -149,18 +153,9 @@ def test_codes_take_the_smallest_type_that_holds_them():
     assert found.ravel().tolist() == list(codes)
 
 
-@pytest.mark.parametrize(
-  ('volume', 'spacing', 'modality', 'said'),
-  [
-    (np.zeros((2, 16)), (1, 1, 1), 'ct', 'three axes'),
-    (np.zeros((2, 16, 16)), (1, 1), 'ct', 'three axes'),
-    (np.zeros((2, 16, 16)), (1, 0, 1), 'ct', 'three positive sides'),
-    (np.zeros((2, 16, 16)), (1, 1, 1), 'mr', 'was not trained on'),
-  ],
-)
-def test_what_cannot_be_segmented_is_said(volume, spacing, modality, said):
-  with pytest.raises(ValueError, match=said):
-    segmenter().segment(volume, spacing, modality)
+def test_a_modality_that_no_run_knows_is_said():
+  with pytest.raises(ValueError, match='was not trained on'):
+    segmenter().segment(np.zeros((2, 16, 16)), 'mr', affine=np.eye(4))
 
 
 def test_options_are_checked():

@@ -297,7 +297,7 @@ def test_a_run_goes_from_scans_to_scores(cache, tmp_path):
   config.mass.depth, config.mass.volumes, config.model.width = D, B, 4
   config.epochs = 1
   epochs = []
-  results = train.train_and_evaluate(config, tmp_path / 'run', epochs.append)
+  results = train.train(config, tmp_path / 'run', epochs.append)
   assert set(results['modalities']) == {'ct', 'mr'}
   assert np.isfinite(epochs[0]['validation_dice_mean'])
   network = results['run']['networks']['ct,mr']
@@ -314,4 +314,4 @@ def test_scans_that_do_not_divide_over_the_devices_are_refused(cache, tmp_path):
   config = tiny.heart_config(cache, 'method=mass')
   config.mass.volumes = 3
   with pytest.raises(ValueError, match=r'--config.mass.volumes=4'):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    train.train(config, tmp_path / 'run')

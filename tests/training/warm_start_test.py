@@ -59,7 +59,7 @@ def test_the_optimizer_remembers_nothing_of_what_stays(mr_added):
 def test_a_new_row_starts_between_the_old_ones(ct_alone, adding, tmp_path):
   config = copy.deepcopy(adding)
   config.optimizer.learning_rate, config.epochs = 0.0, 1
-  train.train_and_evaluate(config, tmp_path)
+  train.train(config, tmp_path)
   old, new = _best(ct_alone), _best(tmp_path)
   for name, before in old.items():
     if name.split('/')[-1] in ('scale', 'bias') and 'modulation' in name:
@@ -102,14 +102,14 @@ def test_a_stopped_run_goes_on_without_the_other_one(
       raise Stopped
 
   with pytest.raises(Stopped):
-    train.train_and_evaluate(adding, tmp_path, stop)
+    train.train(adding, tmp_path, stop)
   config = copy.deepcopy(adding)
   config.init_from = ''
-  train.train_and_evaluate(config, tmp_path)
+  train.train(config, tmp_path)
   assert tiny.same(checkpoint.read(tmp_path), checkpoint.read(mr_added))
   config.train_only = ''
   with pytest.raises(ValueError, match=r"train_only: 'banks' -> ''"):
-    train.train_and_evaluate(config, tmp_path)
+    train.train(config, tmp_path)
 
 
 def test_the_banner_says_what_is_trained(adding):
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused(adding, tmp_path, fields, part):
   config = copy.deepcopy(adding)
   config.update_from_flattened_dict(fields)
   with pytest.raises(ValueError, match=part):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    train.train(config, tmp_path / 'run')
 
 
 def test_other_classes_are_refused(ct_alone, adding, tmp_path):
@@ -154,4 +154,4 @@ def test_other_classes_are_refused(ct_alone, adding, tmp_path):
   config = copy.deepcopy(adding)
   config.init_from = str(tmp_path)
   with pytest.raises(ValueError, match=r'classes background, liver.*no start'):
-    train.train_and_evaluate(config, tmp_path / 'run')
+    train.train(config, tmp_path / 'run')

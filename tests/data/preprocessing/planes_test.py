@@ -222,24 +222,23 @@ def test_segmented_back_onto_the_scans_grid(name, storage):
   """Every class lies where it was drawn, to within half a voxel."""
   scan = _scan(name, storage)
   run = make(mm=PIXEL, codes={0: 0, 1: 1, 2: 2}, plane='acquired')
-  found = segmenter(run).segment(
-    scan.label * 50.0, np.linalg.norm(scan.affine[:3, :3], axis=0),
-    *('ct', scan.affine),
-  )  # fmt: skip
+  found = segmenter(run).segment(scan.label * 50.0, 'ct', affine=scan.affine)
   assert found.labels.shape == scan.label.shape
   np.testing.assert_array_equal(found.labels, scan.label)
 
 
 @pytest.mark.parametrize('plane', planes.PLANES)
-def test_slices_without_an_affine_are_taken_as_they_are(plane):
+def test_slices_of_a_planes_own_axes_are_taken_as_they_are(plane):
   """[slices, rows, columns] of the plane, whatever their spacing."""
   voxels = np.random.default_rng(0).choice([0, 50, 100], (9, 20, 22))
   run = make(plane=plane)
-  found = segmenter(run).segment(voxels, (0.5, 1, 1), 'ct')
+  found = segmenter(run).segment(
+    voxels, 'ct', spacing=(0.5, 1, 1), axes=planes.axes(plane)
+  )
   np.testing.assert_array_equal(found.classes, voxels // 50)
 
 
 def test_runs_that_cut_a_modality_differently_are_not_averaged():
   runs = make(plane='acquired-coronal'), make(plane='axial')
   with pytest.raises(ValueError, match='cannot be averaged'):
-    segmenter(*runs).segment(np.zeros((16, 16, 16)), (1, 1, 1), 'ct')
+    segmenter(*runs).segment(np.zeros((16, 16, 16)), 'ct', affine=np.eye(4))

@@ -165,7 +165,7 @@ def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(
   """The published code chooses on the target's test set; nothing here does."""
   config = tiny.heart_config(cache, 'method=ram_dsir')
   config.source, config.target, config.epochs = 'mr', 'ct', 2
-  results = train.train_and_evaluate(config, str(tmp_path))
+  results = train.train(config, str(tmp_path))
   assert list(results['modalities']) == ['ct']
   assert {case['modality'] for case in results['cases']} == {'ct'}
   run = results['run']
@@ -181,4 +181,4 @@ def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(
   assert 'training DSC mr' in printed
   assert ', ct 0.0' not in printed
   # Nothing is left to do, and the split is the one that was saved.
-  assert train.train_and_evaluate(config, str(tmp_path)) == results
+  assert train.train(config, str(tmp_path)) == results
