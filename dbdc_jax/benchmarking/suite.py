@@ -56,7 +56,9 @@ def count_table(width: int = 32) -> str:
     f'{"GMAC, paper":>13s}{"GMAC, here":>12s}'
   ]
   for task, classes, patch in _TASKS:
-    rows = [('plain U-Net', UNet(classes, 1, width), None, 1)]
+    rows: list[tuple[str, UNet, Projector | None, int]] = [
+      ('plain U-Net', UNet(classes, 1, width), None, 1)
+    ]
     for modalities in (1, 2, 4):
       net = UNet(classes, modalities, width, extra_head=True)
       rows.append(('with modulation bank', net, None, modalities))
@@ -133,7 +135,7 @@ def _measure_waiting(workload: Workload, flags) -> dict[str, Any]:
     return waiting.measure(config, pathlib.Path(folder), 3 * flags.rounds)
 
 
-def _measure_recognition(flags) -> dict[str, Any]:
+def _measure_recognition(flags: argparse.Namespace) -> list[dict[str, Any]]:
   """Measures and prints --recognition."""
   name, _, names = flags.recognition.partition(':')
   task = TASKS[name]

@@ -35,7 +35,7 @@ def write(
     OSError: the disk is full.
   """
   place = str(output or pathlib.Path(workdirs[0], 'report.html'))
-  found = [runs.read(workdir) for workdir in workdirs]
+  found = [runs.read(os.fspath(workdir)) for workdir in workdirs]
   page.check(place)
   names = _names(found)
   compilation_cache.use(preparation.cache_folder(found[0].config.data.cache))
