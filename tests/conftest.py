@@ -73,6 +73,8 @@ _TRAINING = (
   'gpu_check_test',
   'main_test',
   'registration_test',
+  # Traces the steps of all methods.
+  'precision_test',
 )
 _RUNS = {'trained', 'own_run', 'ct_alone', 'mr_added'}
 
@@ -166,6 +168,7 @@ def trained(cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'heart'
   epochs = []
   config = tiny.heart_config(cache)
+  config.evaluation.overlays = 1
   results = train.train(config, workdir, epochs.append)
   return workdir, results, epochs
 
