@@ -4,7 +4,6 @@ import gzip
 import pathlib
 import re
 import struct
-import time
 import tracemalloc
 import zlib
 
@@ -697,14 +696,34 @@ BOMBS = {
 }
 
 
+class _Counted:
+  """A decompressor that notes how many bytes it gave."""
+
+  def __init__(self, inner, given):
+    self._inner, self._given = inner, given
+
+  def __getattr__(self, name):
+    return getattr(self._inner, name)
+
+  def decompress(self, *args):
+    data = self._inner.decompress(*args)
+    self._given.append(len(data))
+    return data
+
+
 @pytest.mark.parametrize('name', BOMBS)
-def test_a_bomb_of_a_gigabyte_costs_next_to_nothing(name, tmp_path):
+def test_a_bomb_of_a_gigabyte_costs_next_to_nothing(
+  name, tmp_path, monkeypatch
+):
   head, reason = BOMBS[name]
   path = tmp_path / 'a.nii.gz'
   path.write_bytes(_bomb(head, 1024))
   assert path.stat().st_size < 2 << 20
+  given, start = [], zlib.decompressobj
+  monkeypatch.setattr(
+    zlib, 'decompressobj', lambda *args: _Counted(start(*args), given)
+  )
   tracemalloc.start()
-  before = time.process_time()
   try:
     with pytest.raises(ScanError, match=reason):
       read_nifti(path)
@@ -713,4 +732,4 @@ def test_a_bomb_of_a_gigabyte_costs_next_to_nothing(name, tmp_path):
     tracemalloc.stop()
   # The compressed file twice, and what the header announces.
   assert peak < 5 << 20
-  assert time.process_time() - before < 1
+  assert given and sum(given) < 5 << 20
