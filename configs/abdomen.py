@@ -17,8 +17,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; see the module's docstring for `argument`."""
   config = common.base()
   config.task = 'abdomen'
-  config.data.slice_size = 256
-  config.data.roi = 'none'
   config.augment.patch_size = 128
   if common.arguments(config, argument) == 'paper':
     config.expectation = 'the paper reports 87.61 % mean test DSC for DBDC'

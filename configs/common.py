@@ -67,224 +67,188 @@ def base() -> ml_collections.ConfigDict:
   # What this config is expected to take and give; the banner prints it.
   config.expectation = ''
 
-  config.data = _data()
-  config.model = _model()
-  config.augment = _augment()
-  config.mpcl = _mpcl()
-  config.dc = _dc()
-  config.ssl = _ssl()
-  config.ram_dsir = _ram_dsir()
-  config.varda = _varda()
-  config.mass = _mass()
-  config.weighting = _weighting()
-  config.optimizer = _optimizer()
-  config.evaluation = _evaluation()
-  config.phantom = _phantom()
+  _input(config)
+  _dbdc(config)
+  _other_methods(config)
+  _course(config)
   return config
 
 
-def _data() -> ml_collections.ConfigDict:
-  data = ml_collections.ConfigDict()
+def _input(config: ml_collections.ConfigDict) -> None:
+  """The scans, the network, and what it is shown."""
+  config.data = ml_collections.ConfigDict()
   # Folder of each archive (mmwhs, btcv, chaos), or of own scans (folder); all
   # empty means: the built-in phantom.
   for source in sources():
-    data[source] = ''
+    config.data[source] = ''
   # Side of the square prepared slices, in pixels; the scan's longer side.
-  data.slice_size = 0
+  config.data.slice_size = 0
   # 'label' crops to the label's bounding box (scans without a label stay
   # whole), 'none' keeps whole slices.
-  data.roi = ''
+  config.data.roi = ''
   # Where prepared data is kept; '' = dbdc_jax in the user's cache folder.
-  data.cache = ''
+  config.data.cache = ''
   # Go on without bad scans (listed and recorded) instead of stopping.
-  data.skip_bad = False
+  config.data.skip_bad = False
   # Add the archives' own test scans (no labels) to the unlabelled set.
-  data.extra_unlabeled = False
+  config.data.extra_unlabeled = False
   # Who is in which split: 70/10/20 % of the patients, drawn by this seed ...
-  data.split_seed = 0
+  config.data.split_seed = 0
   # ... rotated by this fold (0 to 4 give five disjoint test sets) ...
-  data.fold = 0
+  config.data.fold = 0
   # ... or read from a split.json of another run, which also says who is
   # labelled (labeled_fraction is not used then).
-  data.split = ''
+  config.data.split = ''
   # Decoded slices of training and validation are kept in memory up to this
   # size, on a GPU or TPU in its own memory where they fit; the rest is
   # decoded again each time.
-  data.memory_limit_gib = 8.0
-  return data
+  config.data.memory_limit_gib = 8.0
 
-
-def _model() -> ml_collections.ConfigDict:
-  model = ml_collections.ConfigDict()
+  config.model = ml_collections.ConfigDict()
   # Channels of the first convolution; all others scale with it.
-  model.width = 32
+  config.model.width = 32
   # D, length of an embedding and of a prototype.
-  model.embedding_dim = 64
+  config.model.embedding_dim = 64
   # Where a network of several modalities has a normalisation of its own for
   # each (MLMB, the paper's Table IV): 'all', 'encoder+bottleneck', 'encoder' or
   # 'none'. Elsewhere they share one, through which each goes on its own.
   # 'mixed': none, and all modalities go through it together.
-  model.modulation = 'all'
-  return model
+  config.model.modulation = 'all'
 
-
-def _augment() -> ml_collections.ConfigDict:
-  augment = ml_collections.ConfigDict()
+  config.augment = ml_collections.ConfigDict()
   # Side of the random training crops, in pixels; divisible by 8.
-  augment.patch_size = 96
+  config.augment.patch_size = 96
   # Rotation by up to this many degrees either way.
-  augment.rotation = 20.0
+  config.augment.rotation = 20.0
   # Quarter turns and flips instead, every other time (not for organs that
   # have a side).
-  augment.flips = False
+  config.augment.flips = False
   # Scale per axis, uniform in 1 -+ this.
-  augment.scale = 0.1
+  config.augment.scale = 0.1
   # Chance of the intensity curve on labelled images.
-  augment.intensity_labeled = 0.25
+  config.augment.intensity_labeled = 0.25
   # Chance and standard deviation of the strong view's Gaussian noise.
-  augment.noise_probability = 0.5
-  augment.noise_sigma = 0.1
-  return augment
+  config.augment.noise_probability = 0.5
+  config.augment.noise_sigma = 0.1
 
 
-def _mpcl() -> ml_collections.ConfigDict:
-  mpcl = ml_collections.ConfigDict()
+def _dbdc(config: ml_collections.ConfigDict) -> None:
+  """The terms of DBDC."""
+  config.mpcl = ml_collections.ConfigDict()
   # False switches MLPB (projector, prototypes, all of MPCL) off.
-  mpcl.enabled = True
+  config.mpcl.enabled = True
   # Each term of eq 12: prototype segmentation, modality contrast, prototype
   # contrast, prototype distance.
-  mpcl.pseg = True
-  mpcl.mc = True
-  mpcl.pc = True
-  mpcl.pd = True
+  config.mpcl.pseg = True
+  config.mpcl.mc = True
+  config.mpcl.pc = True
+  config.mpcl.pd = True
   # delta, weight of MPCL in eq 18, 19 and 21.
-  mpcl.delta = 0.1
+  config.mpcl.delta = 0.1
   # tau of eq 10.
-  mpcl.temperature = 0.1
+  config.mpcl.temperature = 0.1
   # alpha of eq 7.
-  mpcl.momentum = 0.99
+  config.mpcl.momentum = 0.99
   # 'sinkhorn' (eq 4-6) or 'label': every pixel joins its label's prototype.
-  mpcl.assignment = 'sinkhorn'
+  config.mpcl.assignment = 'sinkhorn'
   # Entropy weight (phi of eq 5) and number of Sinkhorn iterations.
-  mpcl.epsilon = 0.05
-  mpcl.iterations = 3
+  config.mpcl.epsilon = 0.05
+  config.mpcl.iterations = 3
   # Embeddings at every n-th pixel in each direction; 1 = the paper.
-  mpcl.stride = 1
-  return mpcl
+  config.mpcl.stride = 1
 
-
-def _dc() -> ml_collections.ConfigDict:
-  dc = ml_collections.ConfigDict()
+  config.dc = ml_collections.ConfigDict()
   # Image and feature perturbation consistency (eq 18, 19); with both off,
   # unlabelled scans are not used.
-  dc.ipc = True
-  dc.fpc = True
+  config.dc.ipc = True
+  config.dc.fpc = True
   # 'gaussian' (the paper's ramp over all epochs) or 'constant'.
-  dc.ramp = 'gaussian'
+  config.dc.ramp = 'gaussian'
   # Supervised-only epochs at the start.
-  dc.warmup_epochs = 4
+  config.dc.warmup_epochs = 4
   # Share of bottleneck elements that the dropout pass drops.
-  dc.dropout = 0.5
-  return dc
+  config.dc.dropout = 0.5
 
 
-def _ssl() -> ml_collections.ConfigDict:
-  """The semi-supervised methods other than DBDC."""
-  ssl = ml_collections.ConfigDict()
+def _other_methods(config: ml_collections.ConfigDict) -> None:
+  """The methods other than DBDC."""
+  # The semi-supervised methods other than DBDC.
+  config.ssl = ml_collections.ConfigDict()
   # Largest weight of the unlabelled losses; the ramp multiplies it.
-  ssl.weight = 0.1
+  config.ssl.weight = 0.1
   # mean_teacher, uamt, ict: largest share of the teacher that a step keeps.
-  ssl.decay = 0.99
+  config.ssl.decay = 0.99
   # mean_teacher, uamt: standard deviation of the noise on its images.
-  ssl.noise = 0.1
+  config.ssl.noise = 0.1
   # uamt: noisy passes that its uncertainty is taken from.
-  ssl.passes = 8
+  config.ssl.passes = 8
   # ict: both parameters of the Beta distribution that shares are drawn from.
-  ssl.mix = 0.2
+  config.ssl.mix = 0.2
   # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
   # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
-  ssl.threshold = 0.2
+  config.ssl.threshold = 0.2
   # summl: first learning rate of translators and discriminators; it falls as
   # optimizer.learning_rate does, which is the segmenters'.
-  ssl.gan_learning_rate = 2e-4
+  config.ssl.gan_learning_rate = 2e-4
   # summl: earlier translations into each modality that discriminators are
   # shown (at least a step's are kept).
-  ssl.pool = 50
-  return ssl
+  config.ssl.pool = 50
 
-
-def _ram_dsir() -> ml_collections.ConfigDict:
-  ram_dsir = ml_collections.ConfigDict()
+  config.ram_dsir = ml_collections.ConfigDict()
   # Half of the side of the mixed square of low frequencies, as a share of the
   # image's side.
-  ram_dsir.window = 0.1
+  config.ram_dsir.window = 0.1
   # Weight of the two views' divergence, and of the restored image's error.
-  ram_dsir.consistency = 0.5
-  ram_dsir.restoration = 0.1
-  return ram_dsir
+  config.ram_dsir.consistency = 0.5
+  config.ram_dsir.restoration = 0.1
 
-
-def _varda() -> ml_collections.ConfigDict:
-  varda = ml_collections.ConfigDict()
+  config.varda = ml_collections.ConfigDict()
   # Weights: of the source's cross entropies, of the drawn images' error, of the
   # latents' divergence from the normal distribution, of the domains' distance.
-  varda.segmentation = 1000.0
-  varda.drawing = 10.0
-  varda.prior = 1.0
-  varda.distance = 1e-3
-  return varda
+  config.varda.segmentation = 1000.0
+  config.varda.drawing = 10.0
+  config.varda.prior = 1.0
+  config.varda.distance = 1e-3
 
-
-def _mass() -> ml_collections.ConfigDict:
-  """The method 'mass', which registers whole scans."""
-  mass = ml_collections.ConfigDict()
+  # The method 'mass', which registers whole scans.
+  config.mass = ml_collections.ConfigDict()
   # Slices that each scan is resampled to; divisible by 8, as data.slice_size.
-  mass.depth = 40
+  config.mass.depth = 40
   # Labelled and as many unlabelled scans per modality and step, instead of
   # batch_size slices; divisible by the number of devices.
-  mass.volumes = 1
-  return mass
+  config.mass.volumes = 1
 
 
-def _weighting() -> ml_collections.ConfigDict:
-  weighting = ml_collections.ConfigDict()
+def _course(config: ml_collections.ConfigDict) -> None:
+  """How it is trained and tested; the phantom."""
+  config.weighting = ml_collections.ConfigDict()
   # dbdc: False: all modalities weigh 1 (as they always do in other methods).
-  weighting.enabled = True
+  config.weighting.enabled = True
   # Bounds 'low,high' of the learning-speed factor; '' = the paper, none.
-  weighting.clip = ''
-  return weighting
+  config.weighting.clip = ''
 
-
-def _optimizer() -> ml_collections.ConfigDict:
-  optimizer = ml_collections.ConfigDict()
+  config.optimizer = ml_collections.ConfigDict()
   # Adam, decayed polynomially to 0 with this power.
-  optimizer.learning_rate = 1e-4
-  optimizer.power = 0.9
+  config.optimizer.learning_rate = 1e-4
+  config.optimizer.power = 0.9
   # SGD's first learning rate with recipe=own.
-  optimizer.own_learning_rate = 0.01
-  return optimizer
+  config.optimizer.own_learning_rate = 0.01
 
-
-def _evaluation() -> ml_collections.ConfigDict:
-  evaluation = ml_collections.ConfigDict()
+  config.evaluation = ml_collections.ConfigDict()
   # Slices per call of the sliding window; each GPU or TPU takes four times as
   # many, to be filled.
-  evaluation.batch_size = 8
+  config.evaluation.batch_size = 8
   # Validate every n-th epoch (and the last).
-  evaluation.every = 1
+  config.evaluation.every = 1
   # Overlay pictures per modality after the test.
-  evaluation.overlays = 3
-  return evaluation
+  config.evaluation.overlays = 3
 
-
-def _phantom() -> ml_collections.ConfigDict:
-  phantom = ml_collections.ConfigDict()
+  config.phantom = ml_collections.ConfigDict()
   # Subjects per modality, and the seed that they are drawn from.
-  phantom.subjects = 20
-  phantom.seed = 0
+  config.phantom.subjects = 20
+  config.phantom.seed = 0
   # 'quick' or 'tiny' (for tests).
-  phantom.size = 'quick'
-  return phantom
+  config.phantom.size = 'quick'
 
 
 def sources(*names: str) -> tuple[str, ...]:
@@ -339,6 +303,8 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
     ValueError: for an unknown or a repeated key, a pair without '=', or an
       unknown preset.
   """
+  task = TASKS[config.task]
+  config.data.slice_size, config.data.roi = task.slice_size, task.roi
   archives = sources(config.task)
   given = pairs(argument, ('scans', 'method', 'preset', *archives))
   config.method = given.get('method', config.method)

@@ -18,8 +18,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; see the module's docstring for `argument`."""
   config = common.base()
   config.task = 'heart'
-  config.data.slice_size = 192
-  config.data.roi = 'label'
   # The paper's text says 128; its multiply-accumulates say 96.
   config.augment.patch_size = 96
   config.augment.flips = True

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data import task_file
+from data.files import names
 from data.files.errors import Refusal
 from data.formats import nnunet, scan_files
 from data.formats.scan_error import ScanError, headed, table
@@ -85,7 +86,7 @@ def modality_folders(root: pathlib.Path) -> list[pathlib.Path]:
       f'move all of it into a subfolder with the name of its modality, e.g.'
       f' {root}/ct/; or give the folder above it',
     )
-  listed = folder.few([p.name for p in places])
+  listed = names.few([p.name for p in places])
   raise ScanError(
     root,
     'no modality folders found'
@@ -163,27 +164,26 @@ def _why(name: str, seen: _Seen) -> tuple[bool, str]:
   if others:
     text += (
       f'; but {len(others)} of {len(seen.sides)} scans look otherwise'
-      f' ({folder.few(list(others))}: {next(iter(others.values()))})'
+      f' ({names.few(list(others))}: {next(iter(others.values()))})'
     )
   return ct, text
 
 
-def _counts(files: dict[str, int]) -> str:
-  return folder.few([f'{name}: {n} voxels' for name, n in files.items()])
-
-
 def _never(place, never) -> list[ScanError]:
   """Codes that are no classes by default, with the files that have them."""
-  return [
-    ScanError(
-      place,
-      f'code {code} in {len(files)} label maps ({_counts(files)}): by custom it'
-      ' means voxels that were not annotated, so it is no class',
-      'name its class in dataset.json, list it under "background" there, or'
-      ' remove it from the label maps',
+  out = []
+  remedy = (
+    'name its class in dataset.json, list it under "background" there, or'
+    ' remove it from the label maps'
+  )
+  for code, files in never.items():
+    counts = names.few([f'{name}: {n} voxels' for name, n in files.items()])
+    reason = (
+      f'code {code} in {len(files)} label maps ({counts}): by custom it means'
+      ' voxels that were not annotated, so it is no class'
     )
-    for code, files in never.items()
-  ]
+    out.append(ScanError(place, reason, remedy))
+  return out
 
 
 def guess(
@@ -240,26 +240,20 @@ def guess(
   # A modality without labels of its own is labelled with the others' codes.
   every = {k: v for m in modalities.values() for k, v in m['labels'].items()}
   if not every:
-    raise BadFirst([*errors, *_no_class(root, held, empty, errors)], left_out)
+    raise BadFirst(errors + _no_class(root, held, empty, errors), left_out)
   for name, fields in modalities.items():
     if not fields['labels']:
       notes.append(f'{name}: no label maps; it has the classes of the others')
       fields['labels'] = every
   median = float(np.median(sides))
   size = min(_SLICE_SIZES, key=lambda side: abs(side - median))
-  content = {
-    'name': root.absolute().name,
-    'slice_size': size,
-    'roi': 'none',
-    'modalities': modalities,
-  }
+  content = {'name': root.absolute().name, 'slice_size': size, 'roi': 'none'}
+  content['modalities'] = modalities
   try:
     task_file.from_dict(content, root.name)  # It must be sound.
   except ValueError as error:
-    raise BadFirst(
-      [*errors, ScanError(root, str(error), 'write dataset.json by hand')],
-      left_out,
-    ) from error
+    errors.append(ScanError(root, str(error), 'write dataset.json by hand'))
+    raise BadFirst(errors, left_out) from error
   return First(content, notes, errors, left_out)
 
 
@@ -285,20 +279,10 @@ def _no_class(root, held, empty, errors) -> list[ScanError]:
   """Why no class was found, where no other error says so."""
   maps = sum(len(here.labels) for here in held.values())
   if maps and empty == maps:
-    return [
-      ScanError(
-        root,
-        'no label map has a labelled voxel',
-        'label a few scans of each modality first',
-      )
-    ]
-  if errors:
-    return []
-  return [
-    ScanError(
-      root,
-      'no label maps found',
-      f'put those of a few scans of each modality into {root}/NAME/labels/,'
-      ' named like the scans',
-    )
-  ]
+    reason = 'no label map has a labelled voxel'
+    return [ScanError(root, reason, 'label a few scans of each modality first')]
+  remedy = (
+    f'put those of a few scans of each modality into {root}/NAME/labels/, named'
+    ' like the scans'
+  )
+  return [] if errors else [ScanError(root, 'no label maps found', remedy)]

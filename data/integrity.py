@@ -33,7 +33,8 @@ _NAMELESS = re.compile(r'class -?\d+')
 
 def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
   sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
-  out = {
+  drawn = None if scan.label is None else np.unique(scan.label).tolist()
+  return {
     'case': case.name,
     'patient': case.patient,
     'modality': case.modality,
@@ -42,16 +43,13 @@ def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
     'spacing_mm': [round(float(mm), 4) for mm in sizes],
     'affine': scan.affine.tolist(),
     'intensity': [float(scan.image.min()), float(scan.image.max())],
-    'classes': None,
+    'classes': drawn and [code for code in drawn if code],
     'notes': list(scan.notes),
     'content': hashlib.sha256(
       np.ascontiguousarray(scan.image).tobytes()
     ).hexdigest(),
     'doubt': hounsfield.doubt(scan.image) if _in_hu(modality) else '',
   }
-  if scan.label is not None:
-    out['classes'] = [int(c) for c in np.unique(scan.label) if c]
-  return out
 
 
 def _in_hu(modality: Modality) -> bool:
@@ -159,13 +157,9 @@ def _twice(rows: Sequence[dict[str, Any]]) -> list[ScanError]:
   for row in rows:
     other = seen.setdefault(row['content'], row)
     if other['patient'] != row['patient']:
-      out.append(
-        ScanError(
-          row['file'],
-          f'the same voxels as {other["file"]}, of another patient',
-          'remove one of them, or name one patient for both in "patients"',
-        )
-      )
+      reason = f'the same voxels as {other["file"]}, of another patient'
+      remedy = 'remove one of them, or name one patient for both in "patients"'
+      out.append(ScanError(row['file'], reason, remedy))
   return out
 
 
@@ -200,9 +194,8 @@ def _few(cases: Sequence[Case], where: str) -> list[ScanError]:
   try:
     split.make(cases, seed=0, fold=0, labeled_fraction=1.0)
   except ValueError as error:
-    return [
-      ScanError(where, str(error), 'label more scans: 15 patients are better')
-    ]
+    remedy = 'label more scans: 15 patients are better'
+    return [ScanError(where, str(error), remedy)]
   return []
 
 

@@ -131,41 +131,37 @@ def prepare(
     'left': [vars(e) for e in (*found.problems, *found.left_out)],
   }
   folder = cache_folder(cache) / f'{task.name}-{_key(task, cases, settings)}'
-  if (folder / META).exists():
-    prepared = Prepared(folder)
-    if not quiet:
-      print(summary(prepared))
-    return prepared
-  with atomic.filling(folder, (folder / META).exists) as temporary:
-    modalities = find_cases.decide_planes(modalities, cases)
-    with progress.bar(quiet) as bar:
-      job = bar.add_task('preparing scans', total=len(cases))
-      writer = record_writer.RecordWriter(
-        task,
-        modalities,
-        cases,
-        roi=roi,
-        slice_size=slice_size,
-        advance=lambda: bar.advance(job),
-      )
-      sources = {m.name: writer.records(m.name) for m in modalities}
-      _write_or_collect(writer, temporary, slice_size, sources, skip_bad)
-    bad = found.problems + writer.errors
-    if bad and not skip_bad:
-      raise BadScans(bad)
-    _check_left(sources, writer)
-    meta = {
-      'cases': [dataclasses.asdict(case) for case in writer.meta],
-      'fingerprint': writer.fingerprint(),
-      'planes': {m.name: m.plane for m in modalities},
-      'notes': writer.notes
-      + [
-        {'file': e.file, 'note': f'left out, {e.reason}'}
-        for e in found.left_out
-      ],
-      'skipped': [vars(e) for e in bad],
-    }
-    (temporary / META).write_text(json.dumps(meta) + '\n')
+  if not (folder / META).exists():
+    with atomic.filling(folder, (folder / META).exists) as temporary:
+      modalities = find_cases.decide_planes(modalities, cases)
+      with progress.bar(quiet) as bar:
+        job = bar.add_task('preparing scans', total=len(cases))
+        writer = record_writer.RecordWriter(
+          task,
+          modalities,
+          cases,
+          roi=roi,
+          slice_size=slice_size,
+          advance=lambda: bar.advance(job),
+        )
+        sources = {m.name: writer.records(m.name) for m in modalities}
+        _write_or_collect(writer, temporary, slice_size, sources, skip_bad)
+      bad = found.problems + writer.errors
+      if bad and not skip_bad:
+        raise BadScans(bad)
+      _check_left(sources, writer)
+      meta = {
+        'cases': [dataclasses.asdict(case) for case in writer.meta],
+        'fingerprint': writer.fingerprint(),
+        'planes': {m.name: m.plane for m in modalities},
+        'notes': writer.notes
+        + [
+          {'file': e.file, 'note': f'left out, {e.reason}'}
+          for e in found.left_out
+        ],
+        'skipped': [vars(e) for e in bad],
+      }
+      (temporary / META).write_text(json.dumps(meta) + '\n')
   prepared = Prepared(folder)
   if not quiet:
     print(summary(prepared))

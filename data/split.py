@@ -19,6 +19,7 @@ from data.task import Case
 Split = dict[str, dict[str, list[str]]]
 
 PARTS = ('labeled', 'unlabeled', 'validation', 'test')
+_WITH_LABELS = ('labeled', 'validation', 'test')
 _FOLDS = 5  # 20 % of the patients are the test set of each.
 _VALIDATION = 0.1
 
@@ -51,13 +52,9 @@ def _sides(patients, seed, fold, labeled_fraction, name):
     )
   train = count - test - validation
   labeled = min(train, max(1, round(labeled_fraction * train)))
-  ends = np.cumsum([test, validation, labeled])
-  out = {}
-  for place, index in enumerate(order):
-    part = int(np.searchsorted(ends, place, side='right'))
-    parts = ('test', 'validation', 'labeled', 'unlabeled')
-    out[patients[index]] = parts[part]
-  return out
+  parts = ('test', 'validation', 'labeled', 'unlabeled')
+  sides = np.repeat(parts, (test, validation, labeled, train - labeled))
+  return {patients[i]: str(side) for i, side in zip(order, sides, strict=True)}
 
 
 def make(
@@ -106,7 +103,7 @@ def make(
         continue
       split[case.modality][part].append(case.name)
   for modality, parts in split.items():
-    for part in ('labeled', 'validation', 'test'):
+    for part in _WITH_LABELS:
       if not parts[part]:
         raise ValueError(
           f'{modality} has no {part} scans in this split; try another'
@@ -146,9 +143,7 @@ def save(split: Split, path: str) -> None:
 
 
 def load(
-  path: str,
-  cases: Sequence[PreparedCase],
-  unlabeled: Collection[str] = (),
+  path: str, cases: Sequence[PreparedCase], unlabeled: Collection[str] = ()
 ) -> Split:
   """Reads a split and checks it against the cases.
 
@@ -176,7 +171,7 @@ def load(
     if not isinstance(parts, dict) or set(parts) != set(PARTS):
       raise ValueError(f'{path}: {modality} must list {", ".join(PARTS)}')
     listed = [name for part in PARTS for name in parts[part]]
-    for part in ('labeled', 'validation', 'test'):
+    for part in _WITH_LABELS:
       for name in bare & set(parts[part]):
         raise ValueError(f'{path}: {name} has no label, but is in {part}')
     unknown = sorted(set(listed) - names)
@@ -184,7 +179,7 @@ def load(
       raise ValueError(f'{path}: no such scans: {", ".join(unknown[:5])}')
     if len(listed) != len(set(listed)):
       raise ValueError(f'{path}: {modality} lists a scan twice')
-    for part in ('labeled', 'validation', 'test'):
+    for part in _WITH_LABELS:
       needed = part != 'labeled' or modality not in unlabeled
       if needed and not parts[part]:
         raise ValueError(f'{path}: {modality} has no {part} scans')

@@ -171,18 +171,14 @@ class Case:
 
 _MMWHS_CODES = {0: 0, 500: 1, 600: 2, 420: 3, 550: 4, 205: 5, 820: 6, 850: 7}
 
+_HEART_CLASSES = (
+  'background', 'left ventricle', 'right ventricle', 'left atrium',
+  'right atrium', 'myocardium', 'ascending aorta', 'pulmonary artery',
+)  # fmt: skip
+
 HEART = Task(
   name='heart',
-  classes=(
-    'background',
-    'left ventricle',
-    'right ventricle',
-    'left atrium',
-    'right atrium',
-    'myocardium',
-    'ascending aorta',
-    'pulmonary artery',
-  ),
+  classes=_HEART_CLASSES,
   modalities=(
     # Clipping the top 2 % of each volume is the archive's usual treatment.
     Modality('ct', 'CT', 'mmwhs', 'ct', _MMWHS_CODES, Intensity(None, 98.0)),

@@ -78,6 +78,12 @@ class _TaskError(ValueError):
   """What is wrong with a task, without the name of its file."""
 
 
+def _need(sound: Any, message: str) -> None:
+  """Refuses a task that is not sound, saying what is wrong."""
+  if not sound:
+    raise _TaskError(message)
+
+
 def find(name: str) -> Task:
   """A built-in task by its name, or the task of a file.
 
@@ -164,85 +170,82 @@ def modality_folders(path: pathlib.Path) -> dict[str, str]:
 
 
 def _check_keys(found: Any, known: Mapping[str, str], where: str) -> None:
-  if not isinstance(found, dict):
-    raise _TaskError(f'{where} must hold keys and values')
+  _need(isinstance(found, dict), f'{where} must hold keys and values')
   for key in found:
-    if key not in known:
-      raise _TaskError(
-        f'{where}: unknown key {key!r}; known are {", ".join(known)}'
-      )
+    _need(
+      key in known,
+      f'{where}: unknown key {key!r}; known are {", ".join(known)}',
+    )
 
 
 def _codes(labels: Any, name: str) -> dict[str, list[int]]:
   """Class -> codes of one modality, checked."""
-  if not isinstance(labels, dict) or not labels:
-    raise _TaskError(f'{name}: labels must give each class its code')
+  named = isinstance(labels, dict) and labels
+  _need(named, f'{name}: labels must give each class its code')
   out = {}
   seen = {0: 'background'}
   for label, codes in labels.items():
     codes = codes if isinstance(codes, list) else [codes]
-    if not codes or any(type(code) is not int for code in codes):
-      raise _TaskError(f'{name}: labels of {label!r} must be whole numbers')
+    whole = codes and all(type(code) is int for code in codes)
+    _need(whole, f'{name}: labels of {label!r} must be whole numbers')
     if label.strip().lower() == nnunet.IGNORE:
       raise nnunet.not_annotated(codes)
     for code in codes:
-      if seen.setdefault(code, label) != label:
-        raise _TaskError(f'{name}: code {code} means {seen[code]} and {label}')
+      other = seen.setdefault(code, label)
+      _need(other == label, f'{name}: code {code} means {other} and {label}')
     out[label] = codes
-  if not set(out) - {'background'}:
-    raise _TaskError(f'{name}: labels name no class but background')
+  classes = out.keys() - {'background'}
+  _need(classes, f'{name}: labels name no class but background')
   return out
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and math.isfinite(value)
 
 
 def _intensity(found: Any, name: str) -> Intensity:
   _check_keys(found, dict.fromkeys(Intensity._fields, ''), f'{name}: intensity')
   window = found.get('window')
   if window is not None:
-    numbers = isinstance(window, list) and len(window) == 2
-    numbers = numbers and all(
-      type(v) in (int, float) and math.isfinite(v) for v in window
-    )
-    if not numbers or window[0] >= window[1]:
-      raise _TaskError(f'{name}: window must be [low, high], not {window!r}')
+    pair = isinstance(window, list) and len(window) == 2
+    rising = pair and all(map(_is_number, window)) and window[0] < window[1]
+    _need(rising, f'{name}: window must be [low, high], not {window!r}')
     window = (float(window[0]), float(window[1]))
   percentile = found.get('upper_percentile', Intensity().upper_percentile)
-  if type(percentile) not in (int, float) or not 50 < percentile <= 100:
-    raise _TaskError(
-      f'{name}: upper_percentile={percentile!r}: above 50, up to 100'
-    )
+  _need(
+    _is_number(percentile) and 50 < percentile <= 100,
+    f'{name}: upper_percentile={percentile!r}: above 50, up to 100',
+  )
   return Intensity(window, float(percentile))
 
 
 def _modality(
   name: str, found: Any, classes: list[str], default_plane: str
 ) -> Modality:
-  if not MODALITY_NAME.fullmatch(name):
-    raise _TaskError(f'modality {name!r}: use letters, digits, "_" and "-"')
+  plain = MODALITY_NAME.fullmatch(name)
+  _need(plain, f'modality {name!r}: use letters, digits, "_" and "-"')
   _check_keys(found, MODALITY_FIELDS, f'modality {name}')
   codes = {0: 0}
   for label, values in _codes(found.get('labels'), name).items():
-    if label not in classes:
-      raise _TaskError(f'{name}: class {label!r} is not among the classes')
+    known = label in classes
+    _need(known, f'{name}: class {label!r} is not among the classes')
     codes |= dict.fromkeys(values, classes.index(label))
   mm = found.get('mm_per_pixel')
-  if mm is not None and not (type(mm) in (int, float) and 0 < mm <= 100):
-    raise _TaskError(f'{name}: mm_per_pixel={mm!r} must be positive')
+  positive = mm is None or (_is_number(mm) and 0 < mm <= 100)
+  _need(positive, f'{name}: mm_per_pixel={mm!r} must be positive')
   plane = found.get('plane', default_plane)
-  if not isinstance(plane, str) or plane not in planes.PLANES:
-    raise _TaskError(
-      f'{name}: plane={plane!r}: choose {", ".join(planes.PLANES)}'
-    )
-  texts = {
-    'title': name, 'source': 'folder', 'folder': name, 'series': ''
-  }  # fmt: skip
+  _need(
+    isinstance(plane, str) and plane in planes.PLANES,
+    f'{name}: plane={plane!r}: choose {", ".join(planes.PLANES)}',
+  )
+  texts = {'title': name, 'source': 'folder', 'folder': name, 'series': ''}
   for key, default in texts.items():
-    texts[key] = found.get(key, default)
-    if not isinstance(texts[key], str):
-      raise _TaskError(f'{name}: {key}={texts[key]!r} must be a text')
-  if texts['source'] not in _SOURCES:
-    raise _TaskError(
-      f'{name}: source={texts["source"]!r}: choose {", ".join(_SOURCES)}'
-    )
+    texts[key] = value = found.get(key, default)
+    _need(isinstance(value, str), f'{name}: {key}={value!r} must be a text')
+  _need(
+    texts['source'] in _SOURCES,
+    f'{name}: source={texts["source"]!r}: choose {", ".join(_SOURCES)}',
+  )
   return Modality(
     name=name,
     title=texts['title'],
@@ -273,41 +276,38 @@ def from_dict(
     found = nnunet.task(found)
   _check_keys(found, FIELDS, 'a task')
   modalities = found.get('modalities')
-  if not isinstance(modalities, dict) or not modalities:
-    raise _TaskError('modalities must name at least one modality')
+  named = isinstance(modalities, dict) and modalities
+  _need(named, 'modalities must name at least one modality')
   classes = found.get('classes')
   if classes is None:
-    named = [
+    labels = [
       label
       for fields in modalities.values()
       if isinstance(fields, dict) and isinstance(fields.get('labels'), dict)
       for label in fields['labels']
     ]
-    classes = list(dict.fromkeys(['background', *named]))
-  if not isinstance(classes, list) or classes[:1] != ['background']:
-    raise _TaskError('classes must be a list that starts with background')
-  if not all(isinstance(c, str) and c.strip() for c in classes):
-    raise _TaskError('classes must be names')
-  if len(set(classes)) != len(classes) or not 2 <= len(classes) <= 256:
-    raise _TaskError(
-      'classes must be 1 to 255 different names behind background'
-    )
+    classes = list(dict.fromkeys(['background', *labels]))
+  first = isinstance(classes, list) and classes[:1] == ['background']
+  _need(first, 'classes must be a list that starts with background')
+  texts = all(isinstance(c, str) and c.strip() for c in classes)
+  _need(texts, 'classes must be names')
+  apart = len(set(classes)) == len(classes) and 2 <= len(classes) <= 256
+  _need(apart, 'classes must be 1 to 255 different names behind background')
   size = found.get('slice_size', _SLICE_SIZE)
-  if type(size) is not int or size < 16 or size % 8:
-    raise _TaskError(f'slice_size={size!r}: a multiple of 8, at least 16')
+  fits = type(size) is int and size >= 16 and size % 8 == 0
+  _need(fits, f'slice_size={size!r}: a multiple of 8, at least 16')
   roi = found.get('roi', 'none')
-  if roi not in ('none', 'label'):
-    raise _TaskError(f'roi={roi!r}: choose none or label')
+  _need(roi in ('none', 'label'), f'roi={roi!r}: choose none or label')
   people = found.get('patients', {})
-  if not isinstance(people, dict):
-    raise _TaskError("patients must hold 'MODALITY/CASE' and a patient each")
+  pairs = isinstance(people, dict)
+  _need(pairs, "patients must hold 'MODALITY/CASE' and a patient each")
   for key, person in people.items():
-    if type(person) not in (str, int):
-      raise _TaskError(f'patients: {key!r}: {person!r} is no name')
-  if not isinstance(found.get('name', ''), str):
-    raise _TaskError(f'name={found["name"]!r} must be a text')
+    text = type(person) in (str, int)
+    _need(text, f'patients: {key!r}: {person!r} is no name')
+  name = found.get('name', folder)
+  _need(isinstance(name, str), f'name={name!r} must be a text')
   task = Task(
-    name=found.get('name', folder),
+    name=name,
     classes=tuple(classes),
     modalities=tuple(
       _modality(name, fields, classes, default_plane)
@@ -319,9 +319,8 @@ def from_dict(
   unused = set(range(1, len(classes))) - {
     c for m in task.modalities for c in m.codes.values()
   }
-  if unused:
-    listed = ', '.join(classes[c] for c in sorted(unused))
-    raise _TaskError(f'no modality has a label code for {listed}')
+  listed = ', '.join(classes[c] for c in sorted(unused))
+  _need(not unused, f'no modality has a label code for {listed}')
   return task
 
 

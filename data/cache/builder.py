@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
 from data.files import atomic
 
-Source = Iterator[dict[str, Any]]
+Rows = Iterator[dict[str, Any]]
 
 
 @contextlib.contextmanager
@@ -33,10 +33,7 @@ def quiet() -> Iterator[None]:
   level = absl.level
   absl.setLevel(logging.ERROR)
   try:
-    with (
-      warnings.catch_warnings(),
-      contextlib.redirect_stdout(io.StringIO()),
-    ):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
       warnings.simplefilter('ignore')
       yield
   finally:
@@ -54,7 +51,7 @@ class Slices(tfds.core.GeneratorBasedBuilder):
     self,
     *,
     slice_size: int = 0,
-    sources: dict[str, Source] | None = None,
+    sources: dict[str, Rows] | None = None,
     **kwargs,
   ):
     """Makes the builder.
@@ -113,7 +110,7 @@ def _disk_errors(folder: str) -> Iterator[None]:
     raise
 
 
-def write(folder: str, slice_size: int, sources: dict[str, Source]) -> None:
+def write(folder: str, slice_size: int, sources: dict[str, Rows]) -> None:
   """Writes all records below `folder`.
 
   Raises:

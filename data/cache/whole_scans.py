@@ -47,11 +47,7 @@ class VolumeSource:
   """Random access to whole labelled scans of one modality, decoded once."""
 
   def __init__(
-    self,
-    prepared: Prepared,
-    cases: Sequence[PreparedCase],
-    *,
-    depth: int,
+    self, prepared: Prepared, cases: Sequence[PreparedCase], *, depth: int
   ):
     self._prepared, self._cases, self._depth = prepared, cases, depth
     self._decoded: dict[int, dict[str, np.ndarray]] = {}

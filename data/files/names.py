@@ -6,7 +6,7 @@ could misunderstand is written as %XX, one for each byte, and comes back by
 `original`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import hashlib
 import re
 import unicodedata
@@ -73,6 +73,17 @@ def printable(text: str) -> str:
   return ''.join(
     _escaped(c) if _hostile(c) and c not in '/\\%' else c for c in text
   )
+
+
+def few(words: Sequence[str], shown: int = 8) -> str:
+  """The first of many words."""
+  return ', '.join(words[:shown]) + (', ...' if len(words) > shown else '')
+
+
+def listed(words: Sequence[str], shown: int = 8) -> str:
+  """The first of many words, and how many more there are."""
+  more = len(words) - shown
+  return ', '.join(words[:shown]) + (f' and {more} more' if more > 0 else '')
 
 
 def on_disk(stem: str, suffix: str) -> str:

@@ -5,6 +5,8 @@ import numpy as np
 from data.formats.scan_error import ScanError
 
 SIZES = 'write the true voxel sizes, in mm, into the header'
+# DICOM's and ITK's axes run to the left and to the back: RAS of LPS, and back.
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # No scanner is so long; farther away, positions are no longer exact.
 _FAR = 1e6
 # Axes are at right angles up to this many degrees.

@@ -6,15 +6,17 @@ headers.
 """
 
 from collections.abc import Sequence
+import contextlib
 import hashlib
 import os
 import pathlib
 
 import numpy as np
 
+from data.files import names
 from data.formats import dicom_codec, dicom_files, dicom_pixels
 from data.formats.dicom_frames import Frame, frames_of
-from data.formats.dicom_header import EXPORT, HEADERS, TOLD, Header, unsaid
+from data.formats.dicom_header import EXPORT, TOLD, Header, unsaid
 from data.formats.dicom_stack import Stack, check_alike, listed, stack
 from data.formats.nifti import Volume, check_image
 from data.formats.nifti_bytes import MAX_VOXELS
@@ -50,8 +52,7 @@ def _without_copies(
   kept.sort(key=lambda header: header.path)
   if not copies:
     return kept, ()
-  some = ', '.join(h.path.name for h in copies[:3])
-  some += ', ...' if len(copies) > 3 else ''
+  some = names.few([header.path.name for header in copies], 3)
   many = 's' * (len(copies) > 1)
   return kept, (f'{len(copies)} file{many} left out, copied twice: {some}',)
 
@@ -64,7 +65,7 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
   """
   for frame in frames:
     if frame.slope == 0:
-      raise ScanError(frame.header.path, 'RescaleSlope is 0', HEADERS)
+      raise frame.header.error('RescaleSlope is 0')
   for name, value in (
     ('RescaleIntercept', lambda f: f.intercept),
     ('RescaleSlope', lambda f: f.slope),
@@ -73,23 +74,14 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
     with_it = [f for f in frames if value(f) is not None]
     without = [f for f in frames if value(f) is None]
     if with_it and without:
-      few, there = min(
-        (with_it, 'is only there'),
-        (without, 'is missing'),
-        key=lambda pair: len(pair[0]),
-      )
-      show = lambda v: v if isinstance(v, str) else f'{v:g}'
-      has = show(value(with_it[0]))
-      words = f'{name} {there} in {listed(few)}'
-      words += f' ({has})' if few is with_it else f', the others have {has}'
+      has = value(with_it[0])
+      has = has if isinstance(has, str) else f'{has:g}'
+      words = f'{name} is missing in {listed(without)}, the others have {has}'
+      if len(with_it) <= len(without):
+        words = f'{name} is only there in {listed(with_it)} ({has})'
       raise ScanError(folder, words, EXPORT)
-  check_alike(
-    frames,
-    'RescaleType',
-    lambda a, b: a.unit == b.unit,
-    lambda f: f.unit,
-    folder,
-  )
+  same_unit = lambda a, b: a.unit == b.unit
+  check_alike(frames, 'RescaleType', same_unit, lambda f: f.unit, folder)
   scales = {(f.slope, f.intercept) for f in frames}
   if len(scales) > 1 and _is_ct(frames[0]):
     return (
@@ -264,10 +256,8 @@ def _tags(first: Frame) -> dict[str, str | float]:
     said = said or first.said(_ENHANCED.get(name, name))
     if not said:
       continue
-    try:
-      out[name] = (
-        said if name.endswith(('UID', 'Description', 'Number')) else float(said)
-      )
-    except ValueError:
-      out[name] = said
+    out[name] = said
+    if not name.endswith(('UID', 'Description', 'Number')):
+      with contextlib.suppress(ValueError):
+        out[name] = float(said)
   return out

@@ -18,7 +18,7 @@ from pydicom import uid as uids
 from pydicom.pixels import get_decoder
 
 from data.formats.dicom_header import Header, frame_count, text
-from data.formats.scan_error import AGAIN, ScanError
+from data.formats.scan_error import AGAIN
 
 _PLAIN = 'export the series uncompressed'
 JPEG_2000 = (
@@ -63,8 +63,8 @@ def check_decoder(header: Header) -> None:
     decoder = get_decoder(syntax)
   except NotImplementedError:
     name = syntax.name if syntax.is_transfer_syntax else str(syntax)
-    raise ScanError(
-      header.path, f'transfer syntax {name} cannot be decoded', _PLAIN
+    raise header.error(
+      f'transfer syntax {name} cannot be decoded', _PLAIN
     ) from None
   packages = next((p for group, p in _PACKAGES if syntax in group), '')
   able = not decoder.is_encapsulated or decoder.is_available
@@ -73,8 +73,7 @@ def check_decoder(header: Header) -> None:
     packages = _TWELVE_BITS
     able = 'pylibjpeg' in decoder.available_plugins
   if not able:
-    raise ScanError(
-      header.path,
+    raise header.error(
       f'no decoder for {syntax.name} is installed',
       f'install {packages}, or {_PLAIN}',
     )
@@ -97,10 +96,8 @@ def _bytes(header: Header) -> bytes:
     at += 8 + int.from_bytes(data[at + 4 : at + 8], 'little')
   # Some writers forget the last mark: nothing is missing then.
   if at > len(data) or data[at : at + 4] not in (_END, b''):
-    raise ScanError(
-      header.path,
-      'truncated, or damaged: its compressed pixels end early',
-      AGAIN,
+    raise header.error(
+      'truncated, or damaged: its compressed pixels end early', AGAIN
     )
   return data[:at]
 
@@ -162,12 +159,11 @@ def _check_pictures(header: Header, data: bytes, offsets) -> None:
     data, number_of_frames=frame_count(header), extended_offsets=offsets
   ):
     if not encoded.rstrip(b'\0\xff').endswith(b'\xff\xd9'):
-      raise ScanError(
-        header.path, 'truncated, or damaged: a picture in it has no end', AGAIN
+      raise header.error(
+        'truncated, or damaged: a picture in it has no end', AGAIN
       )
     if (found := _picture_size(encoded)) != size:
-      raise ScanError(
-        header.path,
+      raise header.error(
         f'damaged: a compressed picture of {found or "no"} rows and columns in'
         f' a file of {size}',
         AGAIN,
@@ -184,12 +180,12 @@ def decode(header: Header) -> np.ndarray:
   options: dict[str, Any] = {
     'rows': header.whole('Rows'),
     'columns': header.whole('Columns'),
-    'number_of_frames': frame_count(header),
-    'samples_per_pixel': 1,
-    'photometric_interpretation': 'MONOCHROME2',
     'bits_allocated': header.whole('BitsAllocated'),
     'bits_stored': header.whole('BitsStored'),
     'pixel_representation': header.whole('PixelRepresentation'),
+    'number_of_frames': frame_count(header),
+    'samples_per_pixel': 1,
+    'photometric_interpretation': 'MONOCHROME2',
     'pixel_keyword': 'PixelData',
     'pixel_vr': header.place.vr or 'OW',
     'allow_excess_frames': False,
@@ -203,12 +199,11 @@ def decode(header: Header) -> np.ndarray:
   if syntax.is_encapsulated and syntax != uids.RLELossless:
     _check_pictures(header, data, options.get('extended_offsets'))
   decoder = get_decoder(syntax)
-  if decoder.is_encapsulated:
-    with c_remarks() as said:
-      values, _ = decoder.as_array(data, raw=True, **options)
-    # It is only a remark to them that a part of a picture is not there.
-    if broken := [line for line in said if 'orrupt' in line or 'Prem' in line]:
-      raise ValueError(broken[0])
-  else:
+  with contextlib.ExitStack() as silent:
+    packed = decoder.is_encapsulated
+    said = silent.enter_context(c_remarks()) if packed else []
     values, _ = decoder.as_array(data, raw=True, **options)
+  # It is only a remark to them that a part of a picture is not there.
+  if broken := [line for line in said if 'orrupt' in line or 'Prem' in line]:
+    raise ValueError(broken[0])
   return values.reshape(-1, options['rows'], options['columns'])

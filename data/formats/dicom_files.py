@@ -56,10 +56,10 @@ class Series(NamedTuple):
 
   def __str__(self) -> str:
     count = self.images or len(self.files)
-    facts = [f'series {self.number}'] if self.number else []
-    facts += [self.modality] if self.modality else []
-    facts.append(f'{count} image{"s" * (count != 1)}')
-    return f'{self.description or "no description"} ({", ".join(facts)})'
+    number = f'series {self.number}' if self.number else ''
+    facts = (number, self.modality, f'{count} image{"s" * (count != 1)}')
+    told = ', '.join(filter(None, facts))
+    return f'{self.description or "no description"} ({told})'
 
 
 def _no_scan(header: Header) -> str:
@@ -312,13 +312,9 @@ def choose(
     raise ScanError(
       folder, f'no series "{wanted}" in it, but {names}', '--series DESCRIPTION'
     )
-  remedy = '--series DESCRIPTION, or a folder per series'
-  if wanted:
-    remedy = '--series NUMBER, or a folder per series'
-  more = len(matching) - 8
+  more = f' and {len(matching) - 8} more' if len(matching) > 8 else ''
   raise ScanError(
     folder,
-    f'{len(matching)} series in one folder: {names}'
-    + (f' and {more} more' if more > 0 else ''),
-    remedy,
+    f'{len(matching)} series in one folder: {names}{more}',
+    f'--series {"NUMBER" if wanted else "DESCRIPTION"}, or a folder per series',
   )

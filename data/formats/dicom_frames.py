@@ -149,10 +149,8 @@ def frames_of(header: Header) -> list[Frame]:
   shared = _macros(found, 'SharedFunctionalGroupsSequence', 0)
   described = len(header.items('PerFrameFunctionalGroupsSequence'))
   if described and described != count:
-    raise ScanError(
-      header.path,
-      f'{count} frames are announced, {described} are described',
-      EXPORT,
+    raise header.error(
+      f'{count} frames are announced, {described} are described', EXPORT
     )
   out = []
   for index in range(count):
@@ -174,13 +172,11 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
     if found is None:
       words = f'{name} is missing'
       words += f' for its {count} frames' if count > 1 else ''
-      raise ScanError(file, words, HEADERS)
+      raise header.error(words)
     needed.append(found)
   spacing, position, orientation = needed
   if (spacing <= 0).any():
-    raise ScanError(
-      file, f'PixelSpacing {spacing.tolist()} is not positive', HEADERS
-    )
+    raise header.error(f'PixelSpacing {spacing.tolist()} is not positive')
   slope, intercept = (
     numbers(places, name, 1, file)
     for name in ('RescaleSlope', 'RescaleIntercept')

@@ -15,8 +15,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.tag import BaseTag
 from pydicom.valuerep import VR
 
-from data.formats.scan_error import AGAIN as AGAIN
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, ScanError
 
 EXPORT = 'export the whole series again'
 HEADERS = 'export the series with full headers'
@@ -119,6 +118,10 @@ class Header(NamedTuple):
     """The items of a sequence; () if there is none."""
     return items(self.found, keyword)
 
+  def error(self, reason: str, remedy: str = HEADERS) -> ScanError:
+    """What is wrong with the file."""
+    return ScanError(self.path, reason, remedy)
+
   def whole(self, keyword: str) -> int:
     """An element's whole number.
 
@@ -130,7 +133,7 @@ class Header(NamedTuple):
       return int(said)
     except ValueError:
       what = f'impossible {keyword} {said}' if said else f'{keyword} is missing'
-      raise ScanError(self.path, what, HEADERS) from None
+      raise self.error(what) from None
 
 
 @contextlib.contextmanager
@@ -297,5 +300,5 @@ def frame_count(header: Header) -> int:
     return 1
   count = header.whole('NumberOfFrames')
   if count < 0:
-    raise ScanError(header.path, f'impossible NumberOfFrames {count}', HEADERS)
+    raise header.error(f'impossible NumberOfFrames {count}')
   return max(count, 1)

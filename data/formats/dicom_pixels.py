@@ -7,13 +7,7 @@ import numpy as np
 from pydicom import uid as uids
 
 from data.formats import dicom_codec
-from data.formats.dicom_header import (
-  EXPORT,
-  HEADERS,
-  Header,
-  frame_count,
-  unsaid,
-)
+from data.formats.dicom_header import EXPORT, Header, frame_count, unsaid
 from data.formats.nifti_bytes import MAX_VOXELS
 from data.formats.scan_error import AGAIN, ScanError
 
@@ -21,7 +15,7 @@ _PIXEL_DATA = 0x7FE00010
 _GREY = 'export the scan as grey values (MONOCHROME2)'
 
 
-class Stored(NamedTuple):
+class StoredPixels(NamedTuple):
   """A file's pixels as they are stored.
 
   Attributes:
@@ -42,27 +36,21 @@ def check_meaning(header: Header) -> None:
   Raises:
     ScanError: they are colours, run the other way, or mean something else.
   """
-  file = header.path
   kind = header.text('PhotometricInterpretation').upper()
+  if not kind:
+    raise header.error('PhotometricInterpretation is missing')
   if kind == 'MONOCHROME1':
-    raise ScanError(
-      file, 'MONOCHROME1: low values are bright', 'export as MONOCHROME2'
+    raise header.error(
+      'MONOCHROME1: low values are bright', 'export as MONOCHROME2'
     )
   if kind == 'PALETTE COLOR':
-    raise ScanError(file, 'PALETTE COLOR: colours by a palette', _GREY)
+    raise header.error('PALETTE COLOR: colours by a palette', _GREY)
   if kind.startswith(('RGB', 'YBR', 'ARGB', 'CMYK', 'HSV', 'XYB')):
-    raise ScanError(file, f'{kind}: colours, no grey-value slice', _GREY)
+    raise header.error(f'{kind}: colours, no grey-value slice', _GREY)
   if kind != 'MONOCHROME2':
-    raise ScanError(
-      file,
-      f'impossible PhotometricInterpretation {kind}'
-      if kind
-      else 'PhotometricInterpretation is missing',
-      HEADERS,
-    )
+    raise header.error(f'impossible PhotometricInterpretation {kind}')
   if header.items('ModalityLUTSequence'):
-    raise ScanError(
-      file,
+    raise header.error(
       'a Modality LUT Sequence: a table says what its values mean',
       'export with RescaleSlope and RescaleIntercept instead',
     )
@@ -76,13 +64,10 @@ def voxel_count(header: Header) -> int:
   """
   rows, columns = (header.whole(name) for name in ('Rows', 'Columns'))
   if min(rows, columns) < 1:
-    raise ScanError(
-      header.path, f'impossible Rows x Columns {rows} x {columns}', HEADERS
-    )
+    raise header.error(f'impossible Rows x Columns {rows} x {columns}')
   count = rows * columns * frame_count(header)
   if count > MAX_VOXELS:
-    raise ScanError(
-      header.path,
+    raise header.error(
       f'announces {rows} x {columns} x {frame_count(header)} voxels, more than'
       ' any scan has',
       AGAIN + ', or resample it if it is that large',
@@ -96,44 +81,40 @@ def check_layout(header: Header) -> None:
   Raises:
     ScanError: it makes no sense, or bytes are missing.
   """
-  file, place = header.path, header.place
+  place = header.place
   if place.tag != _PIXEL_DATA:
-    raise ScanError(file, 'floating-point pixels', 'export it as integers')
+    raise header.error('floating-point pixels', 'export it as integers')
   samples = header.whole('SamplesPerPixel')
   if samples != 1:
-    raise ScanError(
-      file, f'{samples} samples a pixel: colours, no grey-value slice', _GREY
+    raise header.error(
+      f'{samples} samples a pixel: colours, no grey-value slice', _GREY
     )
   allocated, bits, sign = (
     header.whole(name)
     for name in ('BitsAllocated', 'BitsStored', 'PixelRepresentation')
   )
   if allocated not in (1, 8, 16, 32) or not 1 <= bits <= allocated:
-    raise ScanError(
-      file, f'impossible BitsAllocated {allocated}, BitsStored {bits}', HEADERS
+    raise header.error(
+      f'impossible BitsAllocated {allocated}, BitsStored {bits}'
     )
   if sign not in (0, 1):
-    raise ScanError(file, f'impossible PixelRepresentation {sign}', HEADERS)
+    raise header.error(f'impossible PixelRepresentation {sign}')
   if header.text('HighBit') and header.whole('HighBit') >= bits:
-    raise ScanError(
-      file,
-      f'HighBit {header.text("HighBit")} beyond the {bits} bits stored',
-      EXPORT,
-    )
+    high = header.text('HighBit')
+    raise header.error(f'HighBit {high} beyond the {bits} bits stored', EXPORT)
   count = voxel_count(header)
   there, encapsulated = place.length, place.length is None
   syntax = dicom_codec.syntax_of(header)
   known = syntax.is_transfer_syntax and not syntax.is_private
   if known and syntax.is_encapsulated != encapsulated:
-    raise ScanError(
-      file, f'its pixels are not stored as {syntax.name} says', EXPORT
+    raise header.error(
+      f'its pixels are not stored as {syntax.name} says', EXPORT
     )
   needed = -(-count * allocated // 8)
   if there is None:
     return
   if there < needed:
-    raise ScanError(
-      file,
+    raise header.error(
       f'{there} of the {needed} bytes that its header announces are'
       ' there: truncated, or a damaged header',
       AGAIN,
@@ -141,8 +122,7 @@ def check_layout(header: Header) -> None:
   extra = there - needed
   frame = max(needed // frame_count(header), 1)
   if extra >= frame and extra % frame <= 1:
-    raise ScanError(
-      file,
+    raise header.error(
       f'{extra // frame} more frames than the {frame_count(header)} announced',
       EXPORT,
     )
@@ -168,7 +148,7 @@ def _paddings(header: Header, dtype: np.dtype) -> Iterator[int]:
     yield int(pattern.view(dtype.newbyteorder('=')))
 
 
-def read_stored(header: Header) -> Stored:
+def read_stored(header: Header) -> StoredPixels:
   """Reads the pixels of a file that the checks have passed.
 
   Raises:
@@ -181,8 +161,8 @@ def read_stored(header: Header) -> Stored:
     raise
   except Exception as error:
     words = ' '.join(str(error).split())[:200]
-    raise ScanError(
-      header.path, f'damaged: its pixels cannot be decoded ({words})', AGAIN
+    raise header.error(
+      f'damaged: its pixels cannot be decoded ({words})', AGAIN
     ) from error
   shift = 8 * raw.dtype.itemsize - header.whole('BitsStored')
   values = raw
@@ -207,4 +187,4 @@ def read_stored(header: Header) -> Stored:
       f'bits beyond the {header.whole("BitsStored")} stored ones are not'
       ' zero: they are ignored'
     )
-  return Stored(values, padded, tuple(notes))
+  return StoredPixels(values, padded, tuple(notes))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.files import names
 from data.formats import affines, dicom_header
 from data.formats.dicom_frames import Frame
 from data.formats.dicom_header import EXPORT
@@ -80,9 +81,7 @@ def odd_ones(
 
 def listed(frames: Sequence[Frame]) -> str:
   """The names of some frames, the first ones."""
-  names = [frame.name for frame in frames]
-  more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-  return ', '.join(names[:3]) + more
+  return names.listed([frame.name for frame in frames], 3)
 
 
 def check_alike(
@@ -123,7 +122,7 @@ def _same_spacing(a: Frame, b: Frame) -> bool:
   return bool((np.abs(a.spacing - b.spacing) <= tolerance).all())
 
 
-def _same_orientation(a: Frame, b: Frame) -> bool:
+def _same_turn(a: Frame, b: Frame) -> bool:
   # As an angle, whatever the length that rounding gave a direction.
   angle = lambda u, v: np.degrees(
     np.arctan2(np.linalg.norm(np.cross(u, v)), u @ v)
@@ -138,11 +137,8 @@ def _normal(frame: Frame) -> np.ndarray:
   normal = np.cross(row, column)
   lengths = [np.linalg.norm(v) for v in (row, column, normal)]
   if np.abs(np.array(lengths) - 1).max() > 0.01:
-    raise ScanError(
-      frame.header.path,
-      f'impossible ImageOrientationPatient {frame.orientation.tolist()}',
-      EXPORT,
-    )
+    words = f'impossible ImageOrientationPatient {frame.orientation.tolist()}'
+    raise frame.header.error(words, EXPORT)
   return normal / lengths[2]
 
 
@@ -198,10 +194,10 @@ def _explain(places: Sequence[Sequence[Frame]], where: float, folder: str):
         return ScanError(folder, f'{most} {noun} at each position', _APART)
     if most > 2 or len(several) > 2:
       return ScanError(folder, f'{most} images at each position', _APART)
-  names = ' and '.join(frame.name for frame in several[0][:2])
+  two = ' and '.join(frame.name for frame in several[0][:2])
   return ScanError(
     folder,
-    f'repeated slice at {where:.2f} mm: {names}, which are not the same file',
+    f'repeated slice at {where:.2f} mm: {two}, which are not the same file',
     'remove the duplicate that is wrong',
   )
 
@@ -229,18 +225,15 @@ def _check_places(
   times = gaps / step
   wide = np.round(times) > 1
   whole = np.abs(times - np.round(times)) <= _GAP_TOLERANCE * np.round(times)
-  if 2 * wide.sum() > len(gaps) or not whole.all():
-    raise ScanError(
-      folder,
-      f'slices lie unevenly, {gaps.min():.2f} to {gaps.max():.2f} mm apart',
-      'resample the series to even steps, or give each part its own folder',
-    )
   where = positions[int(np.argmax(gaps))]
-  raise ScanError(
-    folder,
-    f'missing slice after {where:.2f} mm (steps of {step:.2f} mm)',
-    EXPORT,
-  )
+  reason = f'missing slice after {where:.2f} mm (steps of {step:.2f} mm)'
+  remedy = EXPORT
+  if 2 * wide.sum() > len(gaps) or not whole.all():
+    span = f'{gaps.min():.2f} to {gaps.max():.2f}'
+    reason = f'slices lie unevenly, {span} mm apart'
+    remedy = 'resample the series to even steps, or give each part its own'
+    remedy += ' folder'
+  raise ScanError(folder, reason, remedy)
 
 
 def _check_straight(places, normal, frames, folder) -> None:
@@ -283,7 +276,7 @@ def _affine(first: Frame, normal: np.ndarray, step: float) -> np.ndarray:
   affine[:3, 1] = column * rows_apart
   affine[:3, 2] = normal * step
   affine[:3, 3] = first.position
-  return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+  return affines.LPS @ affine
 
 
 def stack(frames: Sequence[Frame], folder: str) -> Stack:
@@ -302,25 +295,17 @@ def stack(frames: Sequence[Frame], folder: str) -> Stack:
     raise ScanError(folder, 'a single slice is no volume', EXPORT)
   stacks = {frame.said('StackID') for frame in frames}
   if len(stacks) > 1:
-    names = ' and '.join(sorted(stacks))
+    found = ' and '.join(sorted(stacks))
     raise ScanError(
-      folder, f'{len(stacks)} stacks in one series (StackID {names})', _APART
+      folder, f'{len(stacks)} stacks in one series (StackID {found})', _APART
     )
-  show = lambda values: np.round(values, 4).tolist()
-  for name, same, text in (
-    (
-      'Rows x Columns',
-      lambda a, b: a.shape == b.shape,
-      lambda f: f'{f.shape[0]} x {f.shape[1]}',
-    ),
-    ('PixelSpacing', _same_spacing, lambda f: show(f.spacing)),
-    (
-      'ImageOrientationPatient',
-      _same_orientation,
-      lambda f: show(f.orientation),
-    ),
-  ):
-    check_alike(frames, name, same, text, folder)
+  shape = lambda f: f'{f.shape[0]} x {f.shape[1]}'
+  spacing = lambda f: np.round(f.spacing, 4).tolist()
+  turn = lambda f: np.round(f.orientation, 4).tolist()
+  same_shape = lambda a, b: a.shape == b.shape
+  check_alike(frames, 'Rows x Columns', same_shape, shape, folder)
+  check_alike(frames, 'PixelSpacing', _same_spacing, spacing, folder)
+  check_alike(frames, 'ImageOrientationPatient', _same_turn, turn, folder)
   normal, *_ = map(_normal, frames)
   frames = sorted(frames, key=lambda f: float(normal @ f.position))
   places = np.array([frame.position for frame in frames])

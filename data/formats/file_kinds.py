@@ -13,47 +13,34 @@ _HEADER = 'put its header (.hdr, .mhd, .nhdr) beside it, or move it away'
 # What could be a scan and is not read: ending -> reason, remedy. The first
 # that fits counts.
 _UNREAD = {
-  '.raw.gz': ('voxels without a header', _HEADER),
-  '.raw': ('voxels without a header', _HEADER),
-  '.zraw': ('voxels without a header', _HEADER),
-  '.mgz': ('a FreeSurfer volume, which is not read', _CONVERT),
-  '.mgh': ('a FreeSurfer volume, which is not read', _CONVERT),
-  '.mnc': ('a MINC volume, which is not read', _CONVERT),
-  '.mif': ('an MRtrix volume, which is not read', _CONVERT),
-  '.mif.gz': ('an MRtrix volume, which is not read', _CONVERT),
-  '.par': ('a Philips PAR/REC volume, which is not read', _CONVERT),
-  '.rec': ('a Philips PAR/REC volume, which is not read', _CONVERT),
-  **dict.fromkeys(
-    ('.zip', '.7z', '.rar', '.tar', '.tgz', '.tbz2', '.txz'),
-    ('an archive', _UNPACK),
-  ),
-  **dict.fromkeys(
-    ('.tar.gz', '.tar.bz2', '.tar.xz', '.tar.zst'), ('an archive', _UNPACK)
-  ),
-  **dict.fromkeys(
-    ('.gz', '.bz2', '.xz', '.zst', '.lz4', '.z'), ('a packed file', _UNPACK)
-  ),
+  ending: said
+  for endings, said in (
+    ('.raw.gz .raw .zraw', ('voxels without a header', _HEADER)),
+    ('.mgz .mgh', ('a FreeSurfer volume, which is not read', _CONVERT)),
+    ('.mnc', ('a MINC volume, which is not read', _CONVERT)),
+    ('.mif .mif.gz', ('an MRtrix volume, which is not read', _CONVERT)),
+    ('.par .rec', ('a Philips PAR/REC volume, which is not read', _CONVERT)),
+    ('.zip .7z .rar .tar .tgz .tbz2 .txz', ('an archive', _UNPACK)),
+    ('.tar.gz .tar.bz2 .tar.xz .tar.zst', ('an archive', _UNPACK)),
+    ('.gz .bz2 .xz .zst .lz4 .z', ('a packed file', _UNPACK)),
+  )
+  for ending in endings.split()
 }
 # What is no scan: ending -> what it is.
 _OTHER = {
-  **dict.fromkeys(
-    ('.txt', '.md', '.rst', '.log', '.pdf', '.doc', '.docx', '.rtf'), 'a text'
-  ),
-  **dict.fromkeys(('.csv', '.tsv', '.xls', '.xlsx', '.ods'), 'a table'),
-  **dict.fromkeys(
-    ('.json', '.jsonl', '.xml', '.yaml', '.yml', '.toml', '.ini', '.cfg'),
-    'settings or a description',
-  ),
-  **dict.fromkeys(
-    ('.png', '.jpg', '.jpeg', '.gif', '.bmp', '.tif', '.tiff', '.svg'),
-    'a picture',
-  ),
-  **dict.fromkeys(('.py', '.sh', '.m', '.ipynb', '.r', '.bat'), 'a program'),
-  **dict.fromkeys(('.html', '.htm', '.css', '.js'), 'a web page'),
-  **dict.fromkeys(('.bval', '.bvec', '.mat', '.lta', '.tfm'), 'a table'),
-  **dict.fromkeys(('.stl', '.vtk', '.vtp', '.ply', '.obj'), 'a surface'),
-  **dict.fromkeys(('.npy', '.npz', '.pkl', '.h5', '.hdf5'), 'an array'),
-  **dict.fromkeys(('.db', '.lnk', '.tmp', '.bak'), 'a file of the system'),
+  ending: kind
+  for kind, endings in {
+    'a text': '.txt .md .rst .log .pdf .doc .docx .rtf',
+    'a table': '.csv .tsv .xls .xlsx .ods .bval .bvec .mat .lta .tfm',
+    'settings or a description': '.json .jsonl .xml .yaml .yml .toml .ini .cfg',
+    'a picture': '.png .jpg .jpeg .gif .bmp .tif .tiff .svg',
+    'a program': '.py .sh .m .ipynb .r .bat',
+    'a web page': '.html .htm .css .js',
+    'a surface': '.stl .vtk .vtp .ply .obj',
+    'an array': '.npy .npz .pkl .h5 .hdf5',
+    'a file of the system': '.db .lnk .tmp .bak',
+  }.items()
+  for ending in endings.split()
 }
 _PACKED = ('.gz', '.bz2', '.xz', '.zst', '.zip')
 

@@ -14,14 +14,16 @@ import numpy as np
 
 from data.formats import affines, inflate, itk_headers, nifti_pairs
 from data.formats.itk_headers import Stored
-from data.formats.label_maps import label_codes
-from data.formats.nifti import Volume, check_image, check_shape, nifti_bytes
-from data.formats.scan_error import ScanError, unreadable
+from data.formats.nifti import Volume, check_shape, nifti_bytes, volume_of
+from data.formats.scan_error import (
+  ScanError,
+  dead_link,
+  unreadable,
+  without_voxels,
+)
 
 ENDINGS = ('.mha', '.mhd', '.nrrd', '.nhdr', '.hdr', '.img')
 _PAIR = ('.hdr', '.img')
-# ITK's axes run to the left and to the back.
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ANEW = 'save it again as .nii.gz, .mha or .nrrd'
 
 
@@ -78,18 +80,14 @@ def _stored(path: pathlib.Path) -> Stored:
   data = stored.data
   if not data.exists():
     if data.is_symlink():
-      raise unreadable(data, FileNotFoundError())
-    raise ScanError(
-      path,
-      f'its voxels, {data.name}, are not beside it',
-      f'put {data.name} there',
-    )
+      raise dead_link(data)
+    raise without_voxels(path, data.name)
   check_shape(stored.shape, str(path))
   return stored
 
 
 def _itk_place(stored: Stored, file: str) -> np.ndarray:
-  """The affine as ITK understands the header; its axes, see `_LPS`."""
+  """The affine as ITK understands the header; its axes, see `affines.LPS`."""
   reader = _itk().ImageFileReader()
   reader.SetImageIO('NrrdImageIO')
   try:
@@ -115,7 +113,7 @@ def _place(stored: Stored, file: str) -> np.ndarray:
     place = stored.place
     if place is None:
       place = _itk_place(stored, file)
-    affine = _LPS @ place + 0.0  # No -0.
+    affine = affines.LPS @ place + 0.0  # No -0.
   affines.check_regular(
     affine, file, 'the place of its voxels', 'repair the header, or ' + _ANEW
   )
@@ -171,13 +169,7 @@ def read_itk(path: str | os.PathLike, *, label: bool = False) -> Volume:
   affine = _place(stored, file)
   notes = stored.notes + affines.shear_notes(affine)
   voxels = _voxels(stored).reshape(stored.shape[:3], order='F')
-  with np.errstate(all='ignore'):  # The checks find what overflows.
-    if label:
-      codes, more = label_codes(voxels, file)
-      return Volume(codes, affine, notes=notes + more)
-    voxels = voxels.astype(np.float32)
-  check_image(voxels, file)
-  return Volume(voxels, affine, notes=notes)
+  return volume_of(voxels, affine, notes, file, label=label)
 
 
 def read_affine(path: str | os.PathLike) -> np.ndarray:
@@ -199,7 +191,7 @@ def _written(voxels, affine, name: str) -> list[tuple[str, bytes]]:
   """What ITK writes under a name: the data file, if any, and the header."""
   itk = _itk()
   image = itk.GetImageFromArray(np.ascontiguousarray(voxels.T))
-  lps = _LPS @ affine
+  lps = affines.LPS @ affine
   sides = np.linalg.norm(lps[:3, :3], axis=0)
   image.SetSpacing(sides.tolist())
   image.SetDirection((lps[:3, :3] / sides).ravel().tolist())

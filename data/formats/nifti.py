@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from numpy import typing as npt
 
 from data.files import atomic
 from data.formats.affines import close_affines
@@ -162,15 +163,41 @@ def nifti_volume(data: bytes, file: str, *, label: bool = False) -> Volume:
   proxy = nib.arrayproxy.ArrayProxy(
     io.BytesIO(data), (shape, found.dtype, found.offset, slope, inter)
   )
+  step = abs(slope) if found.dtype.kind in 'iu' else 0.0
+  volume = volume_of(proxy, affine, notes, file, label=label, step=step)
+  return volume._replace(header=header)
+
+
+def volume_of(
+  stored: npt.ArrayLike,
+  affine: np.ndarray,
+  notes: tuple[str, ...],
+  file: str,
+  *,
+  label: bool,
+  step: float = 0.0,
+) -> Volume:
+  """The volume of checked values: codes of a label map, else float32.
+
+  Args:
+    stored: `[X, Y, Z]` as the file means them.
+    affine: `[4, 4]`.
+    notes: what is known so far.
+    file: for errors.
+    label: whether it is a label map.
+    step: see `label_codes`.
+
+  Raises:
+    ScanError: no values of a scan, or no codes.
+  """
   with np.errstate(all='ignore'):  # The checks find what overflows.
     if label:
-      step = abs(slope) if found.dtype.kind in 'iu' else 0.0
-      codes, more = label_codes(np.asanyarray(proxy), file, step)
-      return Volume(codes, affine, header, notes + more)
+      codes, more = label_codes(np.asanyarray(stored), file, step)
+      return Volume(codes, affine, notes=notes + more)
     # Scaled in single precision: a large scan need not be there in double.
-    voxels = np.asanyarray(proxy, np.float32)
+    voxels = np.asanyarray(stored, np.float32)
   check_image(voxels, file)
-  return Volume(voxels, affine, header, notes)
+  return Volume(voxels, affine, notes=notes)
 
 
 def read_affine(path: str | os.PathLike) -> np.ndarray:

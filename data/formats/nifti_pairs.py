@@ -12,7 +12,7 @@ import numpy as np
 
 from data.formats.nifti import Volume, nifti_affine, nifti_volume
 from data.formats.nifti_bytes import layout, raw_header, read_all, read_head
-from data.formats.scan_error import EXPORT, ScanError
+from data.formats.scan_error import EXPORT, ScanError, without_voxels
 
 _MAX_HEADER = 1 << 20
 _ASSUMED = 'left and right are assumed: Analyze headers do not tell them'
@@ -113,11 +113,7 @@ def read(path: pathlib.Path, *, label: bool = False) -> Volume:
   found = layout(head, str(path))
   image = image_of(path)
   if image is None:
-    raise ScanError(
-      path,
-      f'its voxels, {path.stem}.img, are not beside it',
-      f'put {path.stem}.img there',
-    )
+    raise without_voxels(path, f'{path.stem}.img')
   count = found.length - found.offset
   voxels = read_all(image, start + count)[start : start + count]
   volume = nifti_volume(head + voxels, str(path), label=label)

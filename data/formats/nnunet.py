@@ -156,16 +156,13 @@ def task(found: Mapping[str, Any]) -> dict[str, Any]:
   """
   title = _channel(found)
   name = clean(title).lower() or 'image'
-  out = {
-    'modalities': {
-      name: {
-        'title': title,
-        'folder': '.',
-        'labels': codes(found),
-        'intensity': intensity(name == 'ct'),
-      }
-    }
+  fields = {
+    'title': title,
+    'folder': '.',
+    'labels': codes(found),
+    'intensity': intensity(name == 'ct'),
   }
+  out: dict[str, Any] = {'modalities': {name: fields}}
   if isinstance(found.get('name'), str):
     out['name'] = found['name']
   return out
@@ -193,22 +190,14 @@ def channels(
   out, problems = {}, []
   for name, source in scans.items():
     found = split[name]
-    if found is None:
-      problems.append(
-        ScanError(
-          source.path,
-          f'no channel number, and {scans[first[0]].path.name} has one',
-          "end all names in _0000 (nnU-Net's way), or none",
-        )
-      )
-    elif found[2] != '0000':
-      problems.append(
-        ScanError(
-          source.path,
-          f'channel {found[2]} of scan {found[1]!r}: a modality is one channel',
-          'give each channel a modality folder of its own',
-        )
-      )
-    else:
+    if found and found[2] == '0000':
       out[found[1]] = source._replace(name=found[1])
+      continue
+    reason = f'no channel number, and {scans[first[0]].path.name} has one'
+    remedy = "end all names in _0000 (nnU-Net's way), or none"
+    if found:
+      name, channel = found.groups()
+      reason = f'channel {channel} of scan {name!r}: a modality is one channel'
+      remedy = 'give each channel a modality folder of its own'
+    problems.append(ScanError(source.path, reason, remedy))
   return out, problems

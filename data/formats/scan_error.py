@@ -43,6 +43,12 @@ def dead_link(path: pathlib.Path) -> ScanError:
   )
 
 
+def without_voxels(path: pathlib.Path, name: str) -> ScanError:
+  """What is wrong with a header whose data file is not there."""
+  reason = f'its voxels, {name}, are not beside it'
+  return ScanError(path, reason, f'put {name} there')
+
+
 def unreadable(path: pathlib.Path, error: OSError) -> ScanError:
   """Why a file cannot be opened, whether it is one or a link."""
   dead = path.is_symlink() and not path.exists()

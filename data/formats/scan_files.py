@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from data.files import names
 from data.formats import dicom_files, file_kinds, itk
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, dead_link
 from data.formats.scan_source import Source as Source
 from data.formats.scan_source import affine as affine
 from data.formats.scan_source import read as read
@@ -58,11 +58,7 @@ def find(
   place = pathlib.Path(os.path.abspath(place))
   if not place.exists():
     if place.is_symlink():
-      raise ScanError(
-        place,
-        f'a link to {os.readlink(place)}, which is not there',
-        'fetch the file that it stands for',
-      )
+      raise dead_link(place)
     raise ScanError(place, 'is not there', 'give a file or folder of scans')
   walk = Walk(series, without)
   if place.is_dir():

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.formats import dicom, file_kinds, itk, nifti
+from data.formats.label_maps import label_codes
 from data.formats.nifti import Volume
 from data.formats.scan_error import ScanError
 
@@ -49,6 +50,12 @@ def _check_whole(path: pathlib.Path) -> None:
     )
 
 
+def _is_itk(path: pathlib.Path) -> bool:
+  """Whether a file, which is a whole one, is for `itk` to read."""
+  _check_whole(path)
+  return file_kinds.scan_ending(path) in itk.ENDINGS
+
+
 def read(source: Source, *, label: bool = False) -> Volume:
   """Reads and checks a scan, or a label map.
 
@@ -60,21 +67,13 @@ def read(source: Source, *, label: bool = False) -> Volume:
     ScanError: it is not one sound 3-D volume.
   """
   if source.path.is_file():
-    _check_whole(source.path)
-    is_itk = file_kinds.scan_ending(source.path) in itk.ENDINGS
-    reader = itk.read_itk if is_itk else nifti.read_nifti
-    return reader(source.path, label=label)
+    read_file = itk.read_itk if _is_itk(source.path) else nifti.read_nifti
+    return read_file(source.path, label=label)
   volume = dicom.read_dicom(source.path, source.series, source.members)
   if not label:
     return volume
-  codes = np.round(volume.voxels)
-  if not np.array_equal(codes, volume.voxels):
-    raise ScanError(
-      source.path,
-      'label voxels are not whole numbers',
-      'export the labels again',
-    )
-  return volume._replace(voxels=codes.astype(np.int32))
+  codes, notes = label_codes(volume.voxels, str(source.path))
+  return volume._replace(voxels=codes, notes=volume.notes + notes)
 
 
 def affine(source: Source) -> np.ndarray:
@@ -85,7 +84,4 @@ def affine(source: Source) -> np.ndarray:
   """
   if not source.path.is_file():
     return dicom.read_affine(source.path, source.series, source.members)
-  _check_whole(source.path)
-  if file_kinds.scan_ending(source.path) in itk.ENDINGS:
-    return itk.read_affine(source.path)
-  return nifti.read_affine(source.path)
+  return (itk if _is_itk(source.path) else nifti).read_affine(source.path)

@@ -11,7 +11,7 @@ import stat
 from data.files import names
 from data.formats import dicom_files, file_kinds, itk
 from data.formats.dicom_files import Series
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, dead_link
 from data.formats.scan_source import Source
 
 # What a folder of this program's own results holds.
@@ -56,8 +56,8 @@ class Walk:
   def _problem(self, path, reason: str, remedy: str) -> None:
     self.problems.append(ScanError(path, reason, remedy))
 
-  def _leave(self, path, reason: str, remedy: str = 'nothing to do') -> None:
-    self.left_out.append(ScanError(path, reason, remedy))
+  def _leave(self, path, reason: str) -> None:
+    self.left_out.append(ScanError(path, reason))
 
   def folder(
     self, place: pathlib.Path, above: tuple[tuple[int, int], ...] = ()
@@ -105,11 +105,7 @@ class Walk:
         if path.is_symlink() and file_kinds.other(path):
           self._leave(path, f'a link to {os.readlink(path)}: not there')
         elif path.is_symlink():
-          self._problem(
-            path,
-            f'a link to {os.readlink(path)}, which is not there',
-            'fetch the file that it stands for, or remove the link',
-          )
+          self.problems.append(dead_link(path))
         else:
           self._problem(path, str(error.strerror), 'make it readable')
         continue
@@ -189,12 +185,8 @@ class Walk:
 
   def _members(self, path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """The files of a scan, its own first."""
-    if file_kinds.scan_ending(path) not in _HEADERS:
-      return (path,)
-    try:
-      return (path, *(pathlib.Path(p) for p in itk.companions(path)))
-    except ScanError:  # Reading it says so.
-      return (path,)
+    ending = file_kinds.scan_ending(path)
+    return (path, *(itk.companions(path) if ending in _HEADERS else ()))
 
   def _dicom(self, place, files):
     """The series among files that are nothing else."""
@@ -203,13 +195,9 @@ class Walk:
     if series and self._series:
       fitting = _fitting(series, self._series)
       if not fitting:
-        self._foreign.append(
-          ScanError(
-            place,
-            f'no series {self._series!r}: {"; ".join(map(str, series))}',
-            'choose one that is there: --series ("series" in dataset.json)',
-          )
-        )
+        reason = f'no series {self._series!r}: {"; ".join(map(str, series))}'
+        remedy = 'choose one that is there: --series ("series" in dataset.json)'
+        self._foreign.append(ScanError(place, reason, remedy))
         return []
       series = fitting
     found: list[tuple[tuple[str, ...], Source]] = []

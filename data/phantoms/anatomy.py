@@ -201,8 +201,7 @@ def abdomen(
     Part('portal', b.tube([(10, 0, 10), (34, 10, 22), (64, 4, 30)], 6), 6),
     Part('fluid', b.ellipsoid((40, 42, -14), (14, 17, 22)), 4),
   ]
-  for side, x, z, code in (('right', 58, -34, 2), ('left', -60, -20, 3)):
-    del side
+  for x, z, code in ((58, -34, 2), (-60, -20, 3)):  # The right, the left.
     centre, radii = b.place((x, -48, z), (27, 25, 50))
     cortex = shapes.ellipsoid(b.points, centre, radii)
     medulla = shapes.ellipsoid(b.points, centre, radii * 0.5)

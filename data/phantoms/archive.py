@@ -12,6 +12,7 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
+from data.formats import affines
 from data.formats.nifti import write_nifti
 
 # The MR cases whose scanner used the other slice axis.
@@ -129,7 +130,7 @@ def write_dicom(
     protocol: shown as the series' description.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+  lps = affines.LPS @ affine
   sizes = np.linalg.norm(lps[:3, :3], axis=0)
   directions = (lps[:3, :3] / sizes).T
   file = _slice_file(patient, series, protocol)

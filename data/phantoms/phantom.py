@@ -8,7 +8,6 @@ patients. What can be turned is in `anatomy.Difficulty`.
 import json
 import os
 import pathlib
-from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -24,18 +23,13 @@ LAYOUTS = {'heart': 'mmwhs', 'abdomen': 'btcv+chaos'}
 # Extent (right-left, back-front, feet-head) of a scan, mm.
 _EXTENT = {'heart': (178, 178, 156), 'abdomen': (330, 272, 176)}
 _CENTER = {'heart': (0, -2, 8), 'abdomen': (0, -8, 12)}
+_CT_ORIENTATIONS = ('LPS', 'RAS', 'LAS')
 
 
-class Size(NamedTuple):
-  """Voxels (right-left, back-front, feet-head) of a task's scans."""
-
-  heart: tuple[int, int, int]
-  abdomen: tuple[int, int, int]
-
-
+# Voxels (right-left, back-front, feet-head) of each task's scans.
 SIZES = {
-  'quick': Size(heart=(80, 80, 32), abdomen=(96, 80, 24)),
-  'tiny': Size(heart=(40, 40, 12), abdomen=(44, 36, 12)),
+  'quick': {'heart': (80, 80, 32), 'abdomen': (96, 80, 24)},
+  'tiny': {'heart': (40, 40, 12), 'abdomen': (44, 36, 12)},
 }
 
 
@@ -69,11 +63,11 @@ def affine_of(
 
 def _grid(task, size, orientation, rng, tilt=0.0):
   """A subject's own grid: field of view and place vary a little."""
-  shape = np.array(getattr(SIZES[size], task))
+  shape = np.array(SIZES[size][task])
   # Scanners differ in field of view, not only in its centre.
   shape = shape + np.round(shape * rng.uniform(-0.06, 0.06, 3)).astype(int)
   extent = np.array(_EXTENT[task]) * rng.uniform(0.97, 1.06)
-  spacing = extent / getattr(SIZES[size], task)
+  spacing = extent / SIZES[size][task]
   spacing[:2] = spacing[:2].mean()  # Square pixels in the axial plane.
   center = np.array(_CENTER[task]) + rng.normal(size=3) * (4, 4, 3)
   turn = shapes.rotation(rng.normal(size=3), tilt * rng.uniform(-1, 1))
@@ -96,12 +90,10 @@ def heart_subject(
     Image `[X, Y, Z]`, MM-WHS codes of the same shape and affine `[4, 4]`.
   """
   rng = np.random.default_rng([seed, index, 0 if kind == 'ct' else 1])
-  if kind == 'ct':
-    orientation = ('LPS', 'RAS', 'LAS')[index % 3]
-  else:
+  orientation, tilt = _CT_ORIENTATIONS[index % 3], 0.0
+  if kind == 'mr':
     sagittal = 1001 + index in archive.MMWHS_SAGITTAL
-    orientation = 'PSR' if sagittal else 'RIP'
-  tilt = 0.0 if kind == 'ct' else 8.0
+    orientation, tilt = 'PSR' if sagittal else 'RIP', 8.0
   affine, shape, spacing = _grid('heart', size, orientation, rng, tilt)
   points = shapes.grid(affine, shape)
   parts = anatomy.heart(points, rng, difficulty)
@@ -121,7 +113,7 @@ def _write_heart(root, index, subjects, settings) -> None:
 def abdomen_ct(index: int, *, seed: int, size: str, difficulty: Difficulty):
   """One abdominal CT: image, BTCV codes, affine (see `heart_subject`)."""
   rng = np.random.default_rng([seed, index, 2])
-  orientation = ('LPS', 'RAS', 'LAS')[index % 3]
+  orientation = _CT_ORIENTATIONS[index % 3]
   affine, shape, spacing = _grid('abdomen', size, orientation, rng)
   parts = anatomy.abdomen(shapes.grid(affine, shape), rng, difficulty)
   image = scanner.ct(parts, 'ct', spacing, rng, difficulty)

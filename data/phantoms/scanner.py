@@ -126,8 +126,7 @@ def _smooth_noise(rng, shape, sigma) -> np.ndarray:
 
 def _bias(points, rng, strength) -> np.ndarray:
   """A smooth positive field of mean about 1 (logarithm's std `strength`)."""
-  flat = points.copy()
-  flat = shapes.warp(flat, rng, 1.0)[:1] - points[:1]
+  flat = shapes.warp(points, rng, 1.0)[:1] - points[:1]
   tilt = rng.normal(size=3) / 120
   slope = sum(np.float32(t) * p for t, p in zip(tilt, points, strict=True))
   field = flat[0] + np.float32(0.7) * slope

@@ -6,7 +6,6 @@ was cut to a window has no air left: both ends of its values are then full.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,47 +22,23 @@ _BODY_SHARE = 0.02
 _NEGATIVE, _NEGATIVE_SHARE = -20, 0.005
 
 
-class _Facts(NamedTuple):
-  """Shares of all voxels, and the ends of their values."""
-
-  low: float
-  high: float
-  air: float
-  soft: float
-  at_low: float
-  at_high: float
-  whole: bool
-
-
 def _share(voxels: np.ndarray, low: float, high: float) -> float:
   return float(np.mean((voxels >= low) & (voxels <= high)))
 
 
-def _facts(voxels: np.ndarray) -> _Facts:
-  low, high = float(voxels.min()), float(voxels.max())
-  few = voxels.ravel()[:: max(1, voxels.size // 100_000)]
-  return _Facts(
-    low=low,
-    high=high,
-    air=_share(voxels, *_AIR),
-    soft=_share(voxels, *_SOFT),
-    at_low=float(np.mean(voxels == low)),
-    at_high=float(np.mean(voxels == high)),
-    whole=bool(np.array_equal(few, np.round(few))),
-  )
-
-
-def _windowed(found: _Facts) -> bool:
+def _windowed(voxels: np.ndarray, soft: float) -> bool:
   """Whether the values are CT's that were cut to a window, such as [-125, 275].
 
   Scaled MR may have negative values and a floor, too, but no full ceiling.
   """
-  return (
-    -1100 <= found.low <= _NEGATIVE < 100 <= found.high <= 3000
-    and found.whole
-    and found.soft >= _WINDOWED_SOFT
-    and found.at_low >= _CUT_LOW
-    and found.at_high >= _CUT_HIGH
+  low, high = float(voxels.min()), float(voxels.max())
+  some = voxels.ravel()[:: max(1, voxels.size // 100_000)]
+  return bool(
+    -1100 <= low <= _NEGATIVE < 100 <= high <= 3000
+    and np.array_equal(some, np.round(some))
+    and soft >= _WINDOWED_SOFT
+    and np.mean(voxels == low) >= _CUT_LOW
+    and np.mean(voxels == high) >= _CUT_HIGH
   )
 
 
@@ -82,22 +57,23 @@ def evidence(
   said = str(tags.get('Modality', ''))
   if said in ('CT', 'MR'):
     return said == 'CT', f'its DICOM tags say {said}'
-  found = _facts(voxels)
-  if found.air >= _SHARE and found.soft >= _SHARE:
+  low, high = float(voxels.min()), float(voxels.max())
+  air, soft = _share(voxels, *_AIR), _share(voxels, *_SOFT)
+  if min(air, soft) >= _SHARE:
     return True, (
-      f'{100 * found.air:.0f} % of its values are air or lung (-1000 HU),'
-      f' {100 * found.soft:.0f} % soft tissue (0 to 100 HU)'
+      f'{100 * air:.0f} % of its values are air or lung (-1000 HU),'
+      f' {100 * soft:.0f} % soft tissue (0 to 100 HU)'
     )
-  if _windowed(found):
+  if _windowed(voxels, soft):
     return True, (
-      f'HU that were cut to {found.low:.0f} to {found.high:.0f}:'
-      f' {100 * found.soft:.0f} % are soft tissue'
+      f'HU that were cut to {low:.0f} to {high:.0f}: {100 * soft:.0f} % are'
+      ' soft tissue'
     )
-  if found.low >= 0:
+  if low >= 0:
     return False, 'no value is below 0'
   return False, (
-    f'values from {found.low:.4g} to {found.high:.4g}, but not those of air and'
-    ' soft tissue in HU'
+    f'values from {low:.4g} to {high:.4g}, but not those of air and soft tissue'
+    ' in HU'
   )
 
 

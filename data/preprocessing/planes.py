@@ -45,19 +45,22 @@ PLANES = {
 _NEAR = 0.5
 
 
+def _view(plane: str) -> str:
+  """The view that a plane names; 'axial' if none."""
+  view = plane.rpartition('-')[2]
+  return view if view in VIEWS else 'axial'
+
+
 def axes(plane: str) -> tuple[str, str, str]:
   """Where slices, rows and columns of a plane run to, e.g. ('S', 'P', 'L')."""
-  _, _, view = plane.rpartition('-')
-  return VIEWS.get(view, VIEWS['axial'])
+  return VIEWS[_view(plane)]
 
 
 def _directions(axes: Sequence[str]) -> np.ndarray:
   """`[3, 3]`, a row each: the RAS directions of axis letters."""
   out = np.zeros((3, 3))
-  for row, (world, sign) in zip(
-    out, nib.orientations.axcodes2ornt(tuple(axes)), strict=True
-  ):
-    row[int(world)] = sign
+  worlds, signs = nib.orientations.axcodes2ornt(tuple(axes)).T
+  out[range(3), worlds.astype(int)] = signs
   return out
 
 
@@ -108,13 +111,11 @@ def cut(affine: np.ndarray, plane: str) -> str:
   """
   axis = acquired_axis(affine)
   if axis is None or not plane.startswith(ACQUIRED):
-    _, _, view = plane.rpartition('-')
-    return view if view in VIEWS else 'axial'
+    return _view(plane)
   if plane != ACQUIRED:
-    _, _, view = plane.rpartition('-')
     normal = affine[:3, axis] / np.linalg.norm(affine[:3, axis])
-    if abs(_directions(VIEWS[view])[0] @ normal) >= _NEAR:
-      return view
+    if abs(_directions(axes(plane))[0] @ normal) >= _NEAR:
+      return _view(plane)
   return view_of(affine)
 
 

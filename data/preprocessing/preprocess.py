@@ -140,23 +140,16 @@ def resample(
   Returns:
     `[S, *canvas]`.
   """
-  height, width = geometry['native_shape'][1:]
   factors, at = [], []
-  for axis in (0, 1):
+  for axis, side in enumerate(canvas):
     factor, pad = _factor_and_offset(geometry, axis)
     factors.append(factor)
     # Native coordinates of the prepared pixels.
-    start = (0.5 - pad) / factor - 0.5
-    at.append(start + np.arange(canvas[axis]) / factor)
-  inside = [
-    (a > -0.5 - 1e-6) & (a < n - 0.5 + 1e-6)
-    for a, n in zip(at, (height, width), strict=True)
-  ]
+    at.append((0.5 - pad) / factor - 0.5 + np.arange(side) / factor)
+  places = list(zip(at, geometry['native_shape'][1:], strict=True))
+  inside = [(a > -0.5 - 1e-6) & (a < n - 0.5 + 1e-6) for a, n in places]
   if order == 0:
-    pick = [
-      np.clip(np.round(a), 0, n - 1).astype(int)
-      for a, n in zip(at, (height, width), strict=True)
-    ]
+    pick = [np.clip(np.round(a), 0, n - 1).astype(int) for a, n in places]
     out = stack[:, pick[0][:, None], pick[1][None]]
   else:
     # Shrinking: average first, so that thin structures do not flicker.
@@ -260,10 +253,7 @@ def _native_positions(geometry, axis):
 
 
 def region_geometry(
-  shape: Sequence[int],
-  spacing: Sequence[float],
-  mm: float,
-  smallest: int,
+  shape: Sequence[int], spacing: Sequence[float], mm: float, smallest: int
 ) -> tuple[dict[str, Any], tuple[int, int]]:
   """How slices of any size are resampled for prediction, and back.
 

@@ -19,7 +19,7 @@ from PIL import Image
 from data.formats.dicom import read_dicom
 from data.formats.dicom_files import files_in
 from data.formats.label_maps import map_codes
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import AGAIN, ScanError
 from data.task import Case, Modality, Scan
 
 # Grey values (above, up to) of each organ, and the middle that stands for it.
@@ -69,11 +69,7 @@ def _read_png(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
   except ScanError:
     raise
   except Exception as error:
-    raise ScanError(
-      path,
-      f'not a readable PNG ({error})',
-      'copy the file again from its source',
-    ) from error
+    raise ScanError(path, f'not a readable PNG ({error})', AGAIN) from error
 
 
 def _read_label(
@@ -91,8 +87,7 @@ def _read_label(
     codes: of the modality.
   """
   pngs = sorted(
-    (p for p in ground.glob('*.png') if not p.name.startswith('.')),
-    key=_number,
+    (p for p in ground.glob('*.png') if not p.name.startswith('.')), key=_number
   )
   if len(pngs) != len(files):
     raise ScanError(
@@ -109,13 +104,12 @@ def _read_label(
 
 def _read(folder: pathlib.Path, ground: pathlib.Path | None, codes) -> Scan:
   volume = read_dicom(folder)
-  if ground is None:
-    return Scan(volume.voxels, None, volume.affine, volume.notes, volume.tags)
-  if not ground.is_dir():
-    raise ScanError(
-      folder, 'its Ground folder is missing', f'put the labels into {ground}'
-    )
-  label = _read_label(ground, volume.files, volume.voxels.shape, codes)
+  label = None
+  if ground is not None:
+    if not ground.is_dir():
+      remedy = f'put the labels into {ground}'
+      raise ScanError(folder, 'its Ground folder is missing', remedy)
+    label = _read_label(ground, volume.files, volume.voxels.shape, codes)
   return Scan(volume.voxels, label, volume.affine, volume.notes, volume.tags)
 
 

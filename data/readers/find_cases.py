@@ -28,29 +28,26 @@ def look(
   Raises:
     ScanError: an archive is not where it should be, or a scan is there twice.
   """
-  found, problems, left_out = [], [], []
+  out = folder.Findings([], [], [])
   for source in dict.fromkeys(m.source for m in modalities):
     mine = [m for m in modalities if m.source == source]
     if source == 'folder':
       held = folder.look(roots[source], mine, include_unlabeled)
-      found += held.cases
-      problems += held.problems
-      left_out += held.left_out
+      out.cases.extend(held.cases)
+      out.problems.extend(held.problems)
+      out.left_out.extend(held.left_out)
     else:
       reader = importlib.import_module(f'data.readers.{source}')
-      found += reader.cases(roots[source], mine, include_unlabeled)
+      out.cases.extend(reader.cases(roots[source], mine, include_unlabeled))
   seen: dict[tuple[str, str], Case] = {}
-  for case in found:
+  for case in out.cases:
     other = seen.setdefault((case.modality, case.name), case)
     if other is not case:
-      raise ScanError(
-        case.files[0],
-        f'the same scan as {other.files[0]}',
-        'remove one of them',
-      )
+      reason = f'the same scan as {other.files[0]}'
+      raise ScanError(case.files[0], reason, 'remove one of them')
   order = {m.name: k for k, m in enumerate(modalities)}
-  cases = sorted(found, key=lambda case: order[case.modality])
-  return folder.Findings(cases, problems, left_out)
+  out.cases.sort(key=lambda case: order[case.modality])
+  return out
 
 
 def decide_planes(

@@ -31,6 +31,10 @@ _IMAGES = ('images', 'imagesTr')
 _LABELS = ('labels', 'labelsTr')
 _TESTS = ('imagesTs',)
 _TEST_LABELS = ('labelsTs',)
+_HOW_PATIENTS = (
+  "write 'MODALITY/CASE', CASE being the file's name without its ending; or"
+  ' remove the entry'
+)
 
 
 class Held(NamedTuple):
@@ -78,11 +82,6 @@ def _read(image_source: Source, label_source: Source | None, codes) -> Scan:
   return Scan(image.voxels, classes, image.affine, notes, image.tags)
 
 
-def few(words: Sequence[str]) -> str:
-  """The first of many words."""
-  return ', '.join(words[:8]) + (', ...' if len(words) > 8 else '')
-
-
 def folders_in(place: pathlib.Path) -> list[pathlib.Path]:
   """The subfolders of a folder, hidden ones left out, sorted."""
   return sorted(
@@ -124,13 +123,13 @@ def beside(
         reason = 'a folder that is not read'
         if holds_images(path):
           reason = 'a modality that dataset.json does not name'
-      left_out.append(ScanError(path, reason, 'nothing to do'))
+      left_out.append(ScanError(path, reason))
     elif file_kinds.scan_ending(path):
       remedy = "put it into the images/ of a modality's folder"
       problems.append(ScanError(path, 'a scan where none is read', remedy))
     else:
       reason = file_kinds.other(path) or 'a file that is not read'
-      left_out.append(ScanError(path, reason, 'nothing to do'))
+      left_out.append(ScanError(path, reason))
 
 
 class _Look:
@@ -175,7 +174,7 @@ class _Look:
         continue
       self.problem(
         place / name,
-        f'holds {len(sources)} scans: {few([s.name for s in sources])}',
+        f'holds {len(sources)} scans: {names.few([s.name for s in sources])}',
         'leave one there (label maps belong into labels/), move them up, or'
         ' move it away'
         + ('; or name one in "series"' if sources[0].series else ''),
@@ -248,7 +247,7 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     look.problem(
       alone[0].path,
       f'{len(alone)} label maps without a scan of the same name:'
-      f' {few([source.name for source in alone])}',
+      f' {names.few([source.name for source in alone])}',
       'name scans and label maps alike, or move the label maps away',
     )
   training = images.name if images else ''
@@ -257,7 +256,9 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
       later.pop(name).path, f'is in {training}/ too', 'move one of them away'
     )
   if not found and not look.problems:
-    there = few([p.name for p in folders_in(place)]) if images is None else ''
+    there = (
+      names.few([p.name for p in folders_in(place)]) if images is None else ''
+    )
     look.problem(
       place,
       'no scans found' + (f' (found: {there})' if there else ''),
@@ -296,16 +297,11 @@ def look(
     out.left_out.extend(held.left_out)
     images = held.images | (held.tests if include_unlabeled else {})
     if held.tests and not include_unlabeled:
-      out.left_out.append(
-        ScanError(
-          top / kind.series,
-          f'{len(held.tests)} test scans (imagesTs)',
-          '--config.data.extra_unlabeled=true trains on them, too',
-        )
-      )
-    for error in held.problems:
-      known |= _keys(kind.name, _name_of(error))
-    for name in held.images | held.tests:
+      reason = f'{len(held.tests)} test scans (imagesTs)'
+      remedy = '--config.data.extra_unlabeled=true trains on them, too'
+      out.left_out.append(ScanError(top / kind.series, reason, remedy))
+    broken = map(_name_of, held.problems)
+    for name in (*broken, *held.images, *held.tests):
       known |= _keys(kind.name, name)
     for name, image in sorted(images.items()):
       given = [people[k] for k in _keys(kind.name, name) if k in people]
@@ -323,15 +319,9 @@ def look(
   for (called, name), person in people.items():
     asked = called in chosen or called not in named
     if asked and (called, name) not in known:
-      out.problems.append(
-        ScanError(
-          file,
-          f'patients: {"/".join(filter(None, (called, name)))} ({person}) fits'
-          ' no scan',
-          "write 'MODALITY/CASE', CASE being the file's name without its"
-          ' ending; or remove the entry',
-        )
-      )
+      entry = '/'.join(filter(None, (called, name)))
+      reason = f'patients: {entry} ({person}) fits no scan'
+      out.problems.append(ScanError(file, reason, _HOW_PATIENTS))
   return out
 
 

@@ -48,11 +48,6 @@ def cases(
     codes = modality.codes
     if modality.series == 'mr' and _MEANT in codes:
       codes = codes | {_STRAY: codes[_MEANT]}
-    yield image_and_label.case(
-      name,
-      f'mmwhs_{modality.series}_{name.split("_")[-1]}',
-      modality,
-      image,
-      label if part == 'train' else None,
-      codes,
-    )
+    patient = f'mmwhs_{modality.series}_{name.split("_")[-1]}'
+    drawn = label if part == 'train' else None
+    yield image_and_label.case(name, patient, modality, image, drawn, codes)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from data.files import names
 from data.formats import label_maps
 from data.formats.scan_error import ScanError
 
@@ -97,17 +98,12 @@ def classes(
     c: n for c, n in label_maps.count_codes(label).items() if c not in codes
   }
   if unknown and all(map(never_a_class, unknown)):
+    listed = names.few([f'{code} ({n} voxels)' for code, n in unknown.items()])
     raise ScanError(
       file,
-      f'unknown label codes: {counted(unknown)}, by custom voxels that were not'
+      f'unknown label codes: {listed}, by custom voxels that were not'
       ' annotated',
       'name their class in dataset.json, list them under "background" there, or'
       ' remove them',
     )
   return label_maps.map_codes(label, codes, file)
-
-
-def counted(codes: Mapping[int, int]) -> str:
-  """Codes with their voxel counts, the first few."""
-  listed = [f'{c} ({n} voxels)' for c, n in list(codes.items())[:8]]
-  return ', '.join(listed) + (', ...' if len(codes) > 8 else '')

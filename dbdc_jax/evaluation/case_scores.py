@@ -7,8 +7,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from data.formats import label_maps, scan_files
-from data.formats.affines import close_affines
+from data.formats import affines, label_maps, scan_files
 from data.formats.nifti import Volume
 from data.formats.scan_error import ScanError
 from dbdc_jax.evaluation import scoring
@@ -25,8 +24,9 @@ UNSET = 255
 MAX_CODES = 255
 # From so many values on it is asked whether they look like an image's.
 _FEW_CODES = 16
-# Axes that are off by more than a thousandth shear a volume by half a voxel.
-_MAX_COSINE = 1e-3
+# Axes that are off by more than a thousandth (degrees) shear a volume by half a
+# voxel.
+_MAX_SHEAR = np.degrees(1e-3)
 
 
 class Scored(NamedTuple):
@@ -98,7 +98,7 @@ def _on_grid(case: Matched, prediction: Volume, reference: Volume) -> Volume:
   shape = reference.voxels.shape
   for volume in (prediction, _turned(prediction, reference)):
     same = volume.voxels.shape == shape
-    if same and close_affines(reference.affine, volume.affine, shape):
+    if same and affines.close_affines(reference.affine, volume.affine, shape):
       return volume
   remedy = "resample the prediction to the reference's grid (nearest neighbour)"
   reason = f'shape {prediction.voxels.shape}, the reference has {shape}'
@@ -120,10 +120,8 @@ def _read(case: Matched) -> _Maps:
   reference = scan_files.read(case.reference, label=True)
   found = scan_files.read(case.prediction, label=True)
   prediction = _on_grid(case, found, reference)
-  axes = reference.affine[:3, :3]
-  sides = np.linalg.norm(axes, axis=0)
-  cosines = (axes / sides).T @ (axes / sides) - np.eye(3)
-  if np.abs(cosines).max() > _MAX_COSINE:
+  sides = np.linalg.norm(reference.affine[:3, :3], axis=0)
+  if affines.shear(reference.affine) > _MAX_SHEAR:
     raise ScanError(
       case.reference.path,
       'its axes are not at right angles',

@@ -106,45 +106,40 @@ def _pair(part: str) -> tuple[int, str]:
 def _from_json(
   path: pathlib.Path, modality: str | None
 ) -> list[tuple[int, str]]:
-  """(code, name) of a data set's description."""
+  """(code, name) of a data set's description.
+
+  Of the chosen modality, or of all if they agree.
+  """
   try:
     found = task_file.content(path)
   except ValueError as error:
     raise ValueError(f'classes: {error}') from error
   found = found if isinstance(found, dict) else {}
   several = found.get('modalities')
-  if isinstance(several, dict) and several:
-    return _of_modality(path, several, modality)
-  if modality is not None:
+  if not isinstance(several, dict) or not several:
+    if modality is None:
+      return _pairs(path, found)
     raise ValueError(
       f'classes: {path} has no modalities: leave :{modality} away'
     )
-  return _pairs(path, found)
-
-
-def _of_modality(
-  path: pathlib.Path, modalities: dict[str, Any], chosen: str | None
-) -> list[tuple[int, str]]:
-  """(code, name) of the chosen modality, or of all if they agree."""
-  if chosen is None:
-    every = {name: _pairs(path, f, name) for name, f in modalities.items()}
-    maps = [
-      {c: n for c, n in _unique(pairs).items() if n.casefold() != BACKGROUND}
-      for pairs in every.values()
-    ]
-    if any(codes != maps[0] for codes in maps):
-      forms = ', '.join(f'{path}:{name}' for name in every)
-      raise ValueError(
-        f'classes: the modalities of {path} have different label codes:'
-        f' choose one of {forms}'
-      )
-    return next(iter(every.values()))
-  if chosen not in modalities:
+  if modality is not None and modality not in several:
     raise ValueError(
-      f'classes: {path} has no modality {chosen!r}: choose one of'
-      f' {", ".join(modalities)}'
+      f'classes: {path} has no modality {modality!r}: choose one of'
+      f' {", ".join(several)}'
     )
-  return _pairs(path, modalities[chosen], chosen)
+  chosen = several if modality is None else {modality: several[modality]}
+  every = {name: _pairs(path, fields, name) for name, fields in chosen.items()}
+  maps = [
+    {c: n for c, n in _unique(pairs).items() if n.casefold() != BACKGROUND}
+    for pairs in every.values()
+  ]
+  if any(codes != maps[0] for codes in maps):
+    forms = ', '.join(f'{path}:{name}' for name in every)
+    raise ValueError(
+      f'classes: the modalities of {path} have different label codes: choose'
+      f' one of {forms}'
+    )
+  return next(iter(every.values()))
 
 
 def _pairs(

@@ -79,12 +79,6 @@ def file_name(error: ScanError) -> str:
   return pathlib.Path(error.file).name
 
 
-def listed(items: Sequence[str], shown: int = 8) -> str:
-  """The first of many words, and how many more there are."""
-  more = len(items) - shown
-  return ', '.join(items[:shown]) + (f' and {more} more' if more > 0 else '')
-
-
 def core(name: str) -> str:
   """A case's name without what archives and tools put around it."""
   while True:
@@ -111,7 +105,7 @@ def _folder(
   outside = {p.name for p in inside}.union(OURS)
   left_out = [e for e in found.left_out if file_name(e) not in outside]
   if not found.scans and not found.problems:
-    text = listed([file_name(e) for e in left_out])
+    text = names.listed([file_name(e) for e in left_out])
     raise ValueError(
       f'{place}: holds no label map (NIfTI, MetaImage, NRRD or DICOM)'
       + (f'; it has {text}' if text else '')
@@ -179,7 +173,9 @@ def _pairs(
       pairs[mine[0]] = others[0]
       said.append(f'{mine[0]} with {others[0]}')
   cases = [Matched(b, predictions[a], references[b]) for a, b in pairs.items()]
-  text = f'names that differ were matched: {listed(said, 3)}' if said else ''
+  text = (
+    f'names that differ were matched: {names.listed(said, 3)}' if said else ''
+  )
   return sorted(cases), doubtful, text
 
 
@@ -239,7 +235,7 @@ def find(
     *_missing(mine, theirs, 'reference', used),
   ]
   if not cases:
-    shown = [listed(sorted(f.maps)) or 'none' for f in (mine, theirs)]
+    shown = [names.listed(sorted(f.maps)) or 'none' for f in (mine, theirs)]
     raise ValueError(
       f'no name is in both folders: predictions {shown[0]}; references'
       f' {shown[1]}; rename one side'

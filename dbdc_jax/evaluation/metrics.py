@@ -139,14 +139,6 @@ def surface(mask: np.ndarray) -> np.ndarray:
   return mask & ~inner
 
 
-def _joint_box(boxes) -> tuple[slice, ...]:
-  """The smallest box around boxes."""
-  return tuple(
-    slice(min(s.start for s in sides), max(s.stop for s in sides))
-    for sides in zip(*boxes, strict=True)
-  )
-
-
 def surfaces(
   prediction: np.ndarray, reference: np.ndarray, num_classes: int
 ) -> list[Surfaces]:
@@ -174,7 +166,10 @@ def surfaces(
       # No distance is needed, only whether there is a voxel.
       p, r = (None if b is None else np.ones((), bool) for b in boxes)
     else:
-      box = _joint_box(boxes)
+      box = tuple(
+        slice(min(one.start, other.start), max(one.stop, other.stop))
+        for one, other in zip(*boxes, strict=True)
+      )
       p, r = (surface(v[box] == index) for v in (prediction, reference))
     found.append(Surfaces(p, r, reference.shape))
   return found

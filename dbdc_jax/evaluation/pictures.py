@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import io
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -172,13 +173,10 @@ def overlay_png(
       _fill(axes, label, len(classes), aspect)
     axes.set_title(name, fontsize=10)
     axes.set_axis_off()
+  colours = itertools.cycle(COLOURS)
   handles = [
-    Patch(
-      facecolor=COLOURS[i % len(COLOURS)],
-      edgecolor='black',
-      label=_plain(name),
-    )
-    for i, name in enumerate(classes[1:])
+    Patch(facecolor=colour, edgecolor='black', label=_plain(name))
+    for name, colour in zip(classes[1:], colours, strict=False)
   ]
   figure.legend(
     handles=handles, loc='outside lower center', ncols=4, fontsize=8

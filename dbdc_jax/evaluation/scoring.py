@@ -100,34 +100,6 @@ def score(
   return out
 
 
-def score_case(
-  prediction: np.ndarray,
-  reference: np.ndarray,
-  spacing: tuple[float, float, float],
-  classes: Sequence[str],
-) -> Scores:
-  """Scores on the scan's own grid.
-
-  Args:
-    prediction: `[S, h, w]` class indices.
-    reference: `[S, h, w]` class indices.
-    spacing: (slice, row, column), mm.
-    classes: names, background first.
-
-  Returns:
-    Class -> dice (percent), hd95 (mm), assd (mm), nsd (percent) and `empty`;
-    values are None where both masks are empty.
-  """
-  return score(prediction, reference, spacing, classes, NATIVE)
-
-
-def score_prepared(
-  prediction: np.ndarray, reference: np.ndarray, classes: Sequence[str]
-) -> Scores:
-  """Scores on the prepared grid, in voxels, as the literature prints them."""
-  return score(prediction, reference, (1.0, 1.0, 1.0), classes, PREPARED)
-
-
 def only(classes: Collection[str], scores: Scores) -> Scores:
   """The scores of some classes: those that the reference can contain."""
   return {name: row for name, row in scores.items() if name in classes}
@@ -196,20 +168,17 @@ def summarize(
     'mean': {},
     'cases': list(cases),
   }
-  for grid, names in _GRIDS.items():
-    key = f'{grid}_grid'
-    for modality in modalities:
-      mine = [case for case in cases if case['modality'] == modality]
-      entry = results['modalities'].setdefault(
-        modality, {'test_cases': len(mine)}
-      )
+  entries = results['modalities']
+  for modality in modalities:
+    mine = [case for case in cases if case['modality'] == modality]
+    entries[modality] = {'test_cases': len(mine)}
+    for grid, names in _GRIDS.items():
       scores = [case[grid] for case in mine]
-      entry[key] = aggregate(scores, names, classes[1:])
-    results['mean'][key] = {
-      metric: _mean(
-        [results['modalities'][m][key]['mean'][metric] for m in modalities]
-      )
-      for metric in names
+      entries[modality][f'{grid}_grid'] = aggregate(scores, names, classes[1:])
+  for grid, names in _GRIDS.items():
+    means = [entries[name][f'{grid}_grid']['mean'] for name in modalities]
+    results['mean'][f'{grid}_grid'] = {
+      metric: _mean([mean[metric] for mean in means]) for metric in names
     }
   return results
 

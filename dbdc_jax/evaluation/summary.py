@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data.files import names
 from data.formats.scan_error import ScanError
 from dbdc_jax.evaluation import case_scores, matching, metrics, scoring
 from dbdc_jax.evaluation.label_codes import Classes
@@ -177,7 +178,7 @@ def nothing_scored(results: dict[str, Any]) -> list[ScanError]:
     return []
   codes = [c for c, n in results['codes_not_scored'].items() if n['reference']]
   if codes:
-    reason = f'no class is in any reference; they hold {matching.listed(codes)}'
+    reason = f'no class is in any reference; they hold {names.listed(codes)}'
     remedy = f'say what the codes are, e.g. --classes={codes[-1]}=NAME'
   elif classes:
     return []  # The healthy: whatever was found there is too much.
@@ -235,8 +236,8 @@ def _strangers(results: dict[str, Any]) -> list[str]:
   if not unmet or not extra:
     return []
   return [
-    f'no prediction holds {matching.listed(unmet)}, no reference holds'
-    f' {matching.listed(extra)}: if two of them mean the same, give them one'
+    f'no prediction holds {names.listed(unmet)}, no reference holds'
+    f' {names.listed(extra)}: if two of them mean the same, give them one'
     f' name: --classes={unmet[0]}=NAME,{extra[0]}=NAME'
   ]
 
@@ -256,7 +257,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
       f'{code} ({n["prediction"]} predictions, {n["reference"]} references)'
       for code, n in others.items()
     ]
-    lines.append(f'codes not scored: {matching.listed(found)}')
+    lines.append(f'codes not scored: {names.listed(found)}')
   unset = [c for c in others if c == _UNSET or c.startswith('-')]
   if unset:
     lines.append(
@@ -276,7 +277,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     lines.append(results['matched'])
   if results['left_out']:
     files = [pathlib.Path(e['file']).name for e in results['left_out']]
-    lines.append(f'left out, no label maps: {matching.listed(files)}')
+    lines.append(f'left out, no label maps: {names.listed(files)}')
   notes = [note for case in results['cases'] for note in case['notes']]
   lines += notes[:_SHOWN]
   if len(notes) > _SHOWN:

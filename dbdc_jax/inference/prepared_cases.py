@@ -179,12 +179,18 @@ def test_cases(
           'modality': case.modality,
           'native': scoring.only(
             scored[modality],
-            scoring.score_case(native, reference, case.spacing, classes),
+            scoring.score(
+              native, reference, case.spacing, classes, scoring.NATIVE
+            ),
           ),
           'prepared': scoring.only(
             scored[modality],
-            scoring.score_prepared(
-              p.argmax(-1).astype(np.uint8), prepared.labels(case), classes
+            scoring.score(
+              p.argmax(-1).astype(np.uint8),
+              prepared.labels(case),
+              (1.0, 1.0, 1.0),
+              classes,
+              scoring.PREPARED,
             ),
           ),
         }

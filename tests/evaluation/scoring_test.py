@@ -14,8 +14,12 @@ def _case(name, modality, prediction, reference):
     'case': name,
     'patient': name,
     'modality': modality,
-    'native': scoring.score_case(prediction, reference, (2, 1, 1), CLASSES),
-    'prepared': scoring.score_prepared(prediction, reference, CLASSES),
+    'native': scoring.score(
+      prediction, reference, (2, 1, 1), CLASSES, scoring.NATIVE
+    ),
+    'prepared': scoring.score(
+      prediction, reference, (1, 1, 1), CLASSES, scoring.PREPARED
+    ),
   }
 
 
@@ -70,7 +74,8 @@ def test_table_shows_both_headlines():
 
 def test_other_grids_are_refused():
   with pytest.raises(ValueError, match='same grid'):
-    scoring.score_prepared(np.zeros((2, 3, 3)), np.zeros((2, 3, 4)), CLASSES)
+    a, b = np.zeros((2, 3, 3)), np.zeros((2, 3, 4))
+    scoring.score(a, b, (1, 1, 1), CLASSES, scoring.PREPARED)
 
 
 @pytest.mark.parametrize('spacing', [(0.7, 0.7, 0.7), (2.0, 1.0, 0.5)])

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -84,6 +85,17 @@ def test_what_the_dead_left_behind_is_removed_and_the_living_keep_theirs(
     with _filling(target, lambda: True):
       assert living.is_dir()
   assert _names(tmp_path) == sorted(['a', fresh.name, other.name])
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / 'a.json'
+  atomic.write_json(path, {'ä': [1, None]})
+  before = path.read_bytes()
+  assert json.loads(before) == {'ä': [1, None]}
+  with pytest.raises(ValueError, match='JSON'):
+    atomic.write_json(path, {'a': float('nan')})
+  assert path.read_bytes() == before
+  assert os.listdir(tmp_path) == ['a.json']
 
 
 def test_an_error_of_the_disk_names_the_target_and_others_stay(tmp_path):

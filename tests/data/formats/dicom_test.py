@@ -279,6 +279,14 @@ def test_a_label_map_stays_readable(tmp_path):
   np.testing.assert_array_equal(codes, volume.transpose(2, 1, 0))
 
 
+def test_a_label_map_of_fractions_is_refused(tmp_path):
+  every = dicom_series.slices(RescaleSlope=0.5, RescaleIntercept=0)
+  dicom_series.write(tmp_path, every)
+  source = scan_files.Source('a', tmp_path)
+  with pytest.raises(ScanError, match='label voxels are not whole numbers'):
+    scan_files.read(source, label=True)
+
+
 def test_private_and_strange_elements_do_not_matter(tmp_path, capfd):
   every = dicom_series.slices()
   with warnings.catch_warnings():
