@@ -87,7 +87,9 @@ def _flags() -> argparse.ArgumentParser:
 
 
 def _show_plan(
-  table: 'variants.Table', runs: Sequence['plan.Run'], output: pathlib.Path
+  table: 'variants.Table',
+  runs: Sequence['plan.PlannedRun'],
+  output: pathlib.Path,
 ) -> None:
   from rich.console import Console
   from rich.table import Table as Grid
@@ -106,8 +108,8 @@ def _show_plan(
 
 
 def _report(
-  runs: Sequence['plan.Run'],
-  outcomes: Sequence['runner.Outcome'],
+  runs: Sequence['plan.PlannedRun'],
+  outcomes: Sequence['runner.RunOutcome'],
   output: pathlib.Path,
 ) -> int:
   from dbdc_jax.experiments import runner
@@ -138,7 +140,7 @@ def _table(args: argparse.Namespace) -> 'variants.Table':
 def _run(
   args: argparse.Namespace,
   overrides: Sequence[str],
-  execute: Callable[['plan.Run'], str] | None,
+  execute: Callable[['plan.PlannedRun'], str] | None,
 ) -> int:
   from dbdc_jax.experiments import plan, runner, tables
 
@@ -185,7 +187,7 @@ def _run(
 
 def main(
   argv: Sequence[str] | None = None,
-  execute: Callable[['plan.Run'], str] | None = None,
+  execute: Callable[['plan.PlannedRun'], str] | None = None,
 ) -> int:
   """Runs an experiment; returns the process's exit code.
 

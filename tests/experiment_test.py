@@ -312,7 +312,7 @@ def test_damaged_results_are_made_again(rows, tmp_path):
 
 
 def _command(run, text):
-  return plan.Run(
+  return plan.PlannedRun(
     run.variant,
     run.seed,
     run.part,

@@ -8,7 +8,7 @@ import numpy as np
 from configs import common
 from data.task import Intensity, Modality, Task
 from dbdc_jax.inference import segmentation
-from dbdc_jax.inference.trained_run import Deployed, Network
+from dbdc_jax.inference.trained_run import TrainedNetwork, TrainedRun
 from dbdc_jax.methods import Method, Traits
 
 CLASSES = ('background', 'grey', 'white')
@@ -42,7 +42,7 @@ def make(
   modalities=('ct',),
   plane='axial',
 ):
-  """A `Deployed` with a pixel side of `mm`."""
+  """A `TrainedRun` with a pixel side of `mm`."""
   kinds = tuple(
     Modality(
       *(n, n.upper(), 'folder', n, codes or CODES, Intensity((0.0, 100.0))),
@@ -54,13 +54,13 @@ def make(
   config.augment.patch_size = PATCH
   config.data.roi = roi
   config.data.slice_size = 2 * PATCH
-  return Deployed(
+  return TrainedRun(
     folder=pathlib.Path(folder),
     config=config,
     task=Task('greys', CLASSES, kinds, 2 * PATCH, roi),
     modalities=kinds,
     mm_per_pixel=dict.fromkeys(modalities, mm),
-    networks={n: Network(METHOD, None, None, 0) for n in modalities},
+    networks={n: TrainedNetwork(METHOD, None, None, 0) for n in modalities},
   )
 
 

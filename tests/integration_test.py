@@ -14,6 +14,7 @@ import tiny
 from configs import abdomen
 from data.formats.nifti import read_nifti, write_nifti
 from data.task import ABDOMEN
+from dbdc_jax import methods
 from dbdc_jax.ops import optimizer
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import epoch_metrics, step, train
@@ -196,18 +197,24 @@ def test_networks_whose_labels_name_the_same_classes_share_a_program():
   """One network per modality: built, traced and compiled once."""
   config = abdomen.get_config('method=supervised')
   names = [modality.name for modality in ABDOMEN.modalities]
-  built = []
-  for config.modalities in names:
-    built.append(train._method(config, names, joint=False))
-  assert all(method is built[0] for method in built)
+
+  def built(joint):
+    whole = methods.resolve(config)
+    parts = whole.networks(joint)
+    return [train._method(whole, part, joint) for part in parts]
+
+  first, *others = built(joint=False)
+  assert len(others) == len(names) - 1
+  assert all(method is first for method in others)
   config.model.width = 3
-  assert train._method(config, names, joint=False) is not built[0]
+  assert built(joint=False)[0] is not first
   # One that takes them all is of its own modalities.
   config = abdomen.get_config()
   config.modalities = 'ct,t2'
-  one = train._method(config, names, joint=True)
+  (one,) = built(joint=True)
   config.modalities = 't2,ct'
-  assert train._method(config, names, joint=True) is not one
+  (other,) = built(joint=True)
+  assert other is not one
   assert step.make_step(one, one.recipe.tx) is step.make_step(
     one, one.recipe.tx
   )

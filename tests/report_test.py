@@ -276,7 +276,7 @@ def test_pseudo_labels_are_scored_on_hidden_references_alone(run, data):
   # Slowly: one scan, one class at a time.
   (case,) = [c for c in prepared.cases if c.name == split['mr']['unlabeled'][0]]
   params, memory = network.state(network.facts['best_step'])
-  found = sliding_window.labels(
+  found = sliding_window.of_one_size(
     network.method.predict,
     params,
     memory,
@@ -285,6 +285,7 @@ def test_pseudo_labels_are_scored_on_hidden_references_alone(run, data):
     patch=16,
     stride=8,
     batch=network.config.evaluation.batch_size,
+    hard=True,
   )
   reference = prepared.labels(case)
   for index, name in enumerate(run.classes[1:], 1):

@@ -86,12 +86,12 @@ def run(devices: str):
     After step 1 and step 10: gradients before Adam, memory (statistics,
     prototypes), sums for MAW and its weights, metrics; flat, by name.
   """
-  config = _plain_config()
-  method = methods.build(config, parallel.AXIS)
+  problem = methods.resolve(_plain_config())
+  method = methods.build(problem.config, parallel.AXIS)
   # Gradients leave the step as the state of an optimizer. Plain descent: Adam
   # would blow rounding up where the true gradient is 0, and hide a factor.
   tx = _keep_gradients()
-  state = train_state.init_state(method, tx, config, C, K)
+  state = train_state.init_state(method, problem, tx)
   signals = make_signals()
   if devices == 'all':
     step_fn = step.make_step(method, tx)

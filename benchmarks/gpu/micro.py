@@ -191,7 +191,7 @@ patch, batch, width = map(int, sys.argv[2:])
 found = workload.Workload(
   method='supervised', patch=patch, batch=batch, width=width
 )
-print('seconds', steps.Compiled(workload.make(found)).seconds)
+print('seconds', steps.CompiledStep(workload.make(found)).seconds)
 """
 
 

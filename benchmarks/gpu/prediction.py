@@ -49,7 +49,7 @@ def _volumes(context, method, weights, patch, found, begin) -> None:
       continue
 
     def call(batch=batch):
-      sliding_window.labels(
+      sliding_window.of_one_size(
         method.predict,
         *weights,
         volume,
@@ -57,6 +57,7 @@ def _volumes(context, method, weights, patch, found, begin) -> None:
         patch=patch,
         stride=patch // 2,
         batch=batch,
+        hard=True,
       )
 
     call()

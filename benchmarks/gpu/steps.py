@@ -82,16 +82,18 @@ def workload(name: str, tiny: bool) -> Workload:
   )
 
 
-def compiled(context: plan.Context, name: str) -> steps.Compiled:
+def compiled(context: plan.Context, name: str) -> steps.CompiledStep:
   """The compiled step of a part, kept for the parts behind."""
   if name not in context.compiled:
     if len(context.compiled) > 1:  # The heart's two are used again.
       context.compiled.clear()
-    context.compiled[name] = steps.Compiled(make(workload(name, context.tiny)))
+    context.compiled[name] = steps.CompiledStep(
+      make(workload(name, context.tiny))
+    )
   return context.compiled[name]
 
 
-def _with_batch_on_device(step: steps.Compiled, number: int) -> float | str:
+def _with_batch_on_device(step: steps.CompiledStep, number: int) -> float | str:
   """Milliseconds in a row without the batch's way to the device."""
   here = step.step
   try:

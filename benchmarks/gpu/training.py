@@ -16,6 +16,7 @@ import ml_collections
 
 from benchmarks.gpu import plan, workspace
 from configs import heart
+from dbdc_jax import methods
 from dbdc_jax.benchmarking import waiting
 from dbdc_jax.training import scans
 from dbdc_jax.workdir.metric_writer import read_rows
@@ -64,7 +65,7 @@ def _config(tiny: bool) -> ml_collections.ConfigDict:
 def prepare(flags: argparse.Namespace) -> None:
   """Draws and prepares the phantom; a process of its own."""
   start = time.time()
-  prepared = scans.load(_config(flags.tiny))
+  prepared = scans.load(methods.resolve(_config(flags.tiny)))
   found = {
     'phantom_and_prepared_seconds': round(time.time() - start, 1),
     'slices': {

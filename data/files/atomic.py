@@ -1,9 +1,11 @@
 """Files and folders that appear whole or not at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -82,14 +84,30 @@ def write(path: pathlib.Path, data: bytes) -> None:
       partial.unlink(missing_ok=True)
 
 
-def write_json(path: pathlib.Path, found: Any) -> None:
+def write_json(
+  path: pathlib.Path,
+  found: Any,
+  *,
+  sort_keys: bool = False,
+  allow_nan: bool = False,
+) -> None:
   """Writes a JSON file as `write` does.
 
   Raises:
-    ValueError: it holds NaN or infinity, which JSON has not.
+    ValueError: it holds NaN or infinity, which JSON has not, unless allowed.
     OSError: as `write`.
   """
-  write(path, (json.dumps(found, indent=2, allow_nan=False) + '\n').encode())
+  text = json.dumps(found, indent=2, sort_keys=sort_keys, allow_nan=allow_nan)
+  write(path, (text + '\n').encode())
+
+
+def write_csv(
+  path: pathlib.Path, rows: Iterable[Iterable[Any]], encoding: str = 'utf-8'
+) -> None:
+  """Writes a table as `write` does."""
+  text = io.StringIO(newline='')
+  csv.writer(text).writerows(rows)
+  write(path, text.getvalue().encode(encoding))
 
 
 def tells_capitals_apart(folder: pathlib.Path) -> bool:

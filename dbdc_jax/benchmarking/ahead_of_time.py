@@ -13,11 +13,9 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 from importlib import metadata, resources, util
-import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import time
 from typing import Any
@@ -25,7 +23,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from dbdc_jax.benchmarking import compiled
+from dbdc_jax.benchmarking import compiled, elsewhere
 from dbdc_jax.benchmarking.choices import REQUIREMENTS, cards
 from dbdc_jax.benchmarking.workload import (
   Workload,
@@ -54,8 +52,8 @@ def description(card: str) -> str:
 
 def bandwidth(card: str) -> int:
   """The card's memory bandwidth, in bytes a second."""
-  found = re.search(r'^ *memory_bandwidth: (\d+)$', description(card), re.M)
-  return int(found[1])
+  (found,) = re.findall(r'^ *memory_bandwidth: (\d+)$', description(card), re.M)
+  return int(found)
 
 
 def _toolkit() -> pathlib.Path | None:
@@ -181,23 +179,10 @@ def count_elsewhere(workload: Workload, card: str) -> dict[str, Any]:
   """
   if text := lacking():
     raise RuntimeError(f'compiling for {card}: {text}')
-  fields = json.dumps(dataclasses.asdict(workload))
-  done = subprocess.run(
-    [
-      sys.executable,
-      '-m',
-      __spec__.name,
-      f'--card={card}',
-      f'--workload={fields}',
-    ],
-    env=_environment(),
-    capture_output=True,
-    text=True,
-    check=False,
+  what = f'compiling for {card}'
+  return elsewhere.ask(
+    __spec__.name, workload, f'--card={card}', _environment(), what
   )
-  if done.returncode:
-    raise RuntimeError(f'compiling for {card} failed: {done.stderr[-2000:]}')
-  return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--workload', default='{}', help='fields as JSON')
   flags = parser.parse_args(argv)
   use_virtual_devices(1)
-  print(json.dumps(count(Workload(**json.loads(flags.workload)), flags.card)))
+  elsewhere.answer(flags.workload, functools.partial(count, card=flags.card))
   return 0
 
 

@@ -10,15 +10,13 @@ send (and receive) 2 (n - 1) / n times the array's bytes.
 import argparse
 from collections.abc import Sequence
 import dataclasses
-import json
 import os
-import subprocess
 import sys
 from typing import Any
 
 import jax
 
-from dbdc_jax.benchmarking import program
+from dbdc_jax.benchmarking import elsewhere, program
 from dbdc_jax.benchmarking.workload import Workload, make, use_virtual_devices
 from dbdc_jax.runtime import parallel
 
@@ -68,23 +66,11 @@ def count_elsewhere(workload: Workload, devices: int) -> dict[str, Any]:
   Raises:
     RuntimeError: with the process's last words if it fails.
   """
-  flags = [f'--devices={devices}', f'--workload={_to_text(workload)}']
-  done = subprocess.run(
-    [sys.executable, '-m', __spec__.name, *flags],
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
-    capture_output=True,
-    text=True,
-    check=False,
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+  what = f'counting for {devices} devices'
+  return elsewhere.ask(
+    __spec__.name, workload, f'--devices={devices}', environment, what
   )
-  if done.returncode:
-    raise RuntimeError(
-      f'counting for {devices} devices failed: {done.stderr[-2000:]}'
-    )
-  return json.loads(done.stdout.splitlines()[-1])
-
-
-def _to_text(workload: Workload) -> str:
-  return json.dumps(dataclasses.asdict(workload))
 
 
 def table(found: dict[str, Any]) -> str:
@@ -114,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--workload', default='{}', help='fields as JSON')
   flags = parser.parse_args(argv)
   use_virtual_devices(flags.devices)
-  print(json.dumps(count(Workload(**json.loads(flags.workload)))))
+  elsewhere.answer(flags.workload, count)
   return 0
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dbdc_jax.benchmarking.workload import Step, Workload, make
+from dbdc_jax.benchmarking.workload import MeasuredStep, Workload, make
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet, max_pool
 from dbdc_jax.ops import losses, prototypes
@@ -32,7 +32,7 @@ class Part(NamedTuple):
   """
 
   meaning: str
-  without: Callable[[Workload], Step]
+  without: Callable[[Workload], MeasuredStep]
   only: str | None = None
 
 
@@ -135,7 +135,7 @@ def _no_losses() -> Iterator[None]:
       setattr(module, name, function)
 
 
-def _in(context: Callable[[], Any]) -> Callable[[Workload], Step]:
+def _in(context: Callable[[], Any]) -> Callable[[Workload], MeasuredStep]:
   """A step whose function is called, and so traced, inside of a context."""
 
   def without(workload):

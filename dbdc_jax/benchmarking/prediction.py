@@ -25,24 +25,26 @@ _SPACING = (1.0, 1.0, 1.0)
 _MM = 1.0
 
 
-def _run(workload: Workload) -> trained_run.Deployed:
+def _run(workload: Workload) -> trained_run.TrainedRun:
   """A run on the heart's whole slices whose weights are as they start."""
   config = waiting.config(workload)
   config.modalities = 'ct'
   config.data.roi = 'none'
   method = methods.build(config)
   params, memory = parallel.run_once(method.init, jax.random.key(0))
-  return trained_run.Deployed(
+  return trained_run.TrainedRun(
     folder=pathlib.Path('benchmark'),
     config=config,
     task=HEART,
     modalities=HEART.select('ct'),
     mm_per_pixel={'ct': _MM},
-    networks={'ct': trained_run.Network(method, params, memory, 0)},
+    networks={'ct': trained_run.TrainedNetwork(method, params, memory, 0)},
   )
 
 
-def _network_only(run: trained_run.Deployed, shape: tuple[int, ...]) -> None:
+def _network_only(
+  run: trained_run.TrainedRun, shape: tuple[int, int, int]
+) -> None:
   """The network's share: the same windows, cut and put together."""
   network, patch = run.networks['ct'], run.config.augment.patch_size
   _, canvas = preprocess.region_geometry(shape, _SPACING, _MM, patch)
@@ -53,7 +55,7 @@ def _network_only(run: trained_run.Deployed, shape: tuple[int, ...]) -> None:
       network.params,
       network.memory,
       images[: shape[0] - first],
-      network.index,
+      network.place,
       patch=patch,
       stride=patch // 2,
       batch=segmentation.WINDOWS,

@@ -108,14 +108,16 @@ def _sample(case: Case, scan: Scan, modalities: Sequence[Modality]) -> _Sample:
 def _samples(
   modalities: Sequence[Modality],
   roots: dict[str, str],
-  change: Callable[[Scan], Scan],
   title: str,
+  *changes: Callable[[Scan], Scan],
 ) -> list[_Sample]:
-  cases = find_cases.look(modalities, roots).cases
-  return [
-    _sample(case, change(case.read()), modalities)
-    for case in track(cases, title)
-  ]
+  samples = []
+  for case in track(find_cases.look(modalities, roots).cases, title):
+    scan = case.read()
+    for change in changes:
+      scan = change(scan)
+    samples.append(_sample(case, scan, modalities))
+  return samples
 
 
 def _known(modality, samples, most):
@@ -184,12 +186,15 @@ def measure(
     'as they are', and each change -> what became of each scan.
   """
   modalities = task.select(names)
-  bare = (lambda scan: scan) if tags else lambda s: s._replace(tags={})
-  known = _samples(modalities, roots, bare, 'scans as they are')
+
+  def bare(scan: Scan) -> Scan:
+    return scan if tags else scan._replace(tags={})
+
+  known = _samples(modalities, roots, 'scans as they are', bare)
   run = lambda asked: list(cross_validate(modalities, known, asked, most))
   out = {'as they are': run(known)}
   for title, change in CHANGES.items() if changed else ():
-    asked = _samples(modalities, roots, lambda s, c=change: c(bare(s)), title)
+    asked = _samples(modalities, roots, title, bare, change)
     out[title] = run(asked)
   return out
 

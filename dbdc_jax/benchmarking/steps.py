@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dbdc_jax.benchmarking import parts, program, timing
-from dbdc_jax.benchmarking.workload import Step, Workload, make
+from dbdc_jax.benchmarking.workload import MeasuredStep, Workload, make
 from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import compute_dtype
 
@@ -18,7 +18,7 @@ _MATMUL_SIZE = {'cpu': 2048}
 _MATMUL_SIZE_ACCELERATOR = 8192
 
 
-class Compiled:
+class CompiledStep:
   """A compiled step with its own state, called again and again.
 
   Attributes:
@@ -27,7 +27,7 @@ class Compiled:
     step: what was compiled.
   """
 
-  def __init__(self, step: Step):
+  def __init__(self, step: MeasuredStep):
     self.step = step
     self._state = step.state()
     self._signals = parallel.place(step.signals)
@@ -64,7 +64,7 @@ def _xla_flops(compiled: Any) -> float | None:
   return float(flops) if flops and flops > 0 else None
 
 
-def _row(workload: Workload, compiled: Compiled, seconds: np.ndarray):
+def _row(workload: Workload, compiled: CompiledStep, seconds: np.ndarray):
   """A measured step's numbers."""
   step = compiled.step
   median = float(np.median(seconds))
@@ -106,7 +106,7 @@ def measure(workloads: list[Workload], rounds: int) -> list[dict[str, Any]]:
     are those of the step's convolutions and matrix products as traced
     (`program.count`), 2 for each multiply-accumulate.
   """
-  compiled = {str(i): Compiled(make(w)) for i, w in enumerate(workloads)}
+  compiled = {str(i): CompiledStep(make(w)) for i, w in enumerate(workloads)}
   seconds = timing.interleaved(compiled, rounds)
   return [
     _row(workload, compiled[key], seconds[key])
@@ -122,9 +122,9 @@ def measure_parts(workload: Workload, rounds: int) -> dict[str, dict[str, Any]]:
     [0, 1] and 'left_out', what that means; 'whole' has only 'ms'.
   """
   found = parts.of(workload.method)
-  calls = {'whole': Compiled(make(workload))}
+  calls = {'whole': CompiledStep(make(workload))}
   for name, part in found.items():
-    calls[name] = Compiled(part.without(workload))
+    calls[name] = CompiledStep(part.without(workload))
   seconds = timing.interleaved(calls, rounds)
   medians = {name: 1e3 * float(np.median(s)) for name, s in seconds.items()}
   whole = medians['whole']
@@ -146,7 +146,7 @@ def compare_modalities(
   """
   everything = sorted({k * f for k in counts for f in (1, 2)})
   calls = {
-    str(k): Compiled(make(dataclasses.replace(workload, modalities=k)))
+    str(k): CompiledStep(make(dataclasses.replace(workload, modalities=k)))
     for k in everything
   }
   seconds = timing.interleaved(calls, rounds)

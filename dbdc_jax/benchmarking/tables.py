@@ -1,6 +1,5 @@
 """Measurements as tables for the terminal, and as a file."""
 
-import json
 import os
 import pathlib
 from typing import Any
@@ -118,7 +117,7 @@ def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
   """Writes the measurements; the file is whole or not there."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  atomic.write(path, (json.dumps(found, indent=2) + '\n').encode())
+  atomic.write_json(path, found, allow_nan=True)
 
 
 def collectives_table(counts: list[dict[str, Any]]) -> str:

@@ -15,7 +15,6 @@ import ml_collections
 import numpy as np
 
 from configs import heart
-from data import task_file
 from data.task import HEART
 from dbdc_jax import methods
 from dbdc_jax.benchmarking.workload import PLAN, Workload
@@ -60,28 +59,27 @@ def _run(batches, step_fn, state, signals, steps):
 
 
 def batches_of(
-  config: ml_collections.ConfigDict,
+  problem: methods.Problem,
   method: methods.Method,
   folder: pathlib.Path,
 ) -> tuple[input_pipeline.Batches, np.ndarray, int]:
   """The real input pipeline on the phantom.
 
   Args:
-    config: of a task that has a phantom; `config.data.cache` keeps it.
+    problem: of a task that has a phantom; `config.data.cache` keeps it.
     method: that the batches are for.
     folder: where the split is written.
 
   Returns:
     The batches, `[K, C]` bool which classes are labelled, steps an epoch.
   """
-  prepared = scans.load(config)
+  prepared = scans.load(problem)
   split = scans.choose_split(
-    config, prepared, folder, resume=False, transfer=method.traits.transfer
+    problem, prepared, folder, resume=False, transfer=method.traits.transfer
   )
-  task = task_file.find(config.task)
-  names = tuple(m.name for m in task.select(config.modalities))
-  batches = feed.batches(config, method, prepared, split, names)
-  present = scans.present_classes(prepared, split, names, len(task.classes))
+  names = problem.names
+  batches = feed.batches(problem, method, prepared, split)
+  present = scans.present_classes(prepared, split, names, len(problem.classes))
   steps = scans.steps_per_epoch(
     prepared, split, names, method.recipe.batch_size
   )
@@ -112,10 +110,10 @@ def rates(
     the host's memory ('host') and decoded each time ('decoded').
   """
   method = methods.build(config, parallel.AXIS)
-  kept, _, steps = batches_of(config, method, folder)
+  kept, _, steps = batches_of(methods.resolve(config), method, folder)
   limited = copy.deepcopy(config)
   limited.data.memory_limit_gib = 0.0
-  decoded, _, _ = batches_of(limited, method, folder)
+  decoded, _, _ = batches_of(methods.resolve(limited), method, folder)
   found = {}
   # The host first: samples that go to the device leave its memory.
   for name, batches, room in (
@@ -145,14 +143,15 @@ def measure(
     'steps_per_epoch'; and 'batches_per_second', see `rates`.
   """
   method = methods.build(config, parallel.AXIS)
-  batches, present, steps_per_epoch = batches_of(config, method, folder)
-  signals = methods.full_signals(present, batches.consistent)
+  problem = methods.resolve(config)
+  batches, present, steps_per_epoch = batches_of(problem, method, folder)
+  signals = methods.full_signals(
+    jax.numpy.asarray(present), jax.numpy.asarray(batches.consistent)
+  )
   waited, total = _run(
     batches,
     step.make_step(method, method.recipe.tx),
-    train_state.init_state(
-      method, method.recipe.tx, config, present.shape[1], present.shape[0]
-    ),
+    train_state.init_state(method, problem),
     parallel.place(signals),
     steps,
   )

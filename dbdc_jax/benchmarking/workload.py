@@ -77,11 +77,12 @@ class Workload:
     return config
 
 
-class Step(NamedTuple):
+class MeasuredStep(NamedTuple):
   """A train step and how to make what it is called with.
 
   Attributes:
-    function: the pmapped `(state, batch, signals, plan) -> (state, metrics)`.
+    function: the pmapped `(state, batch, signals, plan) -> (state, metrics)`;
+      it can be lowered, too.
     shapes: of the state.
     state: makes the state before the first step.
     batch: the batch of every step, split over the devices.
@@ -90,7 +91,7 @@ class Step(NamedTuple):
     images: slices that a step reads, of all modalities.
   """
 
-  function: Callable[..., Any]
+  function: Any
   shapes: train_state.TrainState
   state: Callable[[], train_state.TrainState]
   batch: dict[str, Any]
@@ -133,12 +134,19 @@ def use_virtual_devices(count: int) -> None:
   jax.config.update('jax_num_cpu_devices', count)
 
 
+def _built(
+  workload: Workload, axis_name: str | None = parallel.AXIS
+) -> tuple[methods.Problem, methods.Method]:
+  with _task(workload) as task:
+    problem = methods.resolve(workload.config(task))
+    return problem, methods.build(problem.config, axis_name)
+
+
 def build_method(
   workload: Workload, axis_name: str | None = parallel.AXIS
 ) -> methods.Method:
   """The workload's method, by the same builder as in training."""
-  with _task(workload) as task:
-    return methods.build(workload.config(task), axis_name)
+  return _built(workload, axis_name)[1]
 
 
 def modality_counts(name: str, wanted: Sequence[int]) -> list[int]:
@@ -198,7 +206,7 @@ def initial(workload: Workload) -> tuple[Any, Any]:
 
 def make(
   workload: Workload, tx: optax.GradientTransformation | None = None
-) -> Step:
+) -> MeasuredStep:
   """Makes a step; nothing is compiled yet.
 
   Args:
@@ -209,23 +217,21 @@ def make(
     ValueError: several modalities for a method that has a network for each,
       or a batch that does not divide over the devices.
   """
-  config = workload.config()
-  method = build_method(workload)
+  problem, method = _built(workload)
   size, traits = method.recipe.batch_size, method.traits
   parallel.check_batch(size, traits.multiple, method.recipe.batch_field)
   tx = tx or method.recipe.tx
   k, c = workload.modalities, workload.classes
+  shapes = train_state.state_shapes(method, problem, tx)
 
-  shapes = train_state.state_shapes(method, tx, config, c, k)
-
-  def state():
+  def state() -> train_state.TrainState:
     # Zeros are an optimizer's start; initialising compiles for long.
-    empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    empty = parallel.blank(shapes)
     params, memory = initial(workload)
     return parallel.place(empty._replace(params=params, memory=memory))
 
   kinds = 2 if traits.unlabeled else 1
-  return Step(
+  return MeasuredStep(
     function=step.make_step(method, tx),
     shapes=shapes,
     state=state,

@@ -1,8 +1,6 @@
 """Cases to tables: scores per class, case and modality, each with its unit."""
 
 from collections.abc import Collection, Iterable, Sequence
-import csv
-import io
 import math
 import os
 import pathlib
@@ -201,10 +199,9 @@ def write(
     OSError: the disk took no more; the text names the file.
   """
   atomic.write_json(stem.with_suffix('.json'), results)
-  table = io.StringIO(newline='')
   shown = lambda v: '' if v is None else v if isinstance(v, str) else f'{v:.4f}'
-  csv.writer(table).writerows([header, *(map(shown, row) for row in rows)])
-  atomic.write(stem.with_suffix('.csv'), table.getvalue().encode())
+  table = [header, *(map(shown, row) for row in rows)]
+  atomic.write_csv(stem.with_suffix('.csv'), table)
 
 
 def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:

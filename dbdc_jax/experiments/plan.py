@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import importlib
-import json
 import pathlib
 import shlex
 import sys
@@ -17,7 +16,8 @@ from data.task import TASKS
 from data.task import names as task_names
 from dbdc_jax import methods
 from dbdc_jax.experiments.variants import VARY, Table, Variant
-from dbdc_jax.workdir import run_record
+from dbdc_jax.workdir import run_folder, run_record
+from dbdc_jax.workdir.run_folder import RunFolder
 
 ROOT = pathlib.Path(__file__).parents[2]
 # What a run is started with; `ROOT` is the folder to start it in.
@@ -51,7 +51,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PlannedRun:
   """One training: a row of the table, or a part of it, with one seed.
 
   Attributes:
@@ -60,7 +60,7 @@ class Run:
     part: which of the row's parts; '' if it has but one.
     workdir: its folder.
     command: what is executed, in `ROOT`.
-    config: what the command's flags say; None if they cannot be read.
+    config: what the command's flags say; None if it cannot be run.
     reason: why it cannot be run; '' if it can.
   """
 
@@ -149,7 +149,7 @@ def check(task: str, options: Options) -> None:
 
 def _run(
   table: Table, variant: Variant, seed: int, part: str, options: Options
-) -> Run:
+) -> PlannedRun:
   # What makes the row comes last: it is not to be overridden.
   fields = [*_fields(options)]
   fields += [f'--config.{f}={seed}' for f in VARY[options.vary]]
@@ -168,15 +168,16 @@ def _run(
     reason = f'there is no method {variant.method}'
   else:
     try:
-      config = resolve(table.task, argument, fields)
+      wanted = resolve(table.task, argument, fields)
       # What a method refuses is known before anything is run.
-      methods.traits(config)
+      methods.traits(wanted)
+      config = wanted
     except ValueError as error:
       reason = str(error)
-  return Run(variant, seed, part, workdir, command, config, reason)
+  return PlannedRun(variant, seed, part, workdir, command, config, reason)
 
 
-def expand(table: Table, options: Options) -> list[Run]:
+def expand(table: Table, options: Options) -> list[PlannedRun]:
   """All runs of a table, row by row.
 
   Args:
@@ -191,7 +192,7 @@ def expand(table: Table, options: Options) -> list[Run]:
   ]
 
 
-def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
+def select(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
   """The runs of some rows.
 
   Args:
@@ -210,25 +211,24 @@ def select(runs: Sequence[Run], only: Sequence[str]) -> list[Run]:
   return [run for run in runs if not only or run.variant.name in only]
 
 
-def _json(path: pathlib.Path, *keys: str) -> dict[str, Any] | None:
-  """A JSON file; None if it is missing, damaged or without one of the keys."""
+def _read(run: PlannedRun, name: str, *keys: str) -> dict[str, Any] | None:
+  """A file of a run's folder; None if there is none that can be used."""
   try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError):
+    return RunFolder(run.workdir).read(name, *keys)
+  except ValueError:
     return None
-  return found if isinstance(found, dict) and set(keys) <= set(found) else None
 
 
-def _config(run: Run) -> dict[str, Any] | None:
+def _config(run: PlannedRun) -> dict[str, Any] | None:
   """The config of the run that a folder holds; None if it holds none."""
-  return _json(run.workdir / 'config.json', 'epochs', 'modalities', 'data')
+  return _read(run, run_folder.CONFIG, 'epochs', 'modalities', 'data')
 
 
-def _results(run: Run) -> dict[str, Any] | None:
-  return _json(run.workdir / 'results.json', 'run', 'modalities', 'cases')
+def _results(run: PlannedRun) -> dict[str, Any] | None:
+  return _read(run, run_folder.RESULTS, 'run', 'modalities', 'cases')
 
 
-def _foreign(run: Run) -> bool:
+def _foreign(run: PlannedRun) -> bool:
   """Whether a folder holds something, and no run has put it there."""
   folder = run.workdir
   if not folder.exists():
@@ -238,14 +238,13 @@ def _foreign(run: Run) -> bool:
   return not folder.is_dir() or (not mine and any(folder.iterdir()))
 
 
-def results(run: Run) -> dict[str, Any] | None:
+def results(run: PlannedRun) -> dict[str, Any] | None:
   """A finished run's results; None if it is not finished."""
   return _results(run) if state(run)[0] == DONE else None
 
 
-def _differing(run: Run, old: dict[str, Any]) -> list[str]:
-  """What keeps the run from being what its folder holds."""
-  new = run.config.to_dict()
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+  """What keeps a run of the config `new` from being one of `old`."""
   lines = run_record.other_settings(old, new)
   # A run may be resumed with these changed, but it is another row's then.
   for field, pick in (
@@ -256,7 +255,7 @@ def _differing(run: Run, old: dict[str, Any]) -> list[str]:
       lines.append(f'{field}: {pick(old)!r} -> {pick(new)!r}')
   if old['epochs'] > new['epochs']:
     lines.append(f'epochs: {old["epochs"]} -> {new["epochs"]}')
-  wanted = TASKS[run.config.task].select
+  wanted = TASKS[new['task']].select
   before, after = (
     ','.join(task_names(wanted(config['modalities']))) for config in (old, new)
   )
@@ -265,21 +264,21 @@ def _differing(run: Run, old: dict[str, Any]) -> list[str]:
   return lines
 
 
-def state(run: Run) -> tuple[str, str]:
+def state(run: PlannedRun) -> tuple[str, str]:
   """Where a run stands.
 
   Returns:
     One of `DONE`, `NEW`, `BROKEN`, `OTHER`, `UNAVAILABLE`, and the reason of
     the last two.
   """
-  if run.reason:
+  if run.config is None:
     return UNAVAILABLE, run.reason
   if _foreign(run):
     return OTHER, f'{run.workdir} holds what is no run: move it away'
   old, found = _config(run), _results(run)
   if old is None or not (found or run_record.started(run.workdir)):
     return NEW, ''
-  differing = _differing(run, old)
+  differing = _differing(old, run.config.to_dict())
   if differing:
     return OTHER, '; '.join(differing)
   # A finished run that goes on to more epochs keeps its old results until then.
@@ -288,6 +287,6 @@ def state(run: Run) -> tuple[str, str]:
   return BROKEN, ''
 
 
-def shell(run: Run) -> str:
+def shell(run: PlannedRun) -> str:
   """The run's command, to be typed in the project's folder."""
   return shlex.join(run.command)

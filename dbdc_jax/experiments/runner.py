@@ -14,7 +14,7 @@ from typing import Any
 from rich import progress
 
 from dbdc_jax.experiments import plan
-from dbdc_jax.experiments.plan import Run
+from dbdc_jax.experiments.plan import PlannedRun
 
 # A run that was told to stop may need this long, in seconds, for its last save.
 _PATIENCE = 30
@@ -22,7 +22,7 @@ _LINES = 6
 
 
 @dataclasses.dataclass
-class Outcome:
+class RunOutcome:
   """How a run ended.
 
   Attributes:
@@ -31,12 +31,12 @@ class Outcome:
     seconds: that it took now; 0 if it was finished before.
   """
 
-  run: Run
+  run: PlannedRun
   reason: str = ''
   seconds: float = 0.0
 
 
-def log_file(run: Run) -> pathlib.Path:
+def log_file(run: PlannedRun) -> pathlib.Path:
   """What a run prints goes there, beside its folder."""
   return run.workdir.with_name(run.workdir.name + '.log')
 
@@ -62,7 +62,7 @@ def _terminable() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def execute(run: Run) -> str:
+def execute(run: PlannedRun) -> str:
   """Runs the command; its output goes to the run's log.
 
   Returns:
@@ -113,7 +113,7 @@ def _seconds(results: dict[str, Any]) -> float:
 class Clock:
   """How long what is left may take, from what is finished."""
 
-  def __init__(self, runs: Sequence[Run]):
+  def __init__(self, runs: Sequence[PlannedRun]):
     """Reads the durations of runs that are finished already."""
     self._durations: dict[str, list[float]] = {}
     for run in runs:
@@ -121,11 +121,11 @@ class Clock:
       if found is not None:
         self.add(run, _seconds(found))
 
-  def add(self, run: Run, seconds: float) -> None:
+  def add(self, run: PlannedRun, seconds: float) -> None:
     """A run has finished."""
     self._durations.setdefault(run.variant.name, []).append(seconds)
 
-  def left(self, runs: Sequence[Run]) -> float | None:
+  def left(self, runs: Sequence[PlannedRun]) -> float | None:
     """Seconds that `runs` may take; None while nothing is known.
 
     Each counts as the mean of its own row's finished runs; where there is
@@ -161,10 +161,10 @@ def _bar() -> progress.Progress:
 
 
 def run_all(
-  runs: Sequence[Run],
-  on_end: Callable[[Outcome], None],
-  execute: Callable[[Run], str] = execute,
-) -> list[Outcome]:
+  runs: Sequence[PlannedRun],
+  on_end: Callable[[RunOutcome], None],
+  execute: Callable[[PlannedRun], str] = execute,
+) -> list[RunOutcome]:
   """Runs what is not finished; goes on past what fails.
 
   Args:
@@ -180,7 +180,7 @@ def run_all(
     job = bar.add_task('', total=len(runs))
     for index, run in enumerate(runs):
       where, why = plan.state(run)
-      outcome = Outcome(run)
+      outcome = RunOutcome(run)
       if where in (plan.UNAVAILABLE, plan.OTHER):
         outcome.reason = f'{where}: {why}'
       elif where != plan.DONE:
@@ -208,6 +208,6 @@ def run_all(
   return outcomes
 
 
-def _open(run: Run) -> bool:
+def _open(run: PlannedRun) -> bool:
   """Whether a run is still to be done and can be."""
   return plan.state(run)[0] in (plan.NEW, plan.BROKEN)

@@ -4,8 +4,6 @@ import functools
 
 import jax
 
-from data.task import TASKS
-from data.task import names as task_names
 from dbdc_jax import methods
 from dbdc_jax.experiments import plan
 from dbdc_jax.methods.common import cost
@@ -19,10 +17,10 @@ def _size(
   task: str, method: str, fields: tuple[str, ...]
 ) -> tuple[int, int, int]:
   argument = f'method={method},scans={_SCANS},preset=paper'
-  config = plan.resolve(task, argument, fields)
-  if not methods.traits(config).joint:
-    # One network for each modality; they are equally large.
-    config.modalities = task_names(TASKS[task].select(config.modalities))[0]
+  problem = methods.resolve(plan.resolve(task, argument, fields))
+  # Networks for one modality each are equally large.
+  joint = methods.traits(problem.config).joint
+  config = problem.networks(joint)[0].config
   built = methods.build(config)
   params, memory = jax.eval_shape(built.init, jax.random.key(0))
   patch = config.augment.patch_size
@@ -31,7 +29,7 @@ def _size(
   return *cost.training_size(built, params, memory, patch), patch
 
 
-def at_the_papers_settings(run: plan.Run) -> dict[str, int] | None:
+def at_the_papers_settings(run: plan.PlannedRun) -> dict[str, int] | None:
   """Parameters and multiply-accumulates of a row with `preset=paper`.
 
   Args:
@@ -42,7 +40,7 @@ def at_the_papers_settings(run: plan.Run) -> dict[str, int] | None:
     `patch` x `patch` pixels passing each once (MASS: one volume); None for a
     run that is not available.
   """
-  if run.reason:
+  if run.config is None:
     return None
   variant = run.variant
   fields = {'modalities': run.config.modalities}

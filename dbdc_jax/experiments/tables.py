@@ -1,8 +1,6 @@
 """An experiment's tables: what the runs gave, beside what the paper prints."""
 
 from collections.abc import Mapping, Sequence
-import csv
-import io
 import json
 import os
 import pathlib
@@ -13,7 +11,7 @@ from typing import Any
 from data.files import atomic, destination
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.experiments import comparison, plan, sizes
-from dbdc_jax.experiments.plan import Options, Run
+from dbdc_jax.experiments.plan import Options, PlannedRun
 from dbdc_jax.experiments.variants import REFERENCE, Table
 
 METRICS = {'dice': ('DSC', '%', 2), 'hd95': ('HD95', 'mm', 2)}
@@ -25,8 +23,12 @@ VARIES = {
   'both': 'the split into training, validation and test patients, and the seed'
   ' of weights, batches and augmentation',
 }
-_CSV = ('row', 'modality', 'metric', 'unit', 'mean', 'standard_deviation', 'n')
-_CSV += ('of', 'paper')
+_CSV = (
+  *('row', 'modality', 'metric', 'unit', 'mean', 'standard_deviation', 'n'),
+  *('of', 'paper'),
+)
+# Seed -> the results of a row.
+_BySeed = dict[int, dict[str, Any]]
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -57,17 +59,18 @@ def _join(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   )
 
 
-def _by_seed(runs: Sequence[Run]) -> dict[int, dict[str, Any]]:
+def _by_seed(runs: Sequence[PlannedRun]) -> _BySeed:
   """Results of the seeds of which every part is finished."""
   out = {}
   for seed in dict.fromkeys(run.seed for run in runs):
-    parts = [plan.results(run) for run in runs if run.seed == seed]
-    if None not in parts:
+    mine = [plan.results(run) for run in runs if run.seed == seed]
+    parts = [found for found in mine if found is not None]
+    if len(parts) == len(mine):
       out[seed] = _join(parts)
   return out
 
 
-def _states(runs: Sequence[Run]) -> dict[str, str]:
+def _states(runs: Sequence[PlannedRun]) -> dict[str, str]:
   """Where each run of a row stands, and why."""
   return {
     ' '.join(filter(None, (str(run.seed), run.part))): ': '.join(
@@ -103,7 +106,9 @@ def _cost(found) -> dict[str, Any]:
   }
 
 
-def _row(variant, runs: Sequence[Run], found, reference) -> dict[str, Any]:
+def _row(
+  variant, runs: Sequence[PlannedRun], found, reference
+) -> dict[str, Any]:
   first = next(iter(found.values()), None)
   modalities = list(first['modalities']) if first else []
   mine, other = comparison.by_scan(found), comparison.by_scan(reference)
@@ -144,7 +149,7 @@ def _row(variant, runs: Sequence[Run], found, reference) -> dict[str, Any]:
 
 
 def collect(
-  table: Table, runs: Sequence[Run], options: Options
+  table: Table, runs: Sequence[PlannedRun], options: Options
 ) -> dict[str, Any]:
   """What `table.json` holds; reads the results of all finished runs.
 
@@ -153,7 +158,7 @@ def collect(
     runs: of `plan.expand`.
     options: of the experiment.
   """
-  by_variant: dict[str, list[Run]] = {}
+  by_variant: dict[str, list[PlannedRun]] = {}
   for run in runs:
     by_variant.setdefault(run.variant.name, []).append(run)
   found = {name: _by_seed(group) for name, group in by_variant.items()}
@@ -289,10 +294,9 @@ def markdown(content: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
-def _csv(content: Mapping[str, Any]) -> str:
-  text = io.StringIO(newline='')
-  writer = csv.writer(text)
-  writer.writerow(_CSV)
+def _csv(content: Mapping[str, Any]) -> list[Sequence[Any]]:
+  """The rows of `table.csv`."""
+  rows: list[Sequence[Any]] = [_CSV]
   for row in content['rows']:
     for modality, scores in [*row['modalities'].items(), ('mean', row['mean'])]:
       for metric, (_, unit, _) in METRICS.items():
@@ -301,13 +305,13 @@ def _csv(content: Mapping[str, Any]) -> str:
           '' if v is None else f'{v:.4f}' for v in (value['mean'], value['sd'])
         ]
         paper = '' if value['paper'] is None else value['paper']
-        writer.writerow(
+        rows.append(
           [
             *(row['name'], modality, metric, unit, *numbers),
             *(value['n'], row['of'], paper),
           ]
         )
-  return text.getvalue()
+  return rows
 
 
 def check(folder: pathlib.Path) -> None:
@@ -355,10 +359,6 @@ def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
   """
   check(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  files = {
-    'table.json': json.dumps(content, indent=2, allow_nan=False) + '\n',
-    'table.csv': _csv(content),
-    'table.md': markdown(content),
-  }
-  for name, text in files.items():
-    atomic.write(folder / name, text.encode())
+  atomic.write_json(folder / 'table.json', content)
+  atomic.write_csv(folder / 'table.csv', _csv(content))
+  atomic.write(folder / 'table.md', markdown(content).encode())

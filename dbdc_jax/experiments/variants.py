@@ -115,7 +115,7 @@ def _read_row(entry: Any, where: str) -> Variant:
     str(entry.get('label', name)),
     str(entry.get('method', 'dbdc')),
     {field: _text(value) for field, value in fields.items()},
-    paper,
+    {name: tuple(pair) for name, pair in paper.items()},
   )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import copy
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -14,22 +13,23 @@ from data import task_file
 from data.preprocessing import planes
 from data.task import Task
 from dbdc_jax import methods
-from dbdc_jax.inference import recognition, stablehlo
-from dbdc_jax.inference.trained_run import Deployed
+from dbdc_jax.inference import stablehlo
+from dbdc_jax.inference.trained_run import TrainedRun
 from dbdc_jax.runtime.precision import compute_dtype
-from dbdc_jax.workdir import export_folder, run_record
+from dbdc_jax.workdir import export_folder, run_folder, run_record
+from dbdc_jax.workdir.run_folder import RunFolder
 from dbdc_jax.workdir.weights import Weights
 from dbdc_jax.workdir.weights import save as save_weights
 
 
-class Trained(NamedTuple):
+class ExportedNetwork(NamedTuple):
   """A network's weights and the modalities it takes, in bank order."""
 
   names: list[str]
   weights: Weights
 
 
-class Model(NamedTuple):
+class ExportedModel(NamedTuple):
   """All that an export holds.
 
   Attributes:
@@ -49,7 +49,7 @@ class Model(NamedTuple):
   task: Task
   names: list[str]
   joint: bool
-  networks: list[Trained]
+  networks: list[ExportedNetwork]
   record: dict[str, Any]
   scores: dict[str, Any]
   fit: dict[str, Any]
@@ -60,42 +60,37 @@ class Model(NamedTuple):
     return self.task.classes
 
 
-def _found(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON file that may be missing."""
-  return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _scores(folder: pathlib.Path) -> dict[str, Any]:
+def _scores(files: RunFolder) -> dict[str, Any]:
   """Modality -> scores of its test, of a run or an export."""
-  if (folder / export_folder.MODEL).exists():
-    return _found(folder / export_folder.MODEL)['test']
-  return _found(folder / 'results.json').get('modalities', {})
+  if model := files.read_if_there(export_folder.MODEL):
+    return model['test']
+  return files.read_if_there(run_folder.RESULTS).get('modalities', {})
 
 
-def of_run(run: Deployed) -> Model:
+def of_run(run: TrainedRun) -> ExportedModel:
   """Collects what is known of a run (or of an export)."""
   names = [modality.name for modality in run.modalities]
   first = run.networks[names[0]]
   parts = [names] if first.method.traits.joint else [[name] for name in names]
-  record = json.loads((run.folder / 'run.json').read_text())
+  files = RunFolder(run.folder)
   kept = ('packages', 'commit', 'modalities', 'classes', 'data')
-  fit = _found(run.folder / recognition.FILE)
+  fit = files.read_if_there(run_folder.LOOKS)
   for name in names:
-    fit |= _found(run.folder / name / recognition.FILE)
+    fit |= files.read_if_there(f'{name}/{run_folder.LOOKS}')
   networks = []
   for part in parts:
     network = run.networks[part[0]]
     arrays = jax.device_get((network.params, network.memory))
-    networks.append(Trained(part, Weights(*arrays)))
-  scores = _scores(run.folder)
-  return Model(
+    networks.append(ExportedNetwork(part, Weights(*arrays)))
+  scores = _scores(files)
+  return ExportedModel(
     source=run.folder,
     config=_portable(run.config, run.task),
     task=run.task,
     names=names,
     joint=first.method.traits.joint,
     networks=networks,
-    record={key: record[key] for key in kept},
+    record={key: files.record[key] for key in kept},
     scores={name: scores.get(name) for name in names},
     fit=fit,
   )
@@ -113,7 +108,7 @@ def _portable(
   return config
 
 
-def of_modality(model: Model, name: str) -> dict[str, Any]:
+def of_modality(model: ExportedModel, name: str) -> dict[str, Any]:
   """What another model has to know of one modality; see `with_modality`."""
   return {
     'modality': name,
@@ -127,8 +122,8 @@ def of_modality(model: Model, name: str) -> dict[str, Any]:
 
 
 def with_modality(
-  model: Model, said: Mapping[str, Any], weights: Weights
-) -> Model:
+  model: ExportedModel, said: Mapping[str, Any], weights: Weights
+) -> ExportedModel:
   """A model that has one more modality.
 
   Args:
@@ -151,14 +146,14 @@ def with_modality(
     # Rows of before planes could be said are of axial slices.
     task=task_file.from_dict(task, model.task.name, 'axial'),
     names=names,
-    networks=[Trained(names, weights)],
+    networks=[ExportedNetwork(names, weights)],
     record=model.record | {'modalities': names, 'data': data},
     scores=model.scores | {name: said['test']},
     fit=fit,
   )
 
 
-def write(model: Model, folder: pathlib.Path) -> dict[str, Any]:
+def write(model: ExportedModel, folder: pathlib.Path) -> dict[str, Any]:
   """Writes a model's files: as a run keeps them, weights, StableHLO.
 
   Args:
@@ -168,13 +163,13 @@ def write(model: Model, folder: pathlib.Path) -> dict[str, Any]:
   Returns:
     What `model.json` says.
   """
-  run_record.write_json(folder / 'config.json', model.config.to_dict())
-  run_record.write_json(folder / 'run.json', model.record)
-  task_file.write(task_file.to_dict(model.task), folder / run_record.TASK)
+  run_record.write_json(folder / run_folder.CONFIG, model.config.to_dict())
+  run_record.write_json(folder / run_folder.RECORD, model.record)
+  task_file.write(task_file.to_dict(model.task), folder / run_folder.TASK)
   if model.fit:
-    run_record.write_json(folder / recognition.FILE, model.fit)
+    run_record.write_json(folder / run_folder.LOOKS, model.fit)
   config = copy.deepcopy(model.config)
-  config.task = str(folder / run_record.TASK)
+  config.task = str(folder / run_folder.TASK)
   if config.dtype == 'auto':
     # Which of the three platforms it will run on is not known.
     config.dtype = 'float32'

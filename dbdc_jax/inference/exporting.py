@@ -4,12 +4,13 @@ from collections.abc import Sequence
 import io
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from data.files import atomic
 from dbdc_jax.inference import exported_model, trained_run
-from dbdc_jax.inference.exported_model import Model
+from dbdc_jax.inference.exported_model import ExportedModel
 from dbdc_jax.models import bank_rows
 from dbdc_jax.workdir import export_folder
 
@@ -23,7 +24,7 @@ def export(
   modality: str | None = None,
   add: Sequence[str | os.PathLike[str]] = (),
   overwrite: bool = False,
-) -> Model:
+) -> ExportedModel:
   """Exports a run; the folder appears whole or not at all.
 
   Args:
@@ -61,21 +62,21 @@ def export(
 
 
 def _write_rows(
-  model: Model, modality: str, output: pathlib.Path, overwrite: bool
+  model: ExportedModel, modality: str, output: pathlib.Path, overwrite: bool
 ) -> None:
   """Exports one modality's rows of both banks."""
   index = _names(model, 'without banks it has no rows').index(modality)
   learnt = model.networks[0].weights
   said = exported_model.of_modality(model, modality)
   said['shared'] = bank_rows.shared_fingerprint(learnt)
-  data = io.BytesIO()
-  np.savez(data, **bank_rows.take(learnt, index))
+  data, taken = io.BytesIO(), dict[str, Any](bank_rows.take(learnt, index))
+  np.savez(data, **taken)
   with export_folder.making(output, overwrite, [model.source]) as folder:
     atomic.write(folder / _ROWS_FILE, data.getvalue())
     export_folder.describe(folder, export_folder.ROWS, said)
 
 
-def add_rows(model: Model, rows: pathlib.Path) -> Model:
+def add_rows(model: ExportedModel, rows: pathlib.Path) -> ExportedModel:
   """A model with one more modality.
 
   Args:
@@ -104,7 +105,7 @@ def add_rows(model: Model, rows: pathlib.Path) -> Model:
   return exported_model.with_modality(model, said, learnt)
 
 
-def _names(model: Model, otherwise: str) -> list[str]:
+def _names(model: ExportedModel, otherwise: str) -> list[str]:
   """Modalities of the one network with banks."""
   if not model.joint:
     raise ValueError(

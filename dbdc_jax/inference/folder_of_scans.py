@@ -24,7 +24,7 @@ _EDITED = 'its result was changed since it was made, and is left as it is'
 
 
 @dataclasses.dataclass
-class Outcome:
+class FolderOutcome:
   """What became of the scans.
 
   Attributes:
@@ -158,7 +158,7 @@ class _Found(NamedTuple):
 def _segmented(
   job: Job,
   sources: Sequence[Source],
-  outcome: Outcome,
+  outcome: FolderOutcome,
   say: Callable[[str], None],
   advance: Callable[[], None],
 ) -> Iterator[_Found]:
@@ -167,18 +167,16 @@ def _segmented(
   measured = job.measured()
   with futures.ThreadPoolExecutor(1) as reader:
 
-    def read(index: int) -> futures.Future | None:
-      if index >= len(sources):
-        return None
-      source = sources[index]
+    def read(source: Source) -> futures.Future[_Read]:
       line = measured is None or source.name in measured
       return reader.submit(_read, job, source, known.get(source.name), line)
 
-    following = read(0)
+    # The next is asked for before one is waited for.
+    reading = [read(source) for source in sources[:1]]
     for index, source in enumerate(sources):
-      reading, following = following, read(index + 1)
+      reading += [read(other) for other in sources[index + 1 : index + 2]]
       try:
-        scan, state, volume = reading.result()
+        scan, state, volume = reading.pop(0).result()
         if volume is not None:
           found, modality, said = _segment(job, source, volume, say)
       except ScanError as error:
@@ -199,7 +197,7 @@ def _segmented(
 
 def run(
   job: Job, scans: Mapping[str, Source], *, quiet: bool = False
-) -> Outcome:
+) -> FolderOutcome:
   """Segments scans into a folder.
 
   While one is computed, the next is read and the one before is written.
@@ -215,7 +213,7 @@ def run(
     ValueError: a result would replace a scan, or the output folder's own
       record is damaged.
   """
-  outcome, sources = Outcome(), list(scans.values())
+  outcome, sources = FolderOutcome(), list(scans.values())
   provenance.check_targets(
     job.output,
     [name for source in sources for name in job.written(source)],

@@ -124,7 +124,7 @@ def _affine(
       f'axes={axes!r}: name where each of the three axes runs to, with one'
       " letter of each of L/R, P/A and I/S, e.g. 'SPL'"
     )
-  return planes.affine_of(letters, sides)
+  return planes.affine_of(letters, sides.tolist())
 
 
 def _sides(spacing: Sequence[float]) -> np.ndarray:

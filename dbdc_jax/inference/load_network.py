@@ -53,8 +53,8 @@ def load(
   index = network['modalities'].index(modality)
 
   def run(images: np.ndarray) -> jax.Array:
-    images = jnp.asarray(images, jnp.float32)
-    return call(images, jnp.full(len(images), index, jnp.int32))
+    modality = jnp.full(len(images), index, jnp.int32)
+    return call(jnp.asarray(images, jnp.float32), modality)
 
   return run
 

@@ -5,26 +5,15 @@ import dataclasses
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
-from data import task_file
 from data.cache.prepared import Prepared, PreparedCase
 from data.files import names
 from data.preprocessing import preprocess
 from dbdc_jax.evaluation import metrics, pictures, scoring
 from dbdc_jax.inference import sliding_window, voting
-from dbdc_jax.methods import Method
+from dbdc_jax.methods import Method, Problem
 from dbdc_jax.runtime import parallel
-
-
-def _window(config: ml_collections.ConfigDict) -> dict[str, int]:
-  patch = config.augment.patch_size
-  return {
-    'patch': patch,
-    'stride': patch // 2,
-    'batch': parallel.per_call(config.evaluation.batch_size),
-  }
 
 
 @dataclasses.dataclass
@@ -59,7 +48,8 @@ class Slices:
         ),
         strict=True,
       )
-      placed = [tuple(map(parallel.spread, part)) for part in parts]
+      spread = parallel.spread
+      placed = [(spread(x), spread(y), spread(i)) for x, y, i in parts]
       if parallel.room() is not None:
         self._placed = placed
     return placed
@@ -69,7 +59,7 @@ class Scans:
   """Segments prepared scans with a method, in its own way.
 
   Args of the constructor:
-    config: the run's config.
+    problem: that the method solves.
     method: the method.
     params: its parameters.
     memory: its memory.
@@ -80,17 +70,20 @@ class Scans:
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    problem: Problem,
     method: Method,
     params: Any,
     memory: Any,
     prepared: Prepared,
     labeled: Sequence[Sequence[PreparedCase]],
   ):
-    self._window = _window(config)
+    config = problem.config
+    self._patch = config.augment.patch_size
+    self._batch = parallel.per_call(config.evaluation.batch_size)
+    self._learnt: tuple[Callable[..., Any], Any, Any]
     self._learnt = (method.predict, params, memory)
     self._voters = None
-    self._classes = len(task_file.find(config.task).classes)
+    self._classes = len(problem.classes)
     if method.traits.vote:
       self._voters = voting.Voters(method, params, memory, prepared, labeled)
 
@@ -98,17 +91,26 @@ class Scans:
     """`[S, H, W]` uint16 slices to `[S, H, W, C]` float32."""
     if self._voters:
       return self._voters.probabilities(images, modality)
-    return sliding_window.probabilities(
-      *self._learnt, images, modality, **self._window
-    )
+    return self._segment(images, modality, hard=False)
 
   def labels(self, images: np.ndarray, modality: int) -> np.ndarray:
     """`[S, H, W]` uint16 slices to their classes, `[S, H, W]` uint8."""
     if self._voters:
       p = self._voters.probabilities(images, modality)
       return p.argmax(-1).astype(np.uint8)
-    return sliding_window.labels(
-      *self._learnt, images, modality, **self._window
+    return self._segment(images, modality, hard=True)
+
+  def _segment(
+    self, images: np.ndarray, modality: int, hard: bool
+  ) -> np.ndarray:
+    return sliding_window.of_one_size(
+      *self._learnt,
+      images,
+      modality,
+      patch=self._patch,
+      stride=self._patch // 2,
+      batch=self._batch,
+      hard=hard,
     )
 
   def joint_histograms(self, slices: Slices) -> list[np.ndarray]:
@@ -129,8 +131,7 @@ class Scans:
         metrics.joint_histogram(self.labels(images, k), labels, self._classes)
         for k, images, labels in scans
       ]
-    patch = self._window['patch']
-    placed = slices.placed(self._window['batch'])
+    patch, placed = self._patch, slices.placed(self._batch)
     # Nothing is read before the device has it all.
     found = [
       sliding_window.joint_histograms(
@@ -143,29 +144,28 @@ class Scans:
 
 
 def test_cases(
-  config: ml_collections.ConfigDict,
+  problem: Problem,
   scans: Scans,
   prepared: Prepared,
   cases: Sequence[Sequence[PreparedCase]],
-  classes: Sequence[str],
   on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
 ) -> list[dict[str, Any]]:
   """Scores each modality's test cases.
 
   Args:
-    config: the run's config.
+    problem: that the scans' method solves.
     scans: segments them.
     prepared: the prepared data.
     cases: per modality, in bank order.
-    classes: class names, background first.
     on_case: called with the case, its native prediction and reference.
 
   Returns:
     One dict per case: `native` scores on the scan's own grid inside the
     region of interest, `prepared` ones on the prepared grid.
   """
-  out = []
-  scored = _scored_classes(config)
+  out, classes = [], problem.classes
+  # What is not labelled in a modality has no scores.
+  scored = [{classes[c] for c in np.flatnonzero(x)} for x in problem.labelable]
   for modality, group in enumerate(cases):
     for case in group:
       p = scans.probabilities(prepared.images(case), modality)
@@ -196,13 +196,6 @@ def test_cases(
         }
       )
   return out
-
-
-def _scored_classes(config: ml_collections.ConfigDict) -> list[set[str]]:
-  """Names of the classes that each modality's labels can contain."""
-  task = task_file.find(config.task)
-  rows = task.labelable(task.select(config.modalities))
-  return [{task.classes[c] for c in np.flatnonzero(row)} for row in rows]
 
 
 def overlay_writer(

@@ -11,7 +11,6 @@ fit one.
 """
 
 from collections.abc import Iterable
-import json
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -22,8 +21,13 @@ from data.preprocessing import appearance, signs
 from data.task import Modality
 from dbdc_jax.inference.likeness import Likeness
 from dbdc_jax.inference.segmentation import Segmenter
+from dbdc_jax.workdir import run_folder
+from dbdc_jax.workdir.run_folder import RunFolder
 
-FILE = 'fit.json'
+_REMEDY = (
+  ': --modality auto needs it; run the training command again with'
+  ' --config.eval_only=true, or name the modality'
+)
 # A scan is declined that is further off than all but this share of the
 # modality's own, or whose confidence is lower.
 _LEAST_CHANCE = 0.01
@@ -181,24 +185,15 @@ def load(folder: pathlib.Path, modality: Modality) -> Known:
   Raises:
     ValueError: it is not there, not readable, or of an earlier version.
   """
-  path = folder / FILE
-  if not path.exists():
-    path = folder / modality.name / FILE
-  try:
-    scans = json.loads(path.read_text())[modality.name].get('scans', [])
-    lengths = {len(scan.get('look', ())) for scan in scans}
-  except (OSError, ValueError, KeyError) as error:
-    raise _unusable(path, f'not readable ({error})') from error
+  if not (folder / run_folder.LOOKS).exists():
+    folder /= modality.name
+  looks = RunFolder(folder, _REMEDY).read(run_folder.LOOKS, modality.name)
+  scans = looks[modality.name].get('scans', [])
+  lengths = {len(scan.get('look', ())) for scan in scans}
   if lengths != {len(appearance.FEATURES)}:
-    raise _unusable(path, 'of an earlier version')
+    path = folder / run_folder.LOOKS
+    raise ValueError(f'{path}: of an earlier version{_REMEDY}')
   return know(modality, scans)
-
-
-def _unusable(path: pathlib.Path, reason: str) -> ValueError:
-  return ValueError(
-    f'{path}: {reason}: --modality auto needs it; run the training command'
-    ' again with --config.eval_only=true, or name the modality'
-  )
 
 
 def calibrate(cases: Iterable[PreparedCase]) -> dict[str, Any]:

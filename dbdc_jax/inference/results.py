@@ -165,7 +165,7 @@ def write(
     (job.output / 'overlays').mkdir(exist_ok=True)
     picture = _picture(job, source.name, volume, found, modality)
     contents.append((files['overlay'], picture))
-  if 'entropy' in files:
+  if found.entropy is not None:
     contents += _encoded(found.entropy, volume, files['entropy'])
   contents += _label_files(job, files['label'], volume, found, modality)
   for name, data in contents:

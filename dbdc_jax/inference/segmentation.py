@@ -10,7 +10,7 @@ from scipy import ndimage
 from data.preprocessing import preprocess
 from data.task import Modality
 from dbdc_jax.inference import choices, given_scan, sliding_window, trained_run
-from dbdc_jax.inference.trained_run import Deployed
+from dbdc_jax.inference.trained_run import TrainedRun
 
 # Slices that are in memory as probabilities at a time, and windows per call.
 SLAB = 8
@@ -51,11 +51,11 @@ class Region(NamedTuple):
   """
 
   image: np.ndarray
-  spacing: list[float]
+  spacing: tuple[float, float, float]
 
 
 def _probabilities(
-  run: Deployed, modality: Modality, region: Region, mm: float, mirror: bool
+  run: TrainedRun, modality: Modality, region: Region, mm: float, mirror: bool
 ) -> Iterator[np.ndarray]:
   """Slices of class probabilities on the region's grid, `[h, w, C]` each."""
   network = run.networks[modality.name]
@@ -74,7 +74,7 @@ def _probabilities(
       network.params,
       network.memory,
       images.astype(np.float32),
-      network.index,
+      network.place,
       patch=patch,
       stride=patch // 2,
       batch=WINDOWS,
@@ -148,7 +148,7 @@ class Segmenter:
 
   def __init__(
     self,
-    runs: Sequence[Deployed],
+    runs: Sequence[TrainedRun],
     *,
     mirror: bool = False,
     keep_largest: bool = False,
@@ -251,11 +251,11 @@ class Segmenter:
         )
     return found[0]
 
-  def _crops(self, run: Deployed) -> bool:
+  def _crops(self, run: TrainedRun) -> bool:
     return self._roi == 'auto' and run.config.data.roi == 'label'
 
   def region(
-    self, volume: np.ndarray, affine: np.ndarray, run: Deployed, modality: str
+    self, volume: np.ndarray, affine: np.ndarray, run: TrainedRun, modality: str
   ) -> tuple[Region, float]:
     """What of a scan is segmented, and at which pixel side in mm."""
     plane = self._plane(modality)
@@ -265,7 +265,7 @@ class Segmenter:
     region = Region(image[tuple(slice(*part) for part in box)], spacing)
     return region, self._pixel(region, run, modality)
 
-  def _pixel(self, region: Region, run: Deployed, modality: str) -> float:
+  def _pixel(self, region: Region, run: TrainedRun, modality: str) -> float:
     """Pixel side in mm; of a cropped scan as in its preparation."""
     if not self._crops(run):
       return run.mm_per_pixel[modality]

@@ -5,7 +5,7 @@ probabilities are averaged. Shapes are static, so one function is compiled per
 slice size whatever the number of slices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Any
 
@@ -13,8 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.task import to_float
 from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import EXACT
+
+Corner = tuple[int, int]
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
@@ -25,16 +28,40 @@ def window_starts(size: int, patch: int, stride: int) -> list[int]:
   return [*starts, size - patch]
 
 
+def _corners(height: int, width: int, patch: int, stride: int) -> list[Corner]:
+  """Upper left corners of a slice's windows, (row, column)."""
+  rows, columns = (window_starts(n, patch, stride) for n in (height, width))
+  return [(r, c) for r in rows for c in columns]
+
+
+def _coverage(height: int, width: int, patch: int, stride: int) -> np.ndarray:
+  """How many windows each pixel lies in, `[H, W, 1]` float32."""
+  weight = np.zeros((height, width, 1), np.float32)
+  for r, c in _corners(height, width, patch, stride):
+    weight[r : r + patch, c : c + patch] += 1
+  return weight
+
+
+def _ahead(
+  start: Callable[[Any], jax.Array], parts: Sequence[Any]
+) -> Iterator[np.ndarray]:
+  """Yields `start(part)` of each part as numpy arrays.
+
+  The device has the next part before a result is waited for.
+  """
+  running = start(parts[0])
+  for part in parts[1:]:
+    waited, running = running, start(part)
+    yield np.asarray(waited)
+  yield np.asarray(running)
+
+
 def _overlapping(predict, params, memory, images, modality, patch, stride):
   """Averaged class probabilities of `images [n, H, W]`: `[n, H, W, C]`."""
   count, height, width = images.shape
   patch = min(patch, height, width)
-  corners = [
-    (r, c)
-    for r in window_starts(height, patch, stride)
-    for c in window_starts(width, patch, stride)
-  ]
-  images = images.astype(jnp.float32) / 65535.0
+  corners = _corners(height, width, patch, stride)
+  images = to_float(images)
   windows = jnp.stack(
     [images[:, r : r + patch, c : c + patch] for r, c in corners]
   )
@@ -44,11 +71,9 @@ def _overlapping(predict, params, memory, images, modality, patch, stride):
   p = jax.nn.softmax(logits)
   p = p.reshape(len(corners), count, patch, patch, p.shape[-1])
   total = jnp.zeros((count, height, width, p.shape[-1]))
-  weight = np.zeros((height, width, 1), np.float32)
   for i, (r, c) in enumerate(corners):
     total = total.at[:, r : r + patch, c : c + patch].add(p[i])
-    weight[r : r + patch, c : c + patch] += 1
-  return total / weight
+  return total / _coverage(height, width, patch, stride)
 
 
 @functools.partial(
@@ -75,14 +100,14 @@ def joint_histograms(
   """How many pixels of each slice have which pair of classes.
 
   Args:
-    predict: see `_scan`.
-    params: see `_scan`.
-    memory: see `_scan`.
+    predict: see `of_one_size`.
+    params: see `of_one_size`.
+    memory: see `of_one_size`.
     images: `[n, H, W]` uint16 prepared slices.
     labels: `[n, H, W]` their classes.
     modality: `[n]` their modalities' ids.
-    patch: see `_scan`.
-    stride: see `_scan`.
+    patch: see `of_one_size`.
+    stride: see `of_one_size`.
 
   Returns:
     `[n, C, C]` float32 counts (exact below 2^24 pixels), rows by the label.
@@ -98,20 +123,7 @@ def joint_histograms(
   )
 
 
-def probabilities(*args: Any, **kwargs: Any) -> np.ndarray:
-  """Class probabilities of a scan's slices: `[S, H, W, C]` float32.
-
-  Arguments of `_scan`.
-  """
-  return _scan(*args, hard=False, **kwargs)
-
-
-def labels(*args: Any, **kwargs: Any) -> np.ndarray:
-  """Classes of a scan's slices: `[S, H, W]` uint8; arguments of `_scan`."""
-  return _scan(*args, hard=True, **kwargs)
-
-
-def _scan(
+def of_one_size(
   predict: Callable[..., jax.Array],
   params: Any,
   memory: Any,
@@ -121,9 +133,11 @@ def _scan(
   patch: int,
   stride: int,
   batch: int,
-  hard: bool,
+  hard: bool = False,
 ) -> np.ndarray:
-  """Runs `_forward` over a scan, `batch` slices at a time.
+  """Class probabilities, or classes, of a scan's slices.
+
+  One function is compiled for each size of slices.
 
   Args:
     predict: a method's `predict`; keep the same object between calls, it is
@@ -136,18 +150,16 @@ def _scan(
     stride: step between windows, in pixels.
     batch: slices per call; the last call is filled up with zeros.
     hard: classes instead of probabilities.
+
+  Returns:
+    `[S, H, W, C]` float32, or (`hard`) `[S, H, W]` uint8.
   """
   ids = parallel.spread(np.full(batch, modality, np.int32))
   start = lambda chunk: _forward(
     predict, params, memory, parallel.spread(chunk), ids, patch, stride, hard
   )
-  chunks = filled(images, batch)
-  done, running = [], start(chunks[0])
-  for following in [*chunks[1:], None]:
-    # The device has the next slices before these are read.
-    waited, running = running, None if following is None else start(following)
-    done.append(np.asarray(waited))
-  return np.concatenate(done)[: len(images)]
+  done = _ahead(start, filled(images, batch))
+  return np.concatenate([*done])[: len(images)]
 
 
 def filled(slices: np.ndarray, batch: int) -> list[np.ndarray]:
@@ -203,14 +215,13 @@ def of_any_size(
   """
   count, height, width = images.shape
   corners = [
-    (s, r, c)
+    (s, *corner)
     for s in range(count)
-    for r in window_starts(height, patch, stride)
-    for c in window_starts(width, patch, stride)
+    for corner in _corners(height, width, patch, stride)
   ]
   ids = parallel.spread(np.full(batch, modality, np.int32))
 
-  def start(part):
+  def start(part: Sequence[tuple[int, int, int]]) -> jax.Array:
     windows = np.zeros((batch, patch, patch), np.float32)
     for i, (s, r, c) in enumerate(part):
       windows[i] = images[s, r : r + patch, c : c + patch]
@@ -219,17 +230,10 @@ def of_any_size(
     )
 
   parts = [corners[i : i + batch] for i in range(0, len(corners), batch)]
-  total, weight = None, np.zeros((height, width, 1), np.float32)
-  running = start(parts[0])
-  for part, following in zip(parts, [*parts[1:], None], strict=True):
-    # The device has the next windows before these are added up.
-    done, running = running, start(following) if following else None
-    p = np.asarray(done)
-    if total is None:
+  total = np.zeros((count, height, width, 1), np.float32)
+  for part, p in zip(parts, _ahead(start, parts), strict=True):
+    if total.shape[-1] != p.shape[-1]:
       total = np.zeros((count, height, width, p.shape[-1]), np.float32)
     for i, (s, r, c) in enumerate(part):
       total[s, r : r + patch, c : c + patch] += p[i]
-  for s, r, c in corners:
-    if s == 0:
-      weight[r : r + patch, c : c + patch] += 1
-  return total / weight
+  return total / _coverage(height, width, patch, stride)

@@ -12,33 +12,35 @@ import jax
 import ml_collections
 import numpy as np
 
-from configs import saved
 from data import task_file
 from data.task import Modality, Task
 from dbdc_jax import methods
 from dbdc_jax.runtime import parallel
-from dbdc_jax.workdir import export_folder, run_record, weights
+from dbdc_jax.workdir import export_folder, weights
+from dbdc_jax.workdir.run_folder import RunFolder
 from dbdc_jax.workdir.train_state import state_shapes
 
+_REMEDY = '; give the workdir of a finished run, or an exported model'
 
-class Network(NamedTuple):
+
+class TrainedNetwork(NamedTuple):
   """A network and the modality's place in it.
 
   Attributes:
     method: the method that trained it.
     params: its parameters, on the devices.
     memory: its memory, on the devices.
-    index: id of the modality in this network.
+    place: id of the modality in this network.
   """
 
   method: methods.Method
   params: Any
   memory: Any
-  index: int
+  place: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Deployed:
+class TrainedRun:
   """What a run has learnt.
 
   Attributes:
@@ -55,7 +57,7 @@ class Deployed:
   task: Task
   modalities: tuple[Modality, ...]
   mm_per_pixel: dict[str, float]
-  networks: dict[str, Network]
+  networks: dict[str, TrainedNetwork]
 
   @functools.cached_property
   def identity(self) -> str:
@@ -76,7 +78,7 @@ class Deployed:
     sha.update(json.dumps(said, sort_keys=True).encode())
     for name in sorted(self.networks):
       network = self.networks[name]
-      sha.update(f'{name} {network.index}'.encode())
+      sha.update(f'{name} {network.place}'.encode())
       for array in jax.tree.leaves((network.params, network.memory)):
         sha.update(np.asarray(jax.device_get(array)).tobytes())
     return sha.hexdigest()
@@ -96,33 +98,23 @@ class Deployed:
     )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f'{path}: not readable ({error}); give the workdir of a finished run, or'
-      ' an exported model'
-    ) from error
-
-
-def _network(config, workdir: pathlib.Path, classes: int, count: int):
-  """Method and best weights of one network."""
-  method = methods.build(config)
+def _best(problem: methods.Problem, workdir: pathlib.Path) -> TrainedNetwork:
+  """A network's best checkpoint, for the first of its modalities."""
+  method = methods.build(problem.config)
   if method.traits.vote:
     raise ValueError(
-      f'{workdir}: {config.method} segments by the labelled training scans that'
-      ' it was trained with, which no run or export holds; its test is in'
-      ' results.json, and method=dbdc segments new scans'
+      f'{workdir}: {problem.config.method} segments by the labelled training'
+      ' scans that it was trained with, which no run or export holds; its test'
+      ' is in results.json, and method=dbdc segments new scans'
     )
-  like = state_shapes(method, method.recipe.tx, config, classes, count)
-  found = weights.best(workdir, like)
+  found = weights.best(workdir, state_shapes(method, problem))
   if found is None:
     raise ValueError(f'{workdir}: no checkpoint there; train the run first')
-  return method, parallel.place(tuple(found))
+  params, memory = parallel.place(tuple(found))
+  return TrainedNetwork(method, params, memory, 0)
 
 
-def load(folder: str | os.PathLike) -> Deployed:
+def load(folder: str | os.PathLike) -> TrainedRun:
   """Loads a run's best checkpoint, or an export.
 
   Args:
@@ -131,32 +123,23 @@ def load(folder: str | os.PathLike) -> Deployed:
   Raises:
     ValueError: it is not one, or it is damaged; says what is wrong.
   """
-  folder = pathlib.Path(folder).absolute()
-  if export_folder.is_model(folder):
-    export_folder.read(folder, export_folder.MODEL)
-  record = _read(folder / 'run.json')
-  config = saved.get_config(str(folder / 'config.json'))
-  if (folder / run_record.TASK).exists():
-    config.task = str(folder / run_record.TASK)
-  task = task_file.find(config.task)
-  names = record['modalities']
-  config.modalities = ','.join(names)
+  files = RunFolder(folder, _REMEDY)
+  if export_folder.is_model(files.path):
+    export_folder.read(files.path, export_folder.MODEL)
+  record, config = files.record, files.own_config()
+  config.modalities = ','.join(record['modalities'])
+  problem = methods.resolve(config)
+  joint = methods.traits(config).joint
   networks = {}
-  if methods.traits(config).joint:
-    method, learnt = _network(config, folder, len(task.classes), len(names))
-    for index, name in enumerate(names):
-      networks[name] = Network(method, *learnt, index)
-  else:
-    for name in names:
-      config.modalities = name
-      method, learnt = _network(config, folder / name, len(task.classes), 1)
-      networks[name] = Network(method, *learnt, 0)
-    config.modalities = ','.join(names)
-  return Deployed(
-    folder=folder,
+  for part in problem.networks(joint):
+    network = _best(part, files.network(part.names[0], joint))
+    for place, name in enumerate(part.names):
+      networks[name] = network._replace(place=place)
+  return TrainedRun(
+    folder=files.path,
     config=config,
-    task=task,
-    modalities=task.select(config.modalities),
-    mm_per_pixel={name: record['data'][name]['mm_per_pixel'] for name in names},
+    task=problem.task,
+    modalities=problem.modalities,
+    mm_per_pixel={n: record['data'][n]['mm_per_pixel'] for n in problem.names},
     networks=networks,
   )

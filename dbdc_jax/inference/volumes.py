@@ -49,7 +49,9 @@ def rows(
   """
   millilitres = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
   # Counted in parts: each is copied as 64-bit numbers.
-  counts = sum(np.bincount(p.ravel(), minlength=len(names)) for p in classes)
+  counts = np.zeros(len(names), int)
+  for part in classes:
+    counts += np.bincount(part.ravel(), minlength=len(names))
   cells = {SCAN: name, MODALITY: modality}
   for index, title in enumerate(names[1:], 1):
     known = drawn is None or index in drawn
@@ -76,12 +78,9 @@ def write(path: str | os.PathLike, lines: Sequence[Row]) -> None:
   columns = list(
     dict.fromkeys([SCAN, MODALITY, *(c for r in lines for c in r)])
   )
-  text = io.StringIO(newline='')
-  table = csv.writer(text)
-  table.writerow(map(_shown, columns))
-  for row in lines:
-    table.writerow(_shown(row.get(column, '')) for column in columns)
-  atomic.write(pathlib.Path(path), text.getvalue().encode('utf-8-sig'))
+  cells = [columns, *([row.get(c, '') for c in columns] for row in lines)]
+  shown = (map(_shown, row) for row in cells)
+  atomic.write_csv(pathlib.Path(path), shown, 'utf-8-sig')
 
 
 def read(path: str | os.PathLike) -> list[Row]:
@@ -109,7 +108,7 @@ def read(path: str | os.PathLike) -> list[Row]:
   columns = [_meant(cell) for cell in table[0]] if table else []
   if columns[:2] != [SCAN, MODALITY] or len(set(columns)) != len(columns):
     raise ScanError(path, 'no table of volumes', _MOVE)
-  found = []
+  found: list[Row] = []
   for number, line in enumerate(table[1:], 2):
     if not any(line):
       continue

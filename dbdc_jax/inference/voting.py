@@ -58,13 +58,13 @@ class Voters:
       interpolated.
     """
     volume, atlases = resample(images, self._depth), self._atlases[modality]
-    total, weights = 0.0, 0.0
+    total = weights = np.zeros((), np.float32)
     for index in range(len(atlases)):
       atlas = atlases[index]
       votes, weight = self._vote(
         atlas['image'], atlas['label'], volume, np.int32(modality)
       )
       weight = np.exp(np.asarray(weight, np.float32))[..., None]
-      total += weight * np.asarray(votes)
-      weights += weight
+      total = total + weight * np.asarray(votes)
+      weights = weights + weight
     return resample(total / weights, len(images))

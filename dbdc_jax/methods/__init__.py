@@ -7,7 +7,6 @@ import types
 
 import ml_collections
 
-from data import task_file
 from dbdc_jax.methods.common.base import (
   Method,
   Recipe,
@@ -15,10 +14,12 @@ from dbdc_jax.methods.common.base import (
   Traits,
   full_signals,
 )
+from dbdc_jax.methods.common.problem import Problem, resolve
 from dbdc_jax.models.unet import MODULATIONS
 
 __all__ = [
   'Method',
+  'Problem',
   'Recipe',
   'Signals',
   'Traits',
@@ -26,6 +27,7 @@ __all__ = [
   'full_signals',
   'names',
   'recipe',
+  'resolve',
   'traits',
 ]
 
@@ -87,7 +89,7 @@ def build(
       for each.
   """
   method = _made(config, axis_name)
-  count = len(task_file.find(config.task).select(config.modalities))
+  count = len(resolve(config).modalities)
   if count > 1 and not method.traits.joint:
     raise ValueError(
       f'{config.method} trains one network per modality, and these are {count}:'

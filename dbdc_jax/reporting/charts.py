@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
   group: str
   name: str
-  values: Sequence[float]
+  values: Sequence[float | None]
   colour: str
 
 
@@ -43,8 +43,8 @@ class Dots(NamedTuple):
   colour: str
 
 
-def _finite(value: float | None) -> bool:
-  return value is not None and math.isfinite(value)
+def _finite(values: Sequence[float | None]) -> list[float]:
+  return [v for v in values if v is not None and math.isfinite(v)]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -128,7 +128,9 @@ def lines(title: str, curves: Sequence[Line], *, x_label: str = 'epoch') -> str:
   kept = []
   for curve in curves:
     pairs = [
-      (x, y) for x, y in zip(curve.x, curve.y, strict=True) if _finite(y)
+      (x, y)
+      for x, y in zip(curve.x, curve.y, strict=True)
+      if y is not None and math.isfinite(y)
     ]
     if pairs:
       kept.append((curve, pairs))
@@ -163,7 +165,7 @@ def _legend(curves: Sequence[Line]) -> str:
 
 
 def _one_box(axes: _Axes, box: Box, at: float, half: float) -> list[str]:
-  values = [v for v in box.values if _finite(v)]
+  values = _finite(box.values)
   if not values:
     return []
   q1, q2, q3 = np.percentile(values, [25, 50, 75])
@@ -192,7 +194,7 @@ def boxes(title: str, groups: Sequence[Box], unit: str) -> str:
     groups: in order; those of one `group` stand together.
     unit: under the axis.
   """
-  values = [v for box in groups for v in box.values if _finite(v)]
+  values = [v for box in groups for v in _finite(box.values)]
   if not values:
     return _svg(WIDTH, 40, title, [_text(WIDTH / 2, 24, 'no values')])
   width = max(WIDTH, 60 + 26 * len(groups))

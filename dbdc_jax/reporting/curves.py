@@ -7,7 +7,7 @@ from typing import Any
 from dbdc_jax.evaluation import metrics, pictures
 from dbdc_jax.reporting import charts, page
 from dbdc_jax.reporting.charts import Box, Line
-from dbdc_jax.reporting.runs import Network, Run
+from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
 
 METRICS = {'dice': 'DSC (%)', 'hd95': 'HD95 (mm)'}
 # What the loop, and not the method, logs for each modality.
@@ -33,37 +33,42 @@ def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
   return {m: order[i % len(order)] for i, m in enumerate(modalities)}
 
 
-def _curve(network: Network, key: str, name: str, colour: str, **more) -> Line:
-  scale = more.pop('scale', 1.0)
+def _curve(
+  network: FinishedNetwork,
+  key: str,
+  name: str,
+  colour: str,
+  *,
+  scale: float = 1.0,
+  dashed: bool = False,
+) -> Line:
   values = [row.get(key) for row in network.rows]
   return Line(
     name,
     [row['epoch'] for row in network.rows],
     [None if v is None else scale * v for v in values],
     colour,
-    **more,
+    dashed,
   )
 
 
-def _terms(network: Network) -> list[str]:
+def _terms(network: FinishedNetwork) -> list[str]:
   """Names of the losses: what a method logs for each modality."""
   parts = {tuple(key.split('/')) for row in network.rows for key in row}
   names = {p[0] for p in parts if len(p) == 2 and p[1] in network.modalities}
   return sorted(names - _NO_LOSSES)
 
 
-def _losses(run: Run) -> str:
+def _losses(run: FinishedRun) -> str:
   figures = []
   for network in run.networks:
     curves = [_curve(network, 'loss', 'total', '#000000')]
     colours = (*pictures.COLOURS[:7], '#777777', '#44aa99', '#882255')
     for index, name in enumerate(_terms(network)):
       rows = network.rows
-      summed = [
-        None if None in values else sum(values)
-        for row in rows
-        for values in [[row.get(f'{name}/{m}') for m in network.modalities]]
-      ]
+      keys = [f'{name}/{m}' for m in network.modalities]
+      values = [[row.get(key) for key in keys] for row in rows]
+      summed = [None if None in v else sum(filter(None, v)) for v in values]
       colour = colours[index % len(colours)]
       epochs = [row['epoch'] for row in rows]
       curves.append(Line(name, epochs, summed, colour, index >= 7))
@@ -72,7 +77,7 @@ def _losses(run: Run) -> str:
   return page.row(*figures)
 
 
-def training(run: Run) -> page.Section:
+def training(run: FinishedRun) -> page.Section:
   """Losses, validation and training DSC, modality weights (Figure 7)."""
   colours = modality_colours(run.trained)
   dice, weights = [], []
@@ -108,7 +113,7 @@ def training(run: Run) -> page.Section:
   )
 
 
-def summary(run: Run) -> page.Section:
+def summary(run: FinishedRun) -> page.Section:
   """The tables of results and what the run was."""
   info, parts = run.results['run'], []
   for metric, title in METRICS.items():
@@ -163,7 +168,7 @@ def _values(cases, modality: str, name: str, metric: str) -> list[float | None]:
   ]
 
 
-def scores(run: Run) -> page.Section:
+def scores(run: FinishedRun) -> page.Section:
   """Every test scan's scores: box plots per class and modality, and tables."""
   colours = class_colours(run.classes)
   cases, figures = run.results['cases'], []
@@ -200,7 +205,7 @@ def scores(run: Run) -> page.Section:
   )
 
 
-def comparison(runs: Sequence[tuple[str, Run]]) -> page.Section:
+def comparison(runs: Sequence[tuple[str, FinishedRun]]) -> page.Section:
   """Several runs, a row each.
 
   Args:
@@ -224,7 +229,7 @@ def comparison(runs: Sequence[tuple[str, Run]]) -> page.Section:
   return page.Section('Comparison', page.table(head, rows))
 
 
-def settings(run: Run) -> page.Section:
+def settings(run: FinishedRun) -> page.Section:
   """The config, the data, and the scans that were left out."""
   skipped = run.record['skipped_scans']
   rows = [[bad[key] for key in ('file', 'reason')] for bad in skipped]

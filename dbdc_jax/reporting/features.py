@@ -10,11 +10,12 @@ import numpy as np
 
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
+from data.task import to_float
 from dbdc_jax.evaluation import pictures
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
-from dbdc_jax.reporting.runs import Network, Run
+from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
 
 SLICES = 4
 PER_CLASS = 40
@@ -38,7 +39,7 @@ class Points(NamedTuple):
   modalities: list[str]
 
 
-def _watch(network: Network, stride: int):
+def _watch(network: FinishedNetwork, stride: int):
   """A function to features and, where there is a projector, embeddings."""
   projector = Projector(dim=network.config.model.embedding_dim)
 
@@ -59,7 +60,7 @@ def _watch(network: Network, stride: int):
 
     with nn.intercept_methods(keep):
       network.method.predict(params, memory, images, modality)
-    found: dict[str, jax.Array] = {}
+    found: dict[str, Any] = {}
     if seen.get('apart'):
       return found
     if 'features' in seen:
@@ -90,8 +91,8 @@ def _slices(prepared: Prepared, cases: Sequence[PreparedCase]):
   # The same number for each modality: one compiled function.
   places = np.arange(SLICES) % len(images)
   side = images[0].shape[0] // 8 * 8
-  image = np.stack(images)[places, :side, :side, None] / np.float32(65535)
-  return image.astype(np.float32), np.stack(labels)[places, :side, :side]
+  image = to_float(np.stack(images)[places, :side, :side, None])
+  return image, np.stack(labels)[places, :side, :side]
 
 
 def _draw(labels: np.ndarray, rng) -> np.ndarray:
@@ -104,7 +105,7 @@ def _draw(labels: np.ndarray, rng) -> np.ndarray:
   return np.concatenate(chosen)
 
 
-def _prototypes(network: Network, memory, present) -> Points | None:
+def _prototypes(network: FinishedNetwork, memory, present) -> Points | None:
   """The bank, without the rows of classes that a modality does not have."""
   bank = memory.get('prototypes') if isinstance(memory, dict) else None
   if bank is None:
@@ -116,7 +117,9 @@ def _prototypes(network: Network, memory, present) -> Points | None:
   return Points(values[kept], classes, names)
 
 
-def collect(run: Run, prepared: Prepared, split: Split) -> dict[str, Points]:
+def collect(
+  run: FinishedRun, prepared: Prepared, split: Split
+) -> dict[str, Points]:
   """Points of the best checkpoint(s), by kind.
 
   Args:

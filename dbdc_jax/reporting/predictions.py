@@ -8,7 +8,7 @@ import numpy as np
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax.inference import prepared_cases
-from dbdc_jax.reporting.runs import Run
+from dbdc_jax.reporting.runs import FinishedRun
 
 # Which scans are shown, by their mean DSC over the classes that have one.
 RANKS = ('best', 'median', 'worst')
@@ -48,7 +48,8 @@ def choose(dice: dict[str, float]) -> dict[str, str]:
     Rank to scan; fewer for fewer than three scans. Of an even number the
     median is the lower of the two middle ones.
   """
-  order = sorted((k for k, v in dice.items() if np.isfinite(v)), key=dice.get)
+  finite = [name for name, value in dice.items() if np.isfinite(value)]
+  order = sorted(finite, key=dice.__getitem__)
   if not order:
     return {}
   places = {'best': -1, 'worst': 0, 'median': (len(order) - 1) // 2}
@@ -61,7 +62,7 @@ def choose(dice: dict[str, float]) -> dict[str, str]:
 
 
 def predict(
-  run: Run, prepared: Prepared, split: Split
+  run: FinishedRun, prepared: Prepared, split: Split
 ) -> dict[str, Prediction]:
   """Segments all test scans.
 
@@ -86,14 +87,14 @@ def predict(
 
   for network in run.networks:
     scans = prepared_cases.Scans(
-      network.config,
+      network.problem,
       network.method,
       *network.state(network.facts['best_step']),
       prepared,
       run.cases(prepared, split, network, 'labeled'),
     )
     found = prepared_cases.test_cases(
-      network.config,
+      network.problem,
       scans,
       prepared,
       [
@@ -104,7 +105,6 @@ def predict(
           strict=True,
         )
       ],
-      run.classes,
       keep,
     )
     for case in found:

@@ -12,7 +12,7 @@ from data.cache.prepared import Prepared
 from data.split import Split
 from dbdc_jax.evaluation import metrics
 from dbdc_jax.inference import prepared_cases
-from dbdc_jax.reporting.runs import Network, Run
+from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
 
 METHOD = (
   'What the network says of unlabelled training scans, against references that'
@@ -38,20 +38,21 @@ def _score(scans, prepared, cases, modality, labelable):
   return np.where(has.any(0), sums / np.maximum(has.sum(0), 1), np.nan)
 
 
-def _of_network(run, network: Network, prepared, split, limit):
+def _of_network(run, network: FinishedNetwork, prepared, split, limit):
   epochs = {row['step']: row['epoch'] for row in network.rows}
   groups = run.cases(prepared, split, network, 'unlabeled')
   atlases = run.cases(prepared, split, network, 'labeled')
   out = []
+  labelable = network.problem.labelable
   for step in network.steps():
     scans = prepared_cases.Scans(
-      network.config, network.method, *network.state(step), prepared, atlases
+      network.problem, network.method, *network.state(step), prepared, atlases
     )
     for index, cases in enumerate(groups):
       chosen = [case for case in cases if case.labeled][:limit]
       if not chosen:
         continue
-      dice = _score(scans, prepared, chosen, index, network.labelable[index])
+      dice = _score(scans, prepared, chosen, index, labelable[index])
       out.append(
         {
           'modality': network.modalities[index],
@@ -66,7 +67,7 @@ def _of_network(run, network: Network, prepared, split, limit):
 
 
 def quality(
-  run: Run, prepared: Prepared, split: Split, limit: int
+  run: FinishedRun, prepared: Prepared, split: Split, limit: int
 ) -> list[dict[str, Any]]:
   """Scores of every kept checkpoint on the unlabelled training scans.
 

@@ -9,7 +9,7 @@ from dbdc_jax.reporting import curves, page, runs, sections
 from dbdc_jax.runtime import compilation_cache, parallel
 
 
-def _names(found: Sequence[runs.Run]) -> list[str]:
+def _names(found: Sequence[runs.FinishedRun]) -> list[str]:
   """The folders' names, with as much of their path as tells them apart."""
   for depth in range(1, 32):
     names = ['/'.join(run.workdir.parts[-depth:]) for run in found]

@@ -1,6 +1,7 @@
 """A run as parts of the page: from its log, and from its scans and networks."""
 
 from collections.abc import Sequence
+import functools
 import io
 from typing import Any
 
@@ -23,7 +24,7 @@ from dbdc_jax.reporting import (
   surfaces,
 )
 from dbdc_jax.reporting.predictions import Prediction
-from dbdc_jax.reporting.runs import Run
+from dbdc_jax.reporting.runs import FinishedRun
 
 _TURNS = (0, 45)
 _KINDS = {
@@ -70,7 +71,7 @@ def _solid(found: Prediction) -> str:
   return page.picture(png.getvalue(), text)
 
 
-def _pictures(run: Run, prepared: Prepared, split: Split) -> str:
+def _pictures(run: FinishedRun, prepared: Prepared, split: Split) -> str:
   """Overlays and surfaces of the scans that the rule chooses (Figures 4, 5)."""
   found = predictions.predict(run, prepared, split)
   flat, solid = [], []
@@ -92,7 +93,7 @@ def _pictures(run: Run, prepared: Prepared, split: Split) -> str:
   return page.note(text) + page.row(*flat) + page.row(*solid)
 
 
-def _features(run: Run, prepared: Prepared, split: Split) -> str:
+def _features(run: FinishedRun, prepared: Prepared, split: Split) -> str:
   """Figure 6."""
   colours, figures = curves.class_colours(run.classes), []
   found = features.collect(run, prepared, split)
@@ -125,7 +126,9 @@ def _features(run: Run, prepared: Prepared, split: Split) -> str:
   return page.row(*figures) + page.note(words)
 
 
-def _pseudo_labels(run: Run, prepared: Prepared, split: Split, limit) -> str:
+def _pseudo_labels(
+  run: FinishedRun, prepared: Prepared, split: Split, limit: int
+) -> str:
   rows = pseudo_labels.quality(run, prepared, split, limit)
   if not rows:
     return page.note('There are no unlabelled training scans with a reference.')
@@ -161,12 +164,12 @@ def _mean(values: Sequence[float]) -> float:
   return float(np.mean(found)) if found else float('nan')
 
 
-def _from_data(run: Run, limit: int) -> list[page.Section]:
+def _from_data(run: FinishedRun, limit: int) -> list[page.Section]:
   """What needs the scans and the networks; says so where they are gone."""
   makers: dict[str, Any] = {
     'Test scans': _pictures,
     'Features': _features,
-    'Pseudo-labels': lambda *x: _pseudo_labels(*x, limit),
+    'Pseudo-labels': functools.partial(_pseudo_labels, limit=limit),
   }
   try:
     prepared, split = run.data()
@@ -183,7 +186,7 @@ def _from_data(run: Run, limit: int) -> list[page.Section]:
   return out
 
 
-def tab(title: str, run: Run, limit: int) -> page.Tab:
+def tab(title: str, run: FinishedRun, limit: int) -> page.Tab:
   """Everything about a run.
 
   Args:

@@ -41,7 +41,8 @@ def upright(
   )
   sides = np.empty(3)
   sides[way[:, 0].astype(int)] = geometry['spacing']
-  return nib.orientations.apply_orientation(label, way), tuple(sides.tolist())
+  up, back, left = sides.tolist()
+  return nib.orientations.apply_orientation(label, way), (up, back, left)
 
 
 def _crop(label: np.ndarray) -> np.ndarray:

@@ -376,7 +376,7 @@ def mean_gradients(gradients: Any) -> Any:
 
 def mesh_step(
   step: Callable[..., Any], mesh: Mesh
-) -> tuple[Callable[..., Any], tuple[NamedSharding, ...]]:
+) -> tuple[Any, tuple[NamedSharding, ...]]:
   """`pmap_step`'s program for other devices than this process's.
 
   Args:

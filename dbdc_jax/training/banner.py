@@ -2,31 +2,28 @@
 
 from collections.abc import Sequence
 
-import ml_collections
 import numpy as np
 
-from data import task_file
 from data.cache.prepared import Prepared
 from data.files import names
 from data.split import Split
+from dbdc_jax import methods
 
 
 def switched_off(
-  config: ml_collections.ConfigDict,
-  modalities: Sequence[str],
+  problem: methods.Problem,
   present: np.ndarray,
   consistent: np.ndarray,
 ) -> list[str]:
   """Sentences on what does not take part in this run, and why.
 
   Args:
-    config: the run's config.
-    modalities: names, in bank order.
+    problem: of the run, or of one of its networks.
     present: `[K, C]` bool, classes in each modality's training labels.
     consistent: `[K]` bool, modalities with unlabelled scans in use.
   """
   lines = []
-  classes = task_file.find(config.task).classes
+  config, modalities, classes = problem.config, problem.names, problem.classes
   for name, row in zip(modalities, present, strict=True):
     missing = [c for c, here in zip(classes, row, strict=True) if not here]
     if len(missing) == len(classes):
@@ -65,7 +62,7 @@ def switched_off(
 
 
 def text(
-  config: ml_collections.ConfigDict,
+  problem: methods.Problem,
   prepared: Prepared,
   split: Split,
   *,
@@ -80,7 +77,7 @@ def text(
   """The banner.
 
   Args:
-    config: the run's config.
+    problem: of the run, or of one of its networks.
     prepared: the prepared data.
     split: who is where.
     devices: the devices in words.
@@ -91,8 +88,7 @@ def text(
     off: what `switched_off` says.
     workdir: the run's folder.
   """
-  task = task_file.find(config.task)
-  chosen = task.select(config.modalities)
+  config, task, chosen = problem.config, problem.task, problem.modalities
   slices = {case.name: case.num_slices for case in prepared.cases}
   own = config.recipe == 'own' and config.method != 'dbdc'
   recipe = ', by its own recipe' if own else ''

@@ -4,10 +4,9 @@ Samples that fit live once on every device that has memory of its own, and a
 step is sent the rows that it takes; others are sent with each step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from data.cache.prepared import Prepared
@@ -48,11 +47,6 @@ class Feed:
     """`[K]` bool, modalities that have unlabelled scans."""
     return self._batches.consistent
 
-  @property
-  def on_devices(self) -> bool:
-    """Whether the samples live on the devices."""
-    return self._tables is not None
-
   def iterate(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
     """The batches of steps `start` to `stop - 1`; see `parallel.shard`."""
     if self._tables is None:
@@ -64,26 +58,24 @@ class Feed:
 
 
 def batches(
-  config: ml_collections.ConfigDict,
+  problem: methods.Problem,
   method: methods.Method,
   prepared: Prepared,
   split: Split,
-  modalities: Sequence[str],
 ) -> Batches:
   """This process's batches of a run.
 
   Args:
-    config: the run's config.
+    problem: of the run, or of one of its networks.
     method: what they are for.
     prepared: the prepared data.
     split: who is where.
-    modalities: names, in bank order.
   """
-  size = method.recipe.batch_size
+  config, size = problem.config, method.recipe.batch_size
   return Batches(
     prepared,
     split,
-    modalities,
+    problem.names,
     batch_size=size,
     own=parallel.own_samples(size),
     seed=config.seed,

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
@@ -26,24 +25,36 @@ from dbdc_jax.workdir.train_state import TrainState
 
 
 @dataclasses.dataclass
-class Run:
+class TrainingRun:
   """What one network's training needs; made once, passed around."""
 
-  config: ml_collections.ConfigDict
+  problem: methods.Problem
   workdir: pathlib.Path
   prepared: Prepared
   split: Split
-  modalities: tuple[str, ...]
-  classes: tuple[str, ...]
   method: methods.Method
   feed: feed.Feed
   validation: validation.Validation
   present: np.ndarray  # [K, C] bool
   trained: np.ndarray | None  # [K] bool, see `step.step_function`
-  tx: optax.GradientTransformation
   steps_per_epoch: int
   total_steps: int
   on_epoch: Callable[[dict[str, Any]], None] | None
+
+  @property
+  def config(self) -> ml_collections.FrozenConfigDict:
+    """Of the problem."""
+    return self.problem.config
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    """Names, in bank order."""
+    return self.problem.names
+
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names, background first."""
+    return self.problem.classes
 
   @property
   def selected(self) -> list[int]:
@@ -60,7 +71,7 @@ class Run:
   def scans(self, state: TrainState) -> prepared_cases.Scans:
     """What segments scans with a state's network."""
     return prepared_cases.Scans(
-      self.config,
+      self.problem,
       self.method,
       state.params,
       state.memory,
@@ -69,7 +80,9 @@ class Run:
     )
 
 
-def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
+def _signals(
+  run: TrainingRun, epoch: int, state: TrainState
+) -> methods.Signals:
   weights = jnp.ones(len(run.modalities))
   if run.config.weighting.enabled and run.method.traits.weighted:
     weights = weighting.weights(state.weighting)
@@ -85,7 +98,7 @@ def _signals(run: Run, epoch: int, state: TrainState) -> methods.Signals:
   )
 
 
-def _plan(run: Run, finished: int) -> Plan:
+def _plan(run: TrainingRun, finished: int) -> Plan:
   first, power = run.method.recipe.learning_rate, run.config.optimizer.power
   left = optimizer.share_left(finished, run.total_steps)
   rate = optimizer.learning_rate(first, left, power)
@@ -137,7 +150,7 @@ def _end_of_epoch(run, state):
 
 
 def fit(
-  run: Run,
+  run: TrainingRun,
   state: TrainState,
   store: checkpoint.Checkpoints,
   writer: MetricWriter,
@@ -155,7 +168,7 @@ def fit(
     OSError: the disk is full.
   """
   config = run.config
-  step_fn = make_step(run.method, run.tx, run.trained)
+  step_fn = make_step(run.method, run.method.recipe.tx, run.trained)
   done = int(state.step) // run.steps_per_epoch
   # An epoch's clock runs from the end of the one before: validation counts, and
   # handing a checkpoint over.

@@ -1,29 +1,31 @@
 """A run's scans: prepared, split, and those of a part of the split."""
 
 from collections.abc import Sequence
+import os
 import pathlib
 
 import ml_collections
 import numpy as np
 
-from data import preparation, task_file
+from data import preparation
 from data import split as splits
 from data.cache.prepared import Prepared, PreparedCase
 from data.phantoms import phantom
 from data.split import Split
 from data.task import TASKS
+from dbdc_jax import methods
 from dbdc_jax.methods.common.transfer import Transfer
+from dbdc_jax.workdir.run_folder import SPLIT
 
 
-def load(config: ml_collections.ConfigDict) -> Prepared:
+def load(problem: methods.Problem) -> Prepared:
   """Prepares the run's scans; without folders of scans, the phantom's.
 
   Raises:
     preparation.BadScans: scans that cannot be used.
     ValueError: folders that are missing.
   """
-  task = task_file.find(config.task)
-  modalities = task.select(config.modalities)
+  config, task, modalities = problem.config, problem.task, problem.modalities
   roots = {m.source: config.data[m.source] for m in modalities}
   missing = [source for source, root in roots.items() if not root]
   if len(missing) == len(roots) and config.task in TASKS:
@@ -53,7 +55,7 @@ def load(config: ml_collections.ConfigDict) -> Prepared:
 
 
 def choose_split(
-  config: ml_collections.ConfigDict,
+  problem: methods.Problem,
   prepared: Prepared,
   workdir: pathlib.Path,
   resume: bool,
@@ -65,7 +67,7 @@ def choose_split(
   made.
 
   Args:
-    config: the run's config.
+    problem: the run's.
     prepared: the prepared data.
     workdir: the run's folder.
     resume: whether the workdir holds a checkpoint.
@@ -75,14 +77,13 @@ def choose_split(
   Raises:
     ValueError: a split that does not fit the scans or the run.
   """
-  saved = workdir / 'split.json'
-  bare = (transfer.target,) if transfer else ()
+  config, saved = problem.config, workdir / SPLIT
   adapt = transfer.split if transfer else lambda split: split
   split = None
   if config.data.split:
-    split = adapt(splits.load(config.data.split, prepared.cases, bare))
+    split = adapt(_load(config.data.split, prepared, transfer))
   if resume:
-    kept = splits.load(str(saved), prepared.cases, bare)
+    kept = _load(saved, prepared, transfer)
     if split is not None and split != kept:
       raise ValueError(
         f'{config.data.split} differs from {saved}, which this run was started'
@@ -95,7 +96,7 @@ def choose_split(
       seed=config.data.split_seed,
       fold=config.data.fold,
       labeled_fraction=config.labeled_fraction,
-      partly_labeled=_partly_labeled(config, prepared),
+      partly_labeled=_partly_labeled(problem, prepared),
     )
     split = adapt(made)
   splits.check(split, prepared.cases)
@@ -103,15 +104,36 @@ def choose_split(
   return split
 
 
-def _partly_labeled(
-  config: ml_collections.ConfigDict, prepared: Prepared
-) -> set[str]:
+def _load(
+  path: str | os.PathLike, prepared: Prepared, transfer: Transfer | None
+) -> Split:
+  # The target of a transfer needs no labelled training scan.
+  bare = (transfer.target,) if transfer else ()
+  return splits.load(str(path), prepared.cases, bare)
+
+
+def saved_split(
+  workdir: pathlib.Path, prepared: Prepared, transfer: Transfer | None
+) -> Split:
+  """Who was where in a run.
+
+  Args:
+    workdir: the run's folder.
+    prepared: the prepared data.
+    transfer: the direction of a method that has one.
+
+  Raises:
+    ValueError: the file is unreadable, or does not fit the scans.
+  """
+  return _load(workdir / SPLIT, prepared, transfer)
+
+
+def _partly_labeled(problem: methods.Problem, prepared: Prepared) -> set[str]:
   """Modalities of own scans of which some carry no label.
 
   Of the archives, those without are the organisers' own test scans.
   """
-  task = task_file.find(config.task)
-  own = {m.name for m in task.modalities if m.source == 'folder'}
+  own = {m.name for m in problem.task.modalities if m.source == 'folder'}
   return {c.modality for c in prepared.cases if not c.labeled} & own
 
 

@@ -26,9 +26,9 @@ class Plan(NamedTuple):
     left: float32, the share of the run's steps that is still to be done.
   """
 
-  seed: jax.Array
-  learning_rate: jax.Array
-  left: jax.Array | float = 1.0
+  seed: jax.Array | np.int32
+  learning_rate: jax.Array | np.float32
+  left: jax.Array | np.float32 | float = 1.0
 
 
 def step_function(

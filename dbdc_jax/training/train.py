@@ -8,9 +8,7 @@ modality. Every process of a run calls it; the lead process alone writes.
 
 from collections.abc import Callable, Sequence
 import contextlib
-import copy
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -20,13 +18,14 @@ import jax
 import ml_collections
 import numpy as np
 
-from data import task_file
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax import methods
 from dbdc_jax.evaluation import pictures, scoring
 from dbdc_jax.inference import prepared_cases, recognition
+from dbdc_jax.methods import Problem
 from dbdc_jax.methods.common import cost
+from dbdc_jax.methods.common.transfer import Transfer
 from dbdc_jax.runtime import determinism, parallel
 from dbdc_jax.runtime.precision import compute_dtype
 from dbdc_jax.training import (
@@ -37,67 +36,67 @@ from dbdc_jax.training import (
   validation,
   warm_start,
 )
-from dbdc_jax.workdir import checkpoint, run_record
-from dbdc_jax.workdir.metric_writer import MetricWriter, read_rows
+from dbdc_jax.workdir import checkpoint, run_folder, run_record
+from dbdc_jax.workdir.metric_writer import MetricWriter, read_epochs
 from dbdc_jax.workdir.train_state import TrainState, init_state
 
 
 @functools.lru_cache(maxsize=4)
-def _built(text: str) -> methods.Method:
-  """The method of a config's JSON; networks of one config share a program."""
-  config = ml_collections.ConfigDict(json.loads(text))
+def _built(config: ml_collections.FrozenConfigDict) -> methods.Method:
+  """The method of a config; networks of one config share a program."""
   return methods.build(config, parallel.AXIS)
 
 
-def _method(config, names: Sequence[str], joint: bool) -> methods.Method:
-  """The method of the network of the config's modalities.
+def _method(whole: Problem, part: Problem, joint: bool) -> methods.Method:
+  """The method of one of a run's networks.
 
   Of a run's networks for one modality each, all whose labels may name the same
   classes are the same but for what they learn.
+
+  Args:
+    whole: the run's problem.
+    part: the network's, one of `whole.networks(joint)`.
+    joint: whether one network takes all modalities.
   """
   if not joint:
-    task = task_file.find(config.task)
-    classes = lambda name: task.labelable(task.select(name)).tolist()
-    alike = [n for n in names if classes(n) == classes(config.modalities)]
-    config = copy.deepcopy(config)
-    config.modalities = alike[0]
-  return _built(config.to_json())
+    alike = (whole.labelable == part.labelable).all(1)
+    part = whole.of([whole.names[int(np.argmax(alike))]])
+  return _built(part.config)
 
 
 def _set_up(
-  config, workdir, prepared, split, method, added, steps_per_epoch, on_epoch
-) -> loop.Run:
-  task = task_file.find(config.task)
-  modalities = tuple(m.name for m in task.select(config.modalities))
-  batches = feed.batches(config, method, prepared, split, modalities)
-  total_steps = steps_per_epoch * config.epochs
-  present = scans.present_classes(
-    prepared, split, modalities, len(task.classes)
-  )
-  return loop.Run(
-    config=config,
+  problem: Problem,
+  workdir: pathlib.Path,
+  prepared: Prepared,
+  split: Split,
+  method: methods.Method,
+  added: Sequence[str],
+  steps_per_epoch: int,
+  on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> loop.TrainingRun:
+  """One network's training."""
+  config, names = problem.config, problem.names
+  batches = feed.batches(problem, method, prepared, split)
+  validated = scans.select(prepared, split, names, 'validation')
+  limit = config.data.memory_limit_gib * 2**30 - batches.samples.nbytes
+  classes = len(problem.classes)
+  return loop.TrainingRun(
+    problem=problem,
     workdir=workdir,
     prepared=prepared,
     split=split,
-    modalities=modalities,
-    classes=task.classes,
     method=method,
     feed=feed.Feed(batches, parallel.room() or 0),
-    validation=validation.Validation(
-      prepared,
-      scans.select(prepared, split, modalities, 'validation'),
-      config.data.memory_limit_gib * 2**30 - batches.samples.nbytes,
-    ),
-    present=present,
-    trained=np.isin(modalities, added) if added else None,
-    tx=method.recipe.tx,
+    validation=validation.Validation(prepared, validated, limit),
+    present=scans.present_classes(prepared, split, names, classes),
+    trained=np.isin(names, added) if added else None,
     steps_per_epoch=steps_per_epoch,
-    total_steps=total_steps,
+    total_steps=steps_per_epoch * config.epochs,
     on_epoch=on_epoch,
   )
 
 
-def _train(run: loop.Run, state: TrainState) -> tuple[int, TrainState]:
+def _train(run: loop.TrainingRun, state: TrainState) -> tuple[int, TrainState]:
   """Trains, or goes on, or does neither; returns the best step and state."""
   config, workdir = run.config, run.workdir
   with checkpoint.Checkpoints(workdir) as store:
@@ -123,20 +122,21 @@ def _train(run: loop.Run, state: TrainState) -> tuple[int, TrainState]:
         if first:
           writer.line(f'resuming after step {first}')
         loop.fit(run, state, store, writer)
-    step, arrays = store.best(like)
-  return step, parallel.place(arrays)
+    found = store.best(like)
+  if found is None:
+    raise ValueError(f'{workdir}: no checkpoint is left; train there again')
+  return found[0], parallel.place(found[1])
 
 
-def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
+def _test(run: loop.TrainingRun, state: TrainState) -> dict[str, Any]:
   """The test cases' scores and the training's seconds; writes the pictures."""
-  rows = [row for row in read_rows(run.workdir) if row['kind'] == 'epoch']
+  rows = read_epochs(run.workdir)
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
   cases = prepared_cases.test_cases(
-    run.config,
+    run.problem,
     run.scans(state),
     run.prepared,
     _tested_cases(run),
-    run.classes,
     prepared_cases.overlay_writer(
       run.workdir / 'overlays',
       run.prepared,
@@ -145,11 +145,11 @@ def _test(run: loop.Run, state: TrainState) -> dict[str, Any]:
     ),
   )
   fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
-  run_record.write_json(run.workdir / recognition.FILE, fit)
+  run_record.write_json(run.workdir / run_folder.LOOKS, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
 
 
-def _tested_cases(run: loop.Run) -> list[list[PreparedCase]]:
+def _tested_cases(run: loop.TrainingRun) -> list[list[PreparedCase]]:
   """Test cases per modality; of a transfer, the target's alone."""
   transfer = run.method.traits.transfer
   return [
@@ -158,7 +158,7 @@ def _tested_cases(run: loop.Run) -> list[list[PreparedCase]]:
   ]
 
 
-def _fit(run: loop.Run, index: int) -> dict[str, Any]:
+def _fit(run: loop.TrainingRun, index: int) -> dict[str, Any]:
   """What a modality's scans look like; those of its test are not looked at."""
   parts = ('labeled', 'unlabeled', 'validation')
   return recognition.calibrate(
@@ -166,7 +166,9 @@ def _fit(run: loop.Run, index: int) -> dict[str, Any]:
   )
 
 
-def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _train_one(
+  run: loop.TrainingRun,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """Trains (or resumes, or only tests) one network and tests its best.
 
   Returns:
@@ -174,9 +176,7 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """
   if parallel.is_lead():
     run.workdir.mkdir(parents=True, exist_ok=True)
-  state = init_state(
-    run.method, run.tx, run.config, len(run.classes), len(run.modalities)
-  )
+  state = init_state(run.method, run.problem)
   count = sum(x.size for x in jax.tree.leaves(state.params))
   if parallel.is_lead():
     print(_banner(run, state, count), flush=True)
@@ -196,13 +196,12 @@ def _train_one(run: loop.Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   return tested['cases'], facts
 
 
-def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
-  off = banner.switched_off(
-    run.config, run.modalities, run.present, run.feed.consistent
-  )
+def _banner(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
+  consistent = run.feed.consistent
+  off = banner.switched_off(run.problem, run.present, consistent)
   off += warm_start.banner_lines(run, state)
   return banner.text(
-    run.config,
+    run.problem,
     run.prepared,
     run.split,
     devices=parallel.describe(),
@@ -215,7 +214,7 @@ def _banner(run: loop.Run, state: TrainState, parameters: int) -> str:
   )
 
 
-def _samples(run: loop.Run) -> str:
+def _samples(run: loop.TrainingRun) -> str:
   """What a step takes of each modality and set, in words."""
   count, depth = run.method.recipe.batch_size, run.method.traits.volumes
   return f'{count} ' + (f'whole scans of {depth} slices' if depth else 'slices')
@@ -249,18 +248,20 @@ def train(
   traits, recipe = methods.traits(config), methods.recipe(config)
   if traits.transfer:
     config = traits.transfer.settle(config)
-  task = task_file.find(config.task)
-  names = tuple(m.name for m in task.select(config.modalities))
+  problem = methods.resolve(config)
   parallel.check_batch(recipe.batch_size, traits.multiple, recipe.batch_field)
   if config.deterministic:
     determinism.check()
-  roots = [root for m in task.modalities if (root := config.data[m.source])]
+  sources = {m.source for m in problem.task.modalities}
+  roots = [root for s in sources if (root := config.data[s])]
   parallel.from_lead(lambda: run_record.check_place(folder, roots))
   notes = parallel.from_lead(
-    lambda: run_record.check_resumable(folder, config, names, task.classes)
+    lambda: run_record.check_resumable(
+      folder, config, problem.names, problem.classes
+    )
   )
   added = parallel.from_lead(
-    lambda: warm_start.added(config, folder, names, task.classes, traits.joint)
+    lambda: warm_start.added(problem, folder, traits.joint)
   )
   with contextlib.ExitStack() as stack:
     # Entered by the lead; the others hear of a refusal.
@@ -268,24 +269,29 @@ def train(
     parallel.from_lead(lambda: stack.enter_context(owned))
     for note in notes:
       print(note, file=sys.stderr, flush=True)
-    return _run_all(config, folder, names, added, traits, on_epoch)
+    return _run_all(problem, folder, added, traits, on_epoch)
 
 
-def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
+def _prepare(
+  problem: Problem,
+  folder: pathlib.Path,
+  added: Sequence[str],
+  transfer: Transfer | None,
+) -> tuple[Prepared, Split]:
   """Data and split, the same on all processes, and the run's record."""
-  prepared = parallel.lead_first(lambda: scans.load(config))
+  prepared = parallel.lead_first(lambda: scans.load(problem))
   parallel.agree('prepared data', prepared.fingerprint)
 
   def decide():
     resume = run_record.started(folder)
-    split = scans.choose_split(config, prepared, folder, resume, transfer)
+    split = scans.choose_split(problem, prepared, folder, resume, transfer)
     if resume:
       run_record.check_data(folder, prepared.fingerprint)
     run_record.save(
       folder,
-      config,
-      task=task_file.find(config.task).with_planes(prepared.planes),
-      modalities=names,
+      problem.config,
+      task=problem.task.with_planes(prepared.planes),
+      modalities=problem.names,
       devices=parallel.describe(),
       fingerprint=prepared.fingerprint,
       skipped=prepared.skipped,
@@ -296,36 +302,38 @@ def _prepare(config, folder, names, added, transfer) -> tuple[Prepared, Split]:
   return prepared, parallel.from_lead(decide)
 
 
-def _labeled_fraction(config, transfer) -> float | None:
+def _labeled_fraction(
+  config: ml_collections.FrozenConfigDict, transfer: Transfer | None
+) -> float | None:
   """None for a split that was given: it says itself who is labelled."""
   if config.data.split:
     return None
   return 1.0 if transfer and transfer.full else config.labeled_fraction
 
 
-def _run_all(config, folder, names, added, traits, on_epoch) -> dict[str, Any]:
+def _run_all(
+  problem: Problem,
+  folder: pathlib.Path,
+  added: Sequence[str],
+  traits: methods.Traits,
+  on_epoch: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Any]:
   """Everything that writes into the workdir."""
-  task = task_file.find(config.task)
-  joint, transfer = traits.joint, traits.transfer
-  prepared, split = _prepare(config, folder, names, added, transfer)
-  parts: Sequence[tuple[str, ...]] = [names] if joint else [(n,) for n in names]
+  config, names, transfer = problem.config, problem.names, traits.transfer
+  prepared, split = _prepare(problem, folder, added, transfer)
   # Over all modalities, also where each has a network of its own.
   steps = scans.steps_per_epoch(prepared, split, names, config.batch_size)
   cases, facts = [], {}
-  for part in parts:
-    part_config = copy.deepcopy(config)
-    part_config.modalities = ','.join(part)
-    part_folder = folder if joint else folder / part[0]
-    own = _method(part_config, names, joint)
-    run = _set_up(
-      part_config, part_folder, prepared, split, own, added, steps, on_epoch
-    )
-    scores, facts[','.join(part)] = _train_one(run)
+  for part in problem.networks(traits.joint):
+    own = folder if traits.joint else folder / part.names[0]
+    method = _method(problem, part, traits.joint)
+    run = _set_up(part, own, prepared, split, method, added, steps, on_epoch)
+    scores, facts[','.join(part.names)] = _train_one(run)
     cases += scores
   info = {
     'method': config.method,
     'recipe': config.recipe,
-    'task': task.name,
+    'task': problem.task.name,
     'seed': config.seed,
     'split_seed': config.data.split_seed,
     'labeled_fraction': _labeled_fraction(config, transfer),
@@ -337,7 +345,7 @@ def _run_all(config, folder, names, added, traits, on_epoch) -> dict[str, Any]:
   if transfer:
     info |= {'source': transfer.source, 'target': transfer.target}
   tested = (transfer.target,) if transfer else names
-  results = scoring.summarize(cases, task.classes, tested, info)
+  results = scoring.summarize(cases, problem.classes, tested, info)
   if parallel.is_lead():
     scoring.write_results(results, folder)
     print(scoring.table(results), flush=True)

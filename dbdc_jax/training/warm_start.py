@@ -5,48 +5,39 @@ with `train_only='banks'` only the rows of those are trained, and everything
 that the other run had learnt keeps its bits.
 """
 
-from collections.abc import Sequence
-import copy
-import json
 import pathlib
 from typing import Any
 
 import jax
-import ml_collections
 
 from dbdc_jax import methods
 from dbdc_jax.models import bank_rows
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import loop
 from dbdc_jax.workdir import run_record, weights
+from dbdc_jax.workdir.run_folder import RunFolder
 from dbdc_jax.workdir.train_state import TrainState, state_shapes
 
 
 def _record(folder: pathlib.Path) -> dict[str, Any]:
   """What the other run says of itself."""
   try:
-    return json.loads((folder / 'run.json').read_text())
-  except (OSError, ValueError) as error:
+    return RunFolder(folder).record
+  except ValueError as error:
     raise ValueError(
-      f'init_from={folder}: no readable run.json there ({error}); give the'
-      ' workdir of a finished run, or an export'
+      f'init_from={folder}: no readable run.json there ({error.__cause__});'
+      ' give the workdir of a finished run, or an export'
     ) from error
 
 
 def added(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  modalities: Sequence[str],
-  classes: Sequence[str],
-  joint: bool,
+  problem: methods.Problem, workdir: pathlib.Path, joint: bool
 ) -> list[str]:
   """Checks `init_from` and `train_only`; by the lead, before it writes.
 
   Args:
-    config: the run's config.
+    problem: the run's.
     workdir: the run's folder.
-    modalities: names, in bank order.
-    classes: names, background first.
     joint: whether one network takes all modalities.
 
   Returns:
@@ -56,6 +47,7 @@ def added(
     ValueError: the two runs do not fit each other, or there is nothing to
       train; says what differs.
   """
+  config, modalities, classes = problem.config, problem.names, problem.classes
   only = config.train_only
   if only not in ('', 'banks'):
     raise ValueError(f"train_only={only!r}: choose banks, or '' for everything")
@@ -103,7 +95,7 @@ def added(
   return new if only else []
 
 
-def start(run: loop.Run, state: TrainState) -> TrainState:
+def start(run: loop.TrainingRun, state: TrainState) -> TrainState:
   """The parameters and memory of another run's best checkpoint.
 
   Args:
@@ -119,11 +111,8 @@ def start(run: loop.Run, state: TrainState) -> TrainState:
     old = parallel.from_lead(lambda: _record(folder)['modalities'])
   else:
     folder /= run.modalities[0]
-  config = copy.deepcopy(run.config)
-  config.modalities = ','.join(old)
-  method = methods.build(config, parallel.AXIS)
-  classes = len(run.classes)
-  like = state_shapes(method, run.tx, config, classes, len(old))
+  problem = run.problem.of(old)
+  like = state_shapes(methods.build(problem.config, parallel.AXIS), problem)
   try:
     found = weights.best(folder, like)
   except ValueError as error:
@@ -145,7 +134,7 @@ def start(run: loop.Run, state: TrainState) -> TrainState:
   return parallel.place(state._replace(params=params, memory=memory))
 
 
-def banner_lines(run: loop.Run, state: TrainState) -> list[str]:
+def banner_lines(run: loop.TrainingRun, state: TrainState) -> list[str]:
   """What the banner says is off while banks alone are trained."""
   if run.trained is None:
     return []

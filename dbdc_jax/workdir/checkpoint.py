@@ -60,7 +60,9 @@ class Checkpoints:
     self._thread = futures.ThreadPoolExecutor(max_workers=1)
     self._saving: collections.deque[futures.Future[None]] = collections.deque()
     self._damaged = 0
-    self._manager = None
+    # None where nothing is kept: of the lead process alone, and read-only of a
+    # folder that is not there.
+    self._manager: Any = None
     if parallel.is_lead() and (not read_only or self._folder.is_dir()):
       self._set_damaged_aside()
       self._manager = _manager(self._folder, read_only)

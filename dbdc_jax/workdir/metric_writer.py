@@ -7,6 +7,7 @@ made from it. Only the lead process writes.
 from collections.abc import Mapping
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import sys
 import time
 from typing import Any
 
+from flax import traverse_util
 from rich import console as rich_console
 from rich import progress as rich_progress
 from tensorboardX import summary
@@ -29,16 +31,10 @@ _NAME = 'metrics.jsonl'
 _ESTIMATE_AFTER = 10
 
 
-def flatten(metrics: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(metrics: Mapping[str, Any]) -> dict[str, float | None]:
   """Nested metrics to 'outer/inner' names; what is not finite becomes None."""
-  out: dict[str, Any] = {}
-  for name, value in metrics.items():
-    if isinstance(value, Mapping):
-      out |= flatten(value, f'{prefix}{name}/')
-    else:
-      value = float(value)
-      out[prefix + name] = value if math.isfinite(value) else None
-  return out
+  flat = traverse_util.flatten_dict(dict(metrics), sep='/')
+  return {k: float(v) if math.isfinite(v) else None for k, v in flat.items()}
 
 
 def read_rows(workdir: str | os.PathLike) -> list[dict[str, Any]]:
@@ -53,6 +49,11 @@ def read_rows(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     except ValueError:
       break
   return rows
+
+
+def read_epochs(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+  """The rows of a run's epochs."""
+  return [row for row in read_rows(workdir) if row['kind'] == 'epoch']
 
 
 class _Events:
@@ -125,7 +126,12 @@ class MetricWriter:
     self._quiet = quiet or not lead
     self._total = total_steps
     self._tensorboard = tensorboard and lead
-    self._file = self._events = self._bar = self._job = None
+    self._file: io.FileIO | None = None
+    self._events: _Events | None = None
+    self._bar: rich_progress.Progress | None = None
+    self._job = rich_progress.TaskID(0)
+    # (step, time) once the first step is done: compiling is not counted.
+    self._clock: tuple[int, float] | None = None
 
   def __enter__(self) -> 'MetricWriter':
     if not self._lead:
@@ -149,8 +155,6 @@ class MetricWriter:
       self._job = self._bar.add_task(
         'training', total=self._total, completed=self._first_step
       )
-    # (step, time) once the first step is done: compiling is not counted.
-    self._clock: tuple[int, float] | None = None
     return self
 
   def __exit__(self, *error) -> None:
@@ -168,11 +172,11 @@ class MetricWriter:
     text = ''.join(json.dumps(row) + '\n' for row in rows)
     atomic.write(path, text.encode())
 
-  def _append(self, line: bytes) -> None:
+  def _append(self, file: io.FileIO, line: bytes) -> None:
     try:
-      if self._file.write(line) < len(line):
+      if (file.write(line) or 0) < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-      os.fsync(self._file.fileno())
+      os.fsync(file.fileno())
     except OSError as error:
       path = str(self._folder / _NAME)
       raise OSError(error.errno, error.strerror, path) from error
@@ -191,11 +195,11 @@ class MetricWriter:
     Raises:
       OSError: the disk is full; names the file.
     """
-    if not self._lead:
+    if self._file is None:
       return
     flat = flatten(metrics)
     row = {'step': step, 'epoch': epoch, 'kind': kind, 'time': time.time()}
-    self._append((json.dumps(row | flat) + '\n').encode())
+    self._append(self._file, (json.dumps(row | flat) + '\n').encode())
     if self._events:
       named = {f'{kind}/{k}': v for k, v in flat.items() if v is not None}
       self._events.write(named, step)

@@ -6,13 +6,13 @@ import errno
 import fcntl
 import functools
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
 import subprocess
 from typing import Any
 
+from flax import traverse_util
 import ml_collections
 
 from configs import common
@@ -20,6 +20,8 @@ from data import task_file
 from data.files import atomic, destination
 from data.task import Task
 from dbdc_jax import __version__
+from dbdc_jax.workdir import run_folder
+from dbdc_jax.workdir.run_folder import RunFolder
 
 _PACKAGES = (
   'jax',
@@ -50,31 +52,29 @@ _HARMLESS = (
 
 
 # What a run writes into its folder.
-_WRITTEN = ('config.json', 'run.json', 'task.json', 'split.json', 'fit.json')
-_WRITTEN += ('results.json', 'results.csv', 'metrics.jsonl', 'progress.png')
-_WRITTEN += ('overlays', 'checkpoints', 'tensorboard')
-
-# The run's task, in the form of a dataset.json.
-TASK = task_file.RUNS_TASK
+_WRITTEN = (
+  *(run_folder.CONFIG, run_folder.RECORD, run_folder.TASK, run_folder.SPLIT),
+  *(run_folder.LOOKS, run_folder.RESULTS, 'results.csv', 'metrics.jsonl'),
+  *('progress.png', 'overlays', 'checkpoints', 'tensorboard'),
+)
+_REMEDY = (
+  '; without it the run cannot be gone on with: bring the file back, or choose'
+  ' another --workdir'
+)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON so that the file is either whole or not there."""
-  text = json.dumps(value, indent=2, sort_keys=True) + '\n'
-  atomic.write(path, text.encode())
+  """Writes a JSON file of a run; it is either whole or not there."""
+  atomic.write_json(path, value, sort_keys=True)
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple]:
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      yield from _leaves(value, f'{prefix}{key}.')
-    else:
-      yield prefix + key, value
+def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+  return traverse_util.flatten_dict(dict(config), sep='.')
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Lines 'field: old -> new' for every field that matters to a resume."""
-  old_leaves, new_leaves = dict(_leaves(old)), dict(_leaves(new))
+  old_leaves, new_leaves = _leaves(old), _leaves(new)
   lines = []
   for field in sorted(old_leaves.keys() | new_leaves.keys()):
     if any(field == h or field.startswith(h + '.') for h in _HARMLESS):
@@ -90,8 +90,8 @@ def other_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
   A field that is younger than the old one had its default.
   """
-  defaults = dict(_leaves(common.base().to_dict()))
-  return difference(defaults | dict(_leaves(old)), new)
+  defaults = _leaves(common.base().to_dict())
+  return difference(defaults | _leaves(old), new)
 
 
 @contextlib.contextmanager
@@ -149,21 +149,6 @@ def started(workdir: pathlib.Path) -> bool:
   return any(own) or any(workdir.glob('*/checkpoints/[0-9]*'))
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-  """A JSON file of a run.
-
-  Raises:
-    ValueError: it is missing or damaged.
-  """
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f'{path}: not readable ({error}); without it the run cannot be gone on'
-      ' with: bring the file back, or choose another --workdir'
-    ) from error
-
-
 def _refuse(workdir: pathlib.Path, what: str, lines: list[str]) -> None:
   if lines:
     raise ValueError(
@@ -183,7 +168,7 @@ def check_data(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
   Raises:
     ValueError: naming what differs.
   """
-  old = _read(workdir / 'run.json')['data']
+  old = RunFolder(workdir, _REMEDY).record['data']
   _refuse(workdir, 'on other data', difference(old, fingerprint))
 
 
@@ -212,8 +197,8 @@ def check_resumable(
     if config.eval_only:
       raise ValueError(f'eval_only: no run in {workdir}; train there first')
     return []
-  old = _read(workdir / 'config.json')
-  record = _read(workdir / 'run.json')
+  folder = RunFolder(workdir, _REMEDY)
+  old, record = folder.read(run_folder.CONFIG), folder.record
   lines = other_settings(old, config.to_dict())
   now = {'modalities': list(modalities), 'classes': list(classes)}
   for name, value in now.items():
@@ -239,7 +224,7 @@ def check_resumable(
 
 def added(workdir: pathlib.Path) -> list[str]:
   """Modalities whose bank rows alone a run trains; see `save`."""
-  return _read(workdir / 'run.json').get('added', [])
+  return RunFolder(workdir, _REMEDY).record.get('added', [])
 
 
 def _threads() -> str:
@@ -299,10 +284,10 @@ def save(
     skipped: bad scans that the run goes on without.
     added: modalities whose bank rows alone are trained.
   """
-  write_json(workdir / 'config.json', config.to_dict())
-  task_file.write(task_file.to_dict(task), workdir / TASK)
+  write_json(workdir / run_folder.CONFIG, config.to_dict())
+  task_file.write(task_file.to_dict(task), workdir / run_folder.TASK)
   write_json(
-    workdir / 'run.json',
+    workdir / run_folder.RECORD,
     {
       **versions(),
       'modalities': list(modalities),

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from dbdc_jax import methods
@@ -24,37 +23,51 @@ class TrainState(NamedTuple):
   weighting: Any  # MAW's state
 
 
-def _first(method, tx, config, num_classes, num_modalities, key) -> TrainState:
+def _first(
+  method: methods.Method,
+  problem: methods.Problem,
+  tx: optax.GradientTransformation | None,
+  key: jax.Array,
+) -> TrainState:
   """The state before the first step; see `init_state`."""
+  count, classes = problem.labelable.shape
   clip = None
-  if config.weighting.clip:
-    low, high = map(float, config.weighting.clip.split(','))
+  if problem.config.weighting.clip:
+    low, high = map(float, problem.config.weighting.clip.split(','))
     clip = (low, high)
   params, memory = method.init(key)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     memory=memory,
-    opt_state=tx.init(params),
-    dice_counts=jnp.zeros((2, num_modalities, num_classes)),
-    weighting=weighting.init(num_modalities, clip=clip),
+    opt_state=(tx or method.recipe.tx).init(params),
+    dice_counts=jnp.zeros((2, count, classes)),
+    weighting=weighting.init(count, clip=clip),
   )
 
 
 def init_state(
   method: methods.Method,
-  tx: optax.GradientTransformation,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-  num_modalities: int,
+  problem: methods.Problem,
+  tx: optax.GradientTransformation | None = None,
 ) -> TrainState:
-  """The state before the first step, placed on the devices."""
-  first = functools.partial(
-    _first, method, tx, config, num_classes, num_modalities
-  )
-  return parallel.place(parallel.run_once(first, jax.random.key(config.seed)))
+  """The state before the first step, placed on the devices.
+
+  Args:
+    method: that is trained.
+    problem: that it solves.
+    tx: another optimizer than the method's.
+  """
+  first = functools.partial(_first, method, problem, tx)
+  key = jax.random.key(problem.config.seed)
+  return parallel.place(parallel.run_once(first, key))
 
 
-def state_shapes(*args: Any) -> TrainState:
+def state_shapes(
+  method: methods.Method,
+  problem: methods.Problem,
+  tx: optax.GradientTransformation | None = None,
+) -> TrainState:
   """The shapes of what `init_state` of the same arguments returns."""
-  return jax.eval_shape(functools.partial(_first, *args), jax.random.key(0))
+  first = functools.partial(_first, method, problem, tx)
+  return jax.eval_shape(first, jax.random.key(0))

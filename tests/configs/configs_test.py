@@ -77,18 +77,22 @@ def test_banner_names_what_is_off():
   config = heart.get_config()
   config.mpcl.mc = config.dc.fpc = config.weighting.enabled = False
   present = [[True] * 8, [True] * 7 + [False]]
-  off = banner.switched_off(config, ('ct', 'mr'), present, [True, False])
+
+  def switched_off(modalities, present, consistent):
+    config.modalities = modalities
+    problem = methods.resolve(config)
+    return banner.switched_off(problem, present, consistent)
+
+  off = switched_off('ct,mr', present, [True, False])
   text = '\n'.join(off)
   for part in ('L_mc', 'L_fpc', 'adaptive', 'pulmonary artery', 'in mr'):
     assert part in text
   config.method = 'supervised'
-  (line,) = banner.switched_off(config, ('ct',), present[:1], [False])
+  (line,) = switched_off('ct', present[:1], [False])
   assert line == 'unlabelled scans: supervised does not use them'
   config.method, config.model.modulation = 'cps', 'encoder'
-  assert not banner.switched_off(config, ('ct',), present[:1], [True])
-  lines = banner.switched_off(
-    config, ('ct', 'mr'), [present[0]] * 2, [True] * 2
-  )
+  assert not switched_off('ct', present[:1], [True])
+  lines = switched_off('ct,mr', [present[0]] * 2, [True] * 2)
   assert lines == [
     "normalisation for each modality: config.model.modulation is 'encoder'"
   ]

@@ -13,6 +13,7 @@ from data.preprocessing import signs
 from data.task import ABDOMEN, HEART
 from dbdc_jax.inference import recognition, trained_run
 from dbdc_jax.inference.segmentation import Segmenter
+from dbdc_jax.workdir import run_folder
 
 KNOWN, ASKED = range(6), (6, 7)
 T1_TAGS = {'Modality': 'MR', 'SeriesDescription': 'T1_DUAL'}
@@ -52,7 +53,7 @@ def _segmenter(folder, kept, names='ct,t2'):
     task=ABDOMEN,
     modalities=ABDOMEN.select(names),
   )
-  (folder / recognition.FILE).write_text(json.dumps(kept))
+  (folder / run_folder.LOOKS).write_text(json.dumps(kept))
   return Segmenter([run])
 
 
@@ -165,7 +166,7 @@ def test_a_trained_run_keeps_the_signs_of_its_scans(trained, cache, tmp_path):
   """Every training and validation scan; without it, what to do is said."""
   workdir, *_ = trained
   split = json.loads((workdir / 'split.json').read_text())
-  kept = json.loads((workdir / recognition.FILE).read_text())
+  kept = json.loads((workdir / run_folder.LOOKS).read_text())
   for name in ('ct', 'mr'):
     parts = ('labeled', 'unlabeled', 'validation')
     count = sum(len(split[name][part]) for part in parts)
@@ -182,18 +183,18 @@ def test_a_trained_run_keeps_the_signs_of_its_scans(trained, cache, tmp_path):
   copy = tmp_path / 'copy'
   shutil.copytree(workdir, copy)
   for text in (None, '{"ct": {"gap": [0.1], "similarity": [0.9]}}', '{'):
-    (copy / recognition.FILE).unlink()
+    (copy / run_folder.LOOKS).unlink()
     if text:
-      (copy / recognition.FILE).write_text(text)
+      (copy / run_folder.LOOKS).write_text(text)
     with pytest.raises(ValueError, match='eval_only=true, or name the modal'):
       recognition.recognize(Segmenter([trained_run.load(copy)]), volume)
-    (copy / recognition.FILE).touch()
+    (copy / run_folder.LOOKS).touch()
 
 
 def test_patients_are_kept_as_numbers(trained):
   """No name of a scan or person is in the file, which exports carry along."""
   workdir, *_ = trained
   split = json.loads((workdir / 'split.json').read_text())
-  text = (workdir / recognition.FILE).read_text()
+  text = (workdir / run_folder.LOOKS).read_text()
   for parts in split.values():
     assert not any(name in text for part in parts.values() for name in part)

@@ -50,20 +50,20 @@ def test_windows_cover_every_pixel_and_stay_inside(size):
 def test_equals_the_plain_loop(modality):
   images = _images(5, 14, 20)
   settings = {'patch': 8, 'stride': 4, 'batch': 2}
-  p = sliding_window.probabilities(
+  p = sliding_window.of_one_size(
     _predict, 2.0, None, images, modality, **settings
   )
   expected = _slow(images, modality, 8, 4)
   np.testing.assert_allclose(p, expected, atol=1e-5)
-  labels = sliding_window.labels(
-    _predict, 2.0, None, images, modality, **settings
+  labels = sliding_window.of_one_size(
+    _predict, 2.0, None, images, modality, **settings, hard=True
   )
   np.testing.assert_array_equal(labels, expected.argmax(-1))
 
 
 def test_slice_as_large_as_the_patch_is_one_window():
   images = _images(3, 8, 8)
-  p = sliding_window.probabilities(
+  p = sliding_window.of_one_size(
     _predict, 2.0, None, images, 0, patch=8, stride=4, batch=4
   )
   np.testing.assert_allclose(p, _slow(images, 0, 8, 4), atol=1e-5)
@@ -78,7 +78,7 @@ def test_any_number_of_slices_and_any_modality_is_one_compilation():
     return _predict(*args)
 
   for count, modality in ((1, 0), (4, 1), (7, 0)):
-    sliding_window.labels(
+    sliding_window.of_one_size(
       counted,
       2.0,
       None,
@@ -87,6 +87,7 @@ def test_any_number_of_slices_and_any_modality_is_one_compilation():
       patch=8,
       stride=4,
       batch=4,
+      hard=True,
     )
   assert traced == 1
 

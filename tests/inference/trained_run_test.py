@@ -22,7 +22,7 @@ def test_a_run_is_loaded_with_its_task_and_pixels(trained):
   record = json.loads((workdir / 'run.json').read_text())
   for name in ('ct', 'mr'):
     assert run.mm_per_pixel[name] == record['data'][name]['mm_per_pixel']
-  assert [run.networks[n].index for n in ('ct', 'mr')] == [0, 1]
+  assert [run.networks[n].place for n in ('ct', 'mr')] == [0, 1]
   assert run.networks['ct'].params is run.networks['mr'].params
   patch = np.zeros((1, 16, 16, 1), np.float32)
   network = run.networks['mr']

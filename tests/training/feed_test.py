@@ -55,7 +55,7 @@ def test_on_the_devices_and_from_the_host_the_batches_are_the_same():
   batches = Batches()
   resident = Feed(batches, room=batches.samples.nbytes)
   sent = Feed(batches, room=batches.samples.nbytes - 1)
-  assert resident.on_devices and not sent.on_devices
+  assert resident._tables is not None and sent._tables is None
   pairs = zip(resident.iterate(3, 6), sent.iterate(3, 6), strict=True)
   for step, (there, here) in enumerate(pairs, 3):
     assert jax.tree.structure(there) == jax.tree.structure(here)
@@ -74,7 +74,7 @@ def test_samples_that_are_decoded_each_time_are_never_looked_up():
   batches = Batches()
   batches.samples.complete = False
   feed = Feed(batches, float('inf'))
-  assert not feed.on_devices
+  assert feed._tables is None
   (found,) = feed.iterate(0, 1)
   expected = parallel.shard(batches.batch(0))
   np.testing.assert_array_equal(

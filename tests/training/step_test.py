@@ -10,7 +10,6 @@ import pytest
 import trajectory
 from trajectory import (
   B,
-  C,
   K,
   differences,
   make_batch,
@@ -187,10 +186,10 @@ def test_step_is_compiled_once_and_lowers_for_every_platform(config, batch):
     traced += 1
     return method.loss(*args)
 
-  tx = optax.scale_by_adam()
+  tx, problem = optax.scale_by_adam(), methods.resolve(config)
   step_fn = step.make_step(method._replace(loss=counted), tx)
-  state = train_state.init_state(method, tx, config, C, K)
-  shapes = train_state.state_shapes(method, tx, config, C, K)
+  state = train_state.init_state(method, problem, tx)
+  shapes = train_state.state_shapes(method, problem, tx)
   like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert like(state) == like(shapes)
   sharded = parallel.shard(batch)

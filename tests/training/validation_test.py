@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import heart
+from dbdc_jax import methods
 from dbdc_jax.evaluation import metrics
 from dbdc_jax.inference import prepared_cases, sliding_window
 from dbdc_jax.methods import Traits
@@ -36,7 +37,8 @@ class Method:
 def _scans(method=Method, params=1):
   config = heart.get_config(None)
   config.augment.patch_size, config.evaluation.batch_size = 8, 4
-  return prepared_cases.Scans(config, method, params, None, None, [])
+  problem = methods.resolve(config)
+  return prepared_cases.Scans(problem, method, params, None, None, [])
 
 
 def _slow(prepared, shift=1):
@@ -170,8 +172,16 @@ def test_histograms_of_slices_are_those_of_their_labels():
   found = scans.joint_histograms(slices)
   parts = ((0, slice(0, 4)), (2, slice(4, 9)))
   for joint, (k, part) in zip(found, parts, strict=True):
-    labels = sliding_window.labels(
-      _predict, 1, None, slices.images[part], k, patch=8, stride=4, batch=2
+    labels = sliding_window.of_one_size(
+      _predict,
+      1,
+      None,
+      slices.images[part],
+      k,
+      patch=8,
+      stride=4,
+      batch=2,
+      hard=True,
     )
     expected = metrics.joint_histogram(labels, slices.labels[part], CLASSES)
     np.testing.assert_array_equal(joint, expected)

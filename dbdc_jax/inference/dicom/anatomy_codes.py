@@ -47,45 +47,29 @@ _SPELLINGS = {
   'ventricular': 'ventricle',
   'atrial': 'atrium',
 }
+# What is called as in pydicom's dictionary, up to capitals.
+_NAMED = (
+  'spleen, gallbladder, esophagus, liver, stomach, pancreas, duodenum, colon,'
+  ' bladder, prostate, uterus, brain, aorta, ascending aorta, inferior vena'
+  ' cava, portal vein, splenic vein, heart, left ventricle myocardium, left'
+  ' ventricle, right ventricle, left atrium, right atrium, pulmonary artery'
+)
+# Concepts that the dictionary lacks.
+_BOTH_VEINS = Code('110765007', 'SCT', 'Portal vein and splenic vein')
 _KINDS = {
-  'spleen': codes.SCT.Spleen,
-  'gallbladder': codes.SCT.Gallbladder,
+  **{
+    n: getattr(codes.SCT, n.title().replace(' ', ''))
+    for n in _NAMED.split(', ')
+  },
   'gall bladder': codes.SCT.Gallbladder,
-  'esophagus': codes.SCT.Esophagus,
-  'liver': codes.SCT.Liver,
-  'stomach': codes.SCT.Stomach,
-  'pancreas': codes.SCT.Pancreas,
-  'duodenum': codes.SCT.Duodenum,
-  'colon': codes.SCT.Colon,
-  'bladder': codes.SCT.Bladder,
   'urinary bladder': codes.SCT.Bladder,
-  'prostate': codes.SCT.Prostate,
-  'uterus': codes.SCT.Uterus,
-  'brain': codes.SCT.Brain,
-  'aorta': codes.SCT.Aorta,
-  'ascending aorta': codes.SCT.AscendingAorta,
-  'inferior vena cava': codes.SCT.InferiorVenaCava,
   'ivc': codes.SCT.InferiorVenaCava,
-  'portal vein': codes.SCT.PortalVein,
-  'splenic vein': codes.SCT.SplenicVein,
-  # Concepts that pydicom's dictionary lacks.
-  'portal splenic vein': Code(
-    '110765007', 'SCT', 'Portal vein and splenic vein'
-  ),
-  'portal vein splenic vein': Code(
-    '110765007', 'SCT', 'Portal vein and splenic vein'
-  ),
-  'heart': codes.SCT.Heart,
+  'portal splenic vein': _BOTH_VEINS,
+  'portal vein splenic vein': _BOTH_VEINS,
   'myocardium': Code('74281007', 'SCT', 'Myocardium'),
-  'left ventricle myocardium': codes.SCT.LeftVentricleMyocardium,
   'lv myocardium': codes.SCT.LeftVentricleMyocardium,
-  'left ventricle': codes.SCT.LeftVentricle,
   'lv': codes.SCT.LeftVentricle,
-  'right ventricle': codes.SCT.RightVentricle,
   'rv': codes.SCT.RightVentricle,
-  'left atrium': codes.SCT.LeftAtrium,
-  'right atrium': codes.SCT.RightAtrium,
-  'pulmonary artery': codes.SCT.PulmonaryArtery,
 }
 _PAIRED = {
   'kidney': codes.SCT.Kidney,

@@ -65,7 +65,7 @@ def encode(
     raise ValueError(f'{classes.shape} classes, {volume.voxels.shape} voxels')
   with dicom_header.unsaid():
     source = dicom_source.read(volume)
-    shape = (source.count, *classes.shape[1::-1])
+    shape = (source.frames, *classes.shape[1::-1])
     planes = np.zeros(shape, np.uint8)
     planes[source.planes] = classes.T
     found = classes.any()

@@ -54,14 +54,14 @@ class Source(NamedTuple):
   Attributes:
     images: one per slice, in slice order, or one of a multi-frame file.
     planes: for each slice its place among the images or frames.
-    count: how many images or frames there are.
+    frames: how many images or frames there are.
     patient_name: kept apart, as the library warns of names like 'Anonymized'.
     kind: their SOPClassUID.
   """
 
   images: list[Dataset]
   planes: np.ndarray
-  count: int
+  frames: int
   patient_name: PersonName
   kind: str
 

@@ -10,6 +10,7 @@ from typing import Any
 import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.valuerep import DA, TM, PersonName, validate_value
 
 # Patient, clinical trial and study are in these groups; what of them belongs
@@ -63,7 +64,7 @@ def put(header: Dataset, name: str, found: Any) -> None:
     name: its keyword.
     found: its value, elsewhere.
   """
-  tag = pydicom.datadict.tag_for_keyword(name)
+  tag = Tag(name)
   vr = pydicom.datadict.dictionary_VR(tag)
   ignore = pydicom.config.IGNORE
   header.add(DataElement(tag, vr, found, validation_mode=ignore))

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from data import task_file
-from dbdc_jax.methods.common import base
+from dbdc_jax.methods.common import base, problem
 from dbdc_jax.models.unet import UNet
 from dbdc_jax.ops import augment
 from dbdc_jax.runtime.precision import compute_dtype
@@ -166,5 +165,4 @@ def of_config(
 
 def labelable_classes(config: ml_collections.ConfigDict) -> np.ndarray:
   """`[K, C]` bool of the run's modalities, see `Task.labelable`."""
-  task = task_file.find(config.task)
-  return task.labelable(task.select(config.modalities))
+  return problem.resolve(config).labelable

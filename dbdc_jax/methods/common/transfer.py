@@ -5,7 +5,6 @@ source's labels are used, the target's are not. The run's modalities are these
 two, in this order.
 """
 
-import copy
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +43,7 @@ class Transfer(NamedTuple):
     self, config: ml_collections.ConfigDict
   ) -> ml_collections.ConfigDict:
     """A copy of the config whose modalities are these two."""
-    config = copy.deepcopy(config)
+    config = ml_collections.ConfigDict(config.to_dict())
     config.modalities = ','.join(self.modalities)
     return config
 

@@ -8,6 +8,7 @@ from data import preparation
 from data import split as splits
 from data.phantoms import phantom
 from data.task import HEART
+from dbdc_jax import methods
 from dbdc_jax.methods.common import transfer
 from dbdc_jax.training import input_pipeline, scans, train
 from dbdc_jax.workdir.metric_writer import read_rows
@@ -128,7 +129,7 @@ def test_a_split_is_adapted_saved_and_found_again(prepared, split, tmp_path):
   splits.save(split, str(given))
   config.data.split = str(given)
   choose = lambda resume: scans.choose_split(
-    config, prepared, tmp_path, resume, direction
+    methods.resolve(config), prepared, tmp_path, resume, direction
   )
   first = choose(False)
   assert first == direction.split(split)
