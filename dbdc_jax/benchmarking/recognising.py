@@ -16,12 +16,11 @@ import numpy as np
 from rich.progress import track
 from scipy import ndimage, stats
 
-from data import preparation
-from data.phantoms import phantom
 from data.preprocessing import signs
 from data.readers import find_cases
 from data.task import Case, Modality, Scan, Task
 from dbdc_jax.inference import recognition
+from dbdc_jax.training.scans import phantom_folders
 
 _FOLDS = 5
 _SIZE, _SUBJECTS = 'quick', 20
@@ -206,12 +205,8 @@ def roots(
   if scans:
     sources = {m.source for m in task.select(names)}
     return {source: str(pathlib.Path(scans) / source) for source in sources}
-  folder = f'phantom{phantom.VERSION}-{task.name}-{_SIZE}-{_SUBJECTS}-0'
-  return phantom.write(
-    task.name,
-    preparation.cache_folder(cache) / folder,
-    subjects=_SUBJECTS,
-    size=_SIZE,
+  return phantom_folders(
+    task.name, size=_SIZE, subjects=_SUBJECTS, seed=0, cache=cache
   )
 
 

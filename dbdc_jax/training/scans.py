@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import os
 import pathlib
 
-import ml_collections
 import numpy as np
 
 from data import preparation
@@ -29,7 +28,9 @@ def load(problem: methods.Problem) -> Prepared:
   roots = {m.source: config.data[m.source] for m in modalities}
   missing = [source for source, root in roots.items() if not root]
   if len(missing) == len(roots) and config.task in TASKS:
-    roots = _phantom(config)
+    roots = phantom_folders(
+      config.task, **config.phantom, cache=config.data.cache
+    )
     unknown = [source for source in missing if source not in roots]
     if unknown:
       raise ValueError(
@@ -137,19 +138,13 @@ def _partly_labeled(problem: methods.Problem, prepared: Prepared) -> set[str]:
   return {c.modality for c in prepared.cases if not c.labeled} & own
 
 
-def _phantom(config: ml_collections.ConfigDict) -> dict[str, str]:
-  """Writes the phantom into the cache (once) and returns its folders."""
-  settings = config.phantom
-  name = f'phantom{phantom.VERSION}-{config.task}-{settings.size}'
-  name += f'-{settings.subjects}-{settings.seed}'
-  folder = preparation.cache_folder(config.data.cache) / name
-  return phantom.write(
-    config.task,
-    str(folder),
-    subjects=settings.subjects,
-    seed=settings.seed,
-    size=settings.size,
-  )
+def phantom_folders(
+  task: str, *, size: str, subjects: int, seed: int, cache: str
+) -> dict[str, str]:
+  """Writes a phantom into the cache (once); archive -> its folder."""
+  name = f'phantom{phantom.VERSION}-{task}-{size}-{subjects}-{seed}'
+  folder = preparation.cache_folder(cache) / name
+  return phantom.write(task, folder, subjects=subjects, seed=seed, size=size)
 
 
 def select(

@@ -65,7 +65,7 @@ _REMEDY = (
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a JSON file of a run; it is either whole or not there."""
-  atomic.write_json(path, value, sort_keys=True)
+  atomic.write_json(path, value, sort_keys=True, allow_nan=True)
 
 
 def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from data.phantoms import phantom
 from data.preprocessing import appearance
 from data.task import ABDOMEN, HEART, Scan
 from dbdc_jax import benchmark
@@ -110,7 +111,7 @@ def test_archives_lie_in_a_folder_or_are_a_phantoms(monkeypatch, tmp_path):
   assert recognising.roots(ABDOMEN, 'ct,t2', str(tmp_path), '') == wanted
   written = []
   monkeypatch.setattr(
-    recognising.phantom,
+    phantom,
     'write',
     lambda task, out, **settings: written.append((task, out.parent)),
   )
