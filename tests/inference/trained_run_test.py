@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ def test_a_run_is_loaded_with_its_task_and_pixels(trained):
   patch = np.zeros((1, 16, 16, 1), np.float32)
   network = run.networks['mr']
   logits = network.method.predict(
-    network.params, network.memory, patch, np.array([1])
+    network.params, network.memory, patch, jnp.array([1])
   )
   assert logits.shape == (1, 16, 16, 8)
   with pytest.raises(ValueError, match='choose ct, mr'):
