@@ -48,7 +48,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('tests')
 
 
-# Test modules that compile a train step, and the runs that tests share.
+# Test modules that compile a train step, the longest first, and the runs that
+# tests share.
 _TRAINING = (
   'integration_test',
   'methods_test',
@@ -68,13 +69,14 @@ _TRAINING = (
   'co_training_test',
   'four_passes_test',
   'supervision_test',
-  'compiled_test',
   'distributed_test',
   'gpu_check_test',
   'main_test',
   'registration_test',
-  # Traces the steps of all methods.
+  # These trace the networks of all methods.
   'precision_test',
+  'sizes_test',
+  'tables_test',
 )
 _RUNS = {'trained', 'own_run', 'ct_alone', 'mr_added'}
 
@@ -85,7 +87,13 @@ def pytest_collection_modifyitems(items) -> None:
     if item.path.stem in _TRAINING or _RUNS & {*item.fixturenames}:
       item.add_marker('trains')
   long = {item.path for item in items if item.get_closest_marker('trains')}
-  items.sort(key=lambda item: item.path not in long)
+  place = {name: index for index, name in enumerate(_TRAINING)}
+  items.sort(
+    key=lambda item: (
+      item.path not in long,
+      place.get(item.path.stem, len(place)),
+    )
+  )
 
 
 # A process may map so many pieces of memory (Linux: 65,530); each compiled
