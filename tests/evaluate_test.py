@@ -15,6 +15,7 @@ import pytest
 
 from data.formats.nifti import write_nifti
 from data.formats.scan_error import ScanError
+import dbdc_jax
 from dbdc_jax import evaluate
 from dbdc_jax.evaluation import case_pool, case_scores, matching, metrics
 
@@ -292,6 +293,18 @@ def test_ctrl_c_ends_without_a_traceback(folders, capsys, monkeypatch):
   code, found = _run(folders)
   assert code == 130 and not found
   assert '\nstopped: ' in capsys.readouterr().err
+
+
+def test_a_program_gets_the_numbers_that_the_command_writes(folders):
+  code, written = _run(folders, '--classes=2=a,600=b')
+  found = dbdc_jax.score(
+    folders / 'prediction',
+    folders / 'reference',
+    classes='2=a,600=b',
+    workers=1,
+  )
+  assert code == 0 and not found.missing and not found.problems
+  assert json.loads(json.dumps(found.results)) == written
 
 
 def test_two_processes_give_the_same_files(folders):

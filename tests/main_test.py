@@ -101,6 +101,15 @@ def test_bad_names_and_fields_say_what_there_is(tmp_path):
   assert not (tmp_path / 'r').exists()
 
 
+@pytest.mark.parametrize('name', ['heart', 'configs', 'runs/x/config.json'])
+def test_a_wrong_config_is_one_line_with_the_names_there_are(name):
+  done = _run(f'--config={name}', epochs=3)
+  assert done.returncode == 2 and not done.stdout
+  (line,) = done.stderr.splitlines()
+  assert f'no file {name}: give configs/abdomen.py, ' in line
+  assert "a run's config.json" in line and 'saved.py' not in line
+
+
 def test_without_a_config_the_help_is_shown():
   done = _run()
   assert done.returncode == 2

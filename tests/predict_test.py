@@ -221,6 +221,24 @@ def test_a_full_disk_leaves_nothing_half_written(folder, command, monkeypatch):
   assert code == 1 and not list(output.rglob('*.*'))
 
 
+@pytest.mark.parametrize('moment', ['replace', 'unlink'])
+def test_ctrl_c_while_results_are_written_leaves_no_part_of_one(
+  moment, folder, command, monkeypatch, capsys
+):
+  """Before a file has its name, and just after."""
+  replace = os.replace
+
+  def stop(*names):
+    if moment == 'unlink':
+      replace(*names)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(os, 'replace', stop)
+  code, output = command(folder, '--modality', 'ct')
+  assert code == 130 and not list(output.rglob('.partial*'))
+  assert capsys.readouterr().err.splitlines()[-1].startswith('stopped: ')
+
+
 @pytest.mark.parametrize('name', ['..', '.'])
 def test_no_name_leaves_the_output_folder(name, tmp_path, monkeypatch):
   """A series named by its folder is named by the folder's real name."""
