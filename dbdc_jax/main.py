@@ -30,46 +30,51 @@ overlays/, split.json, config.json, run.json, TensorBoard logs and checkpoints.
 import os
 import pathlib
 import sys
-
-from absl import app, flags
-import ml_collections
-from ml_collections import config_flags
+from typing import TYPE_CHECKING
 
 from data.files import command, errors
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'Config file with optional arguments: configs/heart.py or configs/abdomen.py'
-  "[:scans=DIR,method=NAME]; or a run's config.json. Set fields with"
-  ' --config.FIELD=VALUE.',
-  lock_config=True,
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir',
-  None,
-  'Folder of the run. Default: runs/TASK_METHOD.',
-)
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator',
-  '',
-  'Several processes share the run: HOST:PORT of process 0, with'
-  " --num_processes and --process_id; or 'auto': Slurm, Open MPI, Kubernetes or"
-  ' the TPU pod says who is who.',
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'How many processes there are.', lower_bound=1
-)
-_PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Which process this is; 0 leads.', lower_bound=0
-)
+if TYPE_CHECKING:
+  import ml_collections
 
 
-def _workdir(config) -> str:
+def _main() -> None:
+  """Defines the flags, reads them and runs."""
+  from absl import app, flags
+  from ml_collections import config_flags
+
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config file with optional arguments: configs/heart.py or'
+    " configs/abdomen.py[:scans=DIR,method=NAME]; or a run's config.json. Set"
+    ' fields with --config.FIELD=VALUE.',
+    lock_config=True,
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of the run. Default: runs/TASK_METHOD.'
+  )
+  flags.DEFINE_string(
+    'coordinator',
+    '',
+    'Several processes share the run: HOST:PORT of process 0, with'
+    " --num_processes and --process_id; or 'auto': Slurm, Open MPI, Kubernetes"
+    ' or the TPU pod says who is who.',
+  )
+  flags.DEFINE_integer(
+    'num_processes', None, 'How many processes there are.', lower_bound=1
+  )
+  flags.DEFINE_integer(
+    'process_id', None, 'Which process this is; 0 leads.', lower_bound=0
+  )
+  app.run(main, flags_parser=_parse)
+
+
+def _workdir(config: 'ml_collections.ConfigDict', given: str | None) -> str:
   # A folder's task is the path of its dataset.json.
   path = pathlib.Path(config.task)
   task = path.parent.name if path.suffix == '.json' else config.task
-  return _WORKDIR.value or f'runs/{task}_{config.method}'
+  return given or f'runs/{task}_{config.method}'
 
 
 def _saved_configs(argv: list[str]) -> list[str]:
@@ -106,6 +111,8 @@ def _saved_configs(argv: list[str]) -> list[str]:
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; ends with a sentence and exit code 2 if it cannot."""
+  from absl import flags
+
   try:
     return flags.FLAGS(_saved_configs(argv))
   except SystemExit:  # Of --help.
@@ -129,12 +136,13 @@ def _parse(argv: list[str]) -> list[str]:
   sys.exit(2)
 
 
-def _run(config: ml_collections.ConfigDict) -> None:
+def _run(config: 'ml_collections.ConfigDict') -> None:
   """Trains and tests."""
   from dbdc_jax.runtime import memory
 
   memory.keep()
-  # Imported late: --help and bad flags should not wait for it.
+  from absl.flags import FLAGS
+
   from data import preparation
   from dbdc_jax.runtime import (
     compilation_cache,
@@ -148,15 +156,14 @@ def _run(config: ml_collections.ConfigDict) -> None:
   if config.deterministic:
     determinism.ask()
   try:
-    if _COORDINATOR.value:
-      parallel.start(
-        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-      )
-    elif _NUM_PROCESSES.value or _PROCESS_ID.value is not None:
+    if FLAGS.coordinator:
+      parallel.start(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    elif FLAGS.num_processes or FLAGS.process_id is not None:
       raise ValueError('--num_processes and --process_id need --coordinator')
     compilation_cache.use(preparation.cache_folder(config.data.cache))
-    with stopping.stoppable(lambda: checkpoint.standing(_workdir(config))):
-      train.train(config, _workdir(config))
+    workdir = _workdir(config, FLAGS.workdir)
+    with stopping.stoppable(lambda: checkpoint.standing(workdir)):
+      train.train(config, workdir)
   except RuntimeError as error:
     if not parallel.is_distributed():
       raise
@@ -165,8 +172,7 @@ def _run(config: ml_collections.ConfigDict) -> None:
       f'a process of this run does not answer: {error}'
     ) from error
   if parallel.is_lead():
-    where = pathlib.Path(_workdir(config)).absolute()
-    print(f'results, curves and pictures: {where}')
+    print(f'results, curves and pictures: {pathlib.Path(workdir).absolute()}')
 
 
 def main(argv: list[str]) -> int:
@@ -174,15 +180,17 @@ def main(argv: list[str]) -> int:
   if len(argv) > 1:
     command.tell(f'unexpected arguments: {" ".join(argv[1:])}')
     return 2
-  if _CONFIG.value is None:
-    command.tell(__doc__ + '\n--config is missing.')
+  from absl.flags import FLAGS
+
+  if FLAGS.config is None:
+    command.tell(f'{__doc__}\n--config is missing.')
     return 2
-  code = command.guard(lambda: _run(_CONFIG.value))
-  if code and _COORDINATOR.value:
+  code = command.guard(lambda: _run(FLAGS.config))
+  if code and FLAGS.coordinator:
     # The others do not answer any more: leave without taking leave.
     os._exit(code)
   return code
 
 
 if __name__ == '__main__':
-  command.leave(command.guard(lambda: app.run(main, flags_parser=_parse)))
+  command.leave(command.guard(_main))

@@ -83,9 +83,9 @@ def measure(
   voxels = (60 * scores.heart(shape)).astype(np.int16)
   found: dict[str, list[float]] = {}
 
-  def clock(name, function, *arguments):
+  def clock(name, function, *arguments, **named):
     start = time.perf_counter()
-    out = function(*arguments)
+    out = function(*arguments, **named)
     found.setdefault(name, []).append(time.perf_counter() - start)
     return out
 
@@ -97,12 +97,8 @@ def measure(
     for _ in range(repeats):
       volume = clock('read', nifti.read_nifti, path)
       out = clock(
-        'segment',
-        segmenter.segment,
-        volume.voxels,
-        _SPACING,
-        'ct',
-        volume.affine,
+        *('segment', segmenter.segment, volume.voxels, 'ct'),
+        affine=volume.affine,
       )
       write = lambda out=out, volume=volume: atomic.write(
         path.with_name('out.nii.gz'), nifti.nifti_bytes(out.labels, volume)
