@@ -7,6 +7,7 @@ slice size whatever the number of slices.
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -230,10 +231,10 @@ def of_any_size(
     )
 
   parts = [corners[i : i + batch] for i in range(0, len(corners), batch)]
-  total = np.zeros((count, height, width, 1), np.float32)
-  for part, p in zip(parts, _ahead(start, parts), strict=True):
-    if total.shape[-1] != p.shape[-1]:
-      total = np.zeros((count, height, width, p.shape[-1]), np.float32)
+  results = _ahead(start, parts)
+  first = next(results)
+  total = np.zeros((count, height, width, first.shape[-1]), np.float32)
+  for part, p in zip(parts, itertools.chain([first], results), strict=True):
     for i, (s, r, c) in enumerate(part):
       total[s, r : r + patch, c : c + patch] += p[i]
   return total / _coverage(height, width, patch, stride)

@@ -48,8 +48,8 @@ _SINGLE = '1.2.840.10008.5.1.4.1.1.4'
 _MULTIPLE = '1.2.840.10008.5.1.4.1.1.4.1'
 
 
-class Source(NamedTuple):
-  """Sound headers.
+class Headers(NamedTuple):
+  """Sound headers of a volume's files.
 
   Attributes:
     images: one per slice, in slice order, or one of a multi-frame file.
@@ -66,7 +66,7 @@ class Source(NamedTuple):
   kind: str
 
 
-def read(volume: Volume) -> Source:
+def read(volume: Volume) -> Headers:
   """The headers of a volume's files.
 
   Args:
@@ -106,7 +106,7 @@ def read(volume: Volume) -> Source:
   else:
     words = f'{len(found)} files with several frames each'
     raise ScanError(path.parent, words, NIFTI)
-  return Source(images, planes, count, patient_name, kind)
+  return Headers(images, planes, count, patient_name, kind)
 
 
 def _read(path: pathlib.Path) -> Dataset:
