@@ -144,14 +144,14 @@ def _check_agreement(
 ) -> None:
   """What stands beside an affine must say the same."""
   sides = np.linalg.norm(affine[:3, :3], axis=0)
-  if spacing is not None and not np.allclose(
-    _sides(spacing), sides, rtol=_CLOSE
-  ):
-    shown = ', '.join(f'{side:.4g}' for side in sides)
+  given = sides if spacing is None else _sides(spacing)
+  if not np.allclose(given, sides, rtol=_CLOSE):
+    said, true = (
+      ', '.join(f'{side:.4g}' for side in part) for part in (given, sides)
+    )
     raise ValueError(
-      f'spacing={tuple(spacing)} contradicts the affine, whose voxel sides'
-      f' are ({shown}) mm in the order of the axes: leave spacing= away, or'
-      ' mend the affine'
+      f'spacing=({said}) contradicts the affine, whose voxel sides are ({true})'
+      ' mm in the order of the axes: leave spacing= away, or mend the affine'
     )
   runs = ''.join(nib.aff2axcodes(affine))
   if axes is not None and ''.join(axes).upper() != runs:
