@@ -37,6 +37,7 @@ import ml_collections
 import optax
 
 from data import task_file
+from data.task import to_float
 from dbdc_jax.methods.common import base, networks, passes
 from dbdc_jax.models import registration
 from dbdc_jax.ops import losses, optimizer
@@ -128,11 +129,6 @@ def _init(nets: Networks, key: jax.Array):
   return params, {}
 
 
-def _to_float(volumes: jax.Array) -> jax.Array:
-  """Stored uint16 to [0, 1], with a channel."""
-  return volumes.astype(jnp.float32)[..., None] / 65535.0
-
-
 def _encode(nets, params, volumes):
   """Features of `volumes [K, n, ...]`, each modality by its own encoder."""
   found = [
@@ -221,8 +217,8 @@ def _loss(step, params, memory):
       ' none; choose a --config.labeled_fraction below 1'
     )
   axis_name, labeled = nets.axis_name, batch['labeled']
-  atlas = _to_float(labeled['image'])
-  target = _to_float(batch['unlabeled']['image'])
+  atlas = to_float(labeled['image'])[..., None]
+  target = to_float(batch['unlabeled']['image'])[..., None]
   labels = losses.one_hot(labeled['label'], nets.classes).astype(jnp.float32)
   # The same, of the other modality: [K, n, ...].
   other, other_labels = atlas[::-1], labels[::-1]
@@ -290,7 +286,7 @@ def _vote(nets, params, memory, atlas, labels, volume, modality):
     lambda a, b: jnp.where(modality == 0, a, b), first, second
   )
   encode = lambda x: nets.encoder.apply({'params': encoder}, x)
-  image, target = _to_float(atlas)[None], _to_float(volume)[None]
+  image, target = (to_float(v)[None, ..., None] for v in (atlas, volume))
   of_target, labels = encode(target), labels[None].astype(jnp.int32)
   for _ in range(2):
     flow = nets.decoder.apply(
