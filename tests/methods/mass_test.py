@@ -122,7 +122,7 @@ def test_loss_is_that_of_a_loop_over_targets(started, stepped):
       found['smooth'][k] += slope(np.asarray(same))
       found['smooth_cross'][k] += slope(np.asarray(cross))
       found['smooth_again'][k] += slope(np.asarray(again))
-      alike = local_correlation(moved[..., 0], target[..., 0])
+      alike = local_correlation(moved[..., 0], jnp.asarray(target[..., 0]))
       found['correlation'][k] += (1 - np.mean(alike)) / B
       found['difference'][k] += np.mean((moved - target) ** 2) / B
       found['contrast'][k] -= np.mean(np.log(np.diag(e) / e.sum(1))) / B
