@@ -352,7 +352,7 @@ def test_a_report_needs_neither_the_scans_nor_their_task(own, tmp_path):
   assert any('Losses' in caption for caption in page.words('figcaption'))
   (network,) = runs.read(str(folder)).networks
   params, _ = network.state(network.facts['best_step'])
-  assert params['unet'] and network.labelable.sum(1).tolist() == [5, 3]
+  assert params['unet'] and network.problem.labelable.sum(1).tolist() == [5, 3]
 
 
 def test_pseudo_labels_of_a_class_without_labels_have_no_score(own):
