@@ -165,6 +165,7 @@ def sorted_share(z, share):
 
 def evaluate(method, params, memory, given, key, told):
   """Loss, metrics, new memory and gradients of parameters and memory."""
+  given = jax.tree.map(jnp.asarray, given)
   floats = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
   leaves, tree = jax.tree.flatten(memory)
 

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pixelwise
 import pytest
@@ -48,7 +49,8 @@ def test_loss_is_that_of_a_loop(method):
 def test_a_pseudo_label_teaches_one_network_and_not_its_author(method):
   """The gradient of one network's cross term in the other's weights is 0."""
   params, memory = jax.jit(method.init)(jax.random.key(0))
-  batch, signals = pixelwise.batch(), pixelwise.signals()
+  batch = jax.tree.map(jnp.asarray, pixelwise.batch())
+  signals = pixelwise.signals()
 
   @jax.jit
   def gradients(params):

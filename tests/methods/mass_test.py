@@ -140,7 +140,8 @@ def test_loss_is_that_of_a_loop_over_targets(started, stepped):
 def test_cross_modal_labels_do_train(started):
   """Unlike where the label maps are hard: their Dice moves the registration."""
   method, params, memory = started
-  loss = lambda p: method.loss(p, memory, _batch(), KEY, _signals())
+  batch = jax.tree.map(jnp.asarray, _batch())
+  loss = lambda p: method.loss(p, memory, batch, KEY, _signals())
   gradients = jax.jit(jax.grad(lambda p: loss(p)[1][1]['cross_dice'].sum()))(
     params
   )

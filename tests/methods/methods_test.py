@@ -57,7 +57,7 @@ def test_two_steps_of_every_method(name):
   signals = methods.full_signals(
     jnp.ones((modalities, classes), bool), jnp.ones(modalities, bool)
   )
-  batch = _batch(modalities, classes)
+  batch = jax.tree.map(jnp.asarray, _batch(modalities, classes))
 
   @jax.jit
   def step(params, memory, key):

@@ -97,10 +97,9 @@ def test_statistics_are_of_a_modality_s_own_slices(method):
   """Whatever the translators make of the other's."""
   params, memory = jax.jit(method.init)(jax.random.key(0))
   other = jax.tree.map(lambda x: x + 1, params['generator'])
+  batch = jax.tree.map(jnp.asarray, pixelwise.batch())
   run = jax.jit(
-    lambda p: method.loss(
-      p, memory, pixelwise.batch(), KEY, pixelwise.signals()
-    )[1][0]
+    lambda p: method.loss(p, memory, batch, KEY, pixelwise.signals())[1][0]
   )
   one, two = run(params), run({**params, 'generator': other})
   one, two = one['modulation'], two['modulation']

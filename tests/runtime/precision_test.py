@@ -55,7 +55,7 @@ def test_products_of_float32_drop_no_bits(name):
     dtype='bfloat16',
   )
   method = workload.build_method(work, None)
-  batch = workload.random_batch(work, method, 4)
+  batch = jax.tree.map(jnp.asarray, workload.random_batch(work, method, 4))
   present = jnp.ones((count, work.classes), bool)
   signals = methods.full_signals(present, jnp.ones(count, bool))
 

@@ -81,7 +81,7 @@ def test_merged_passes_equal_separate_ones(off):
     config.dc[off] = False
   method = methods.build(config)
   net = networks.of_unet(config, None, extra_head=True)
-  signals, batch = make_signals(), make_batch()
+  signals, batch = make_signals(), jax.tree.map(jnp.asarray, make_batch())
 
   @jax.jit
   def both(key):
@@ -134,10 +134,11 @@ def test_terms_belong_to_their_pass():
   config = make_config()
   config.dc.ipc = False
   method = methods.build(config)
+  batch = jax.tree.map(jnp.asarray, make_batch())
   metrics = jax.eval_shape(
-    lambda key: method.loss(
-      *method.init(key), make_batch(), key, make_signals()
-    )[1][1],
+    lambda key: method.loss(*method.init(key), batch, key, make_signals())[1][
+      1
+    ],
     jax.random.key(0),
   )
   passes = {name.split('_')[0] for name in metrics} & {'sup', 'ipc', 'fpc'}
