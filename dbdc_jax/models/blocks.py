@@ -1,8 +1,9 @@
 """Layers that several networks beside the U-Net are made of."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dbdc_jax.models.convolution import KERNEL_INIT, JoinedConv
 from dbdc_jax.models.gradients import upsample
@@ -12,8 +13,8 @@ from dbdc_jax.models.modulation import ModulationBank
 class Upsample(nn.Module):
   """Bilinear x2; a module so that it can be counted."""
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, H, W, c]` to `[N, 2H, 2W, c]`."""
+  def __call__(self, x: Float[Array, 'N H W c']) -> Float[Array, 'N 2*H 2*W c']:
+    """See `gradients.upsample`."""
     return upsample(x)
 
 
@@ -26,11 +27,13 @@ class Doubling(nn.Module):
   """
 
   features: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, H, W, c]` to `[N, 2H, 2W, features]`."""
+  def __call__(
+    self, x: Float[Array, 'N H W c']
+  ) -> Float[Array, 'N 2*H 2*W {self.features}']:
+    """Doubles both sides."""
     n, h, w, c = x.shape
     kernel = self.param('kernel', KERNEL_INIT, (2, 2, c, self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -52,13 +55,15 @@ class Layer(nn.Module):
 
   features: int
   axis_name: str | None
-  dtype: jnp.dtype
+  dtype: DTypeLike
   point: bool = False
   relu: bool = True
 
   @nn.compact
-  def __call__(self, *inputs: jax.Array, train: bool) -> jax.Array:
-    """`[N, H, W, c_i]`, as if concatenated, to `[N, H, W, features]`."""
+  def __call__(
+    self, *inputs: Float[Array, 'N H W _'], train: bool
+  ) -> Float[Array, 'N H W {self.features}']:
+    """Convolves the inputs as if they were concatenated."""
     bias = None
     if self.point:
       dense = nn.Dense(

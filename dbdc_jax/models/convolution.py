@@ -1,8 +1,9 @@
 """3 x 3 convolutions of several inputs."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 import numpy as np
 
 from dbdc_jax.models.gradients import convolve
@@ -24,18 +25,13 @@ class JoinedConv(nn.Module):
   """
 
   features: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Convolves.
-
-    Args:
-      *inputs: `[N, H, W, c_i]`.
-
-    Returns:
-      `[N, H, W, features]` without the bias, and the bias `[features]`.
-    """
+  def __call__(
+    self, *inputs: Float[Array, 'N H W _']
+  ) -> tuple[Float[Array, 'N H W features'], Float[Array, 'features']]:
+    """Convolves; the bias is not added but returned."""
     channels = [x.shape[-1] for x in inputs]
     shape = (3, 3, sum(channels), self.features)
     kernel = self.param('kernel', KERNEL_INIT, shape).astype(self.dtype)

@@ -13,6 +13,7 @@ import jax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 # The kernel's gradient on CPU is taken for so many pixels at a time, at least
 # one image's: what is summed over then stays in the cache.
@@ -34,16 +35,10 @@ def _convolve(x, kernel):
 
 
 @jax.custom_vjp
-def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolution with zero padding, stride 1.
-
-  Args:
-    x: `[N, H, W, c]`.
-    kernel: `[k, k, c, features]`, k odd.
-
-  Returns:
-    `[N, H, W, features]`.
-  """
+def convolve(
+  x: Float[Array, 'N H W c'], kernel: Float[Array, 'k k c features']
+) -> Float[Array, 'N H W features']:
+  """Convolution with zero padding, stride 1; k is odd."""
   return _convolve(x, kernel)
 
 
@@ -152,8 +147,8 @@ def _double_transposed(axis: int, _, gradient: jax.Array) -> tuple[jax.Array]:
 _double.defvjp(lambda x, axis: (_double(x, axis), None), _double_transposed)
 
 
-def upsample(x: jax.Array) -> jax.Array:
-  """`[N, H, W, c]` to `[N, 2H, 2W, c]`, bilinear, half-pixel centres."""
+def upsample(x: Float[Array, 'N H W c']) -> Float[Array, 'N 2*H 2*W c']:
+  """Bilinear, half-pixel centres."""
   return _double(_double(x, 1), 2)
 
 
@@ -169,8 +164,10 @@ class Groups(NamedTuple):
   grouped: bool
   slope: float | None
 
-  def sum(self, values: jax.Array, modality: jax.Array) -> jax.Array:
-    """Sums `[N, ..., c]` over the samples of each modality: `[K, c]`."""
+  def sum(
+    self, values: Float[Array, 'N *pixels c'], modality: Integer[Array, 'N']
+  ) -> Float[Array, 'K c']:
+    """Sums over the samples of each modality."""
     count = self.num_modalities
     if count == 1 or self.grouped:
       return jnp.sum(values.reshape(count, -1, values.shape[-1]), 1)
@@ -179,8 +176,10 @@ class Groups(NamedTuple):
     mine = modality[None] == jnp.arange(count)[:, None]  # [K, N]
     return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
 
-  def pick(self, rows: jax.Array, modality: jax.Array) -> jax.Array:
-    """`[K, c]` to each sample's row, `[N, c]` (or `[1, c]` if K is 1)."""
+  def pick(
+    self, rows: Float[Array, 'K c'], modality: Integer[Array, 'N']
+  ) -> Float[Array, '#N c']:
+    """Each sample's row; the only one if K is 1."""
     if self.num_modalities == 1:
       return rows
     if self.grouped:
@@ -191,8 +190,8 @@ class Groups(NamedTuple):
     """Adds up over the devices."""
     return x if self.axis_name is None else lax.psum(x, self.axis_name)
 
-  def count(self, modality: jax.Array) -> jax.Array:
-    """Samples of each modality over the devices: `[K, 1]` float32."""
+  def count(self, modality: Integer[Array, 'N']) -> Float[Array, 'K 1']:
+    """Samples of each modality over the devices."""
     shape = (self.num_modalities, 1)
     if self.num_modalities == 1 or self.grouped:
       # Known beforehand: a number, not an array, has nothing to send.
@@ -201,8 +200,14 @@ class Groups(NamedTuple):
     ones = jnp.ones((modality.shape[0], 1))
     return self.total(self.sum(ones, modality))
 
-  def modulate(self, x, factor, shift, modality):
-    """`x * factor + shift` with rows `[K, c]`, then the leaky ReLU."""
+  def modulate(
+    self,
+    x: Float[Array, 'N H W c'],
+    factor: Float[Array, 'K c'],
+    shift: Float[Array, 'K c'],
+    modality: Integer[Array, 'N'],
+  ) -> Float[Array, 'N H W c']:
+    """`x * factor + shift` by rows, then the leaky ReLU."""
     factor = self.pick(factor, modality)[:, None, None]
     shift = self.pick(shift, modality)[:, None, None]
     y = x * factor + shift
@@ -210,8 +215,10 @@ class Groups(NamedTuple):
       y = nn.leaky_relu(y, self.slope)
     return y.astype(x.dtype)
 
-  def statistics(self, x, modality):
-    """Mean and variance `[K, c]`, and samples of each modality `[K, 1]`.
+  def statistics(
+    self, x: Float[Array, 'N H W c'], modality: Integer[Array, 'N']
+  ) -> tuple[Float[Array, 'K c'], Float[Array, 'K c'], Float[Array, 'K 1']]:
+    """Mean, variance, and samples of each modality.
 
     One pass over x: it is shifted by about its mean, that of a 16th of its
     pixels. This is at most 4 standard deviations off, whatever they are, so
@@ -234,7 +241,18 @@ class Groups(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalize(groups: Groups, x, scale, bias, modality):
+def normalize(
+  groups: Groups,
+  x: Float[Array, 'N H W c'],
+  scale: Float[Array, 'K c'],
+  bias: Float[Array, 'K c'],
+  modality: Integer[Array, 'N'],
+) -> tuple[
+  Float[Array, 'N H W c'],
+  Float[Array, 'K c'],
+  Float[Array, 'K c'],
+  Float[Array, 'K 1'],
+]:
   """Modulates by the batch's statistics; returns them too."""
   return _normalize_forward(groups, x, scale, bias, modality)[0]
 

@@ -1,9 +1,9 @@
 """Instance normalisation without parameters."""
 
 import flax.linen as nn
-import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 
 class InstanceNorm(nn.Module):
@@ -15,8 +15,10 @@ class InstanceNorm(nn.Module):
 
   epsilon: float = 1e-5
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, ..., channels]` of any number of axes to the same shape and dtype.
+  def __call__(
+    self, x: Float[Array, 'N *axes channels']
+  ) -> Float[Array, 'N *axes channels']:
+    """Normalises, in the same dtype.
 
     Statistics are float32 and two-pass. A channel of one value becomes 0.
     """

@@ -12,9 +12,9 @@ added (`offset`), and the leaky ReLU behind happens in the same pass (`slope`).
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from dbdc_jax.models import gradients
 
@@ -26,17 +26,19 @@ class Moments(NamedTuple):
   """What a training pass finds of each group of samples.
 
   Attributes:
-    mean: `[G, c]` float32.
-    var: `[G, c]` float32.
-    seen: `[G]` samples over all devices.
+    mean: of the samples and pixels.
+    var: of the same.
+    seen: samples over all devices.
   """
 
-  mean: jax.Array
-  var: jax.Array
-  seen: jax.Array
+  mean: Float[Array, 'G c']
+  var: Float[Array, 'G c']
+  seen: Float[Array, 'G']
 
 
-def running_momentum(count: jax.Array, momentum: float) -> jax.Array:
+def running_momentum(
+  count: Float[Array, 'R'], momentum: float
+) -> Float[Array, 'R']:
   """Alpha = min(momentum, (1 + t) / (10 + t)) after t updates of a row.
 
   A flat 0.99 would leave evaluation some 300 steps behind the network.
@@ -45,8 +47,8 @@ def running_momentum(count: jax.Array, momentum: float) -> jax.Array:
 
 
 def follow(
-  running: dict[str, jax.Array], found: Moments, momentum: float = MOMENTUM
-) -> dict[str, jax.Array]:
+  running: dict[str, Array], found: Moments, momentum: float = MOMENTUM
+) -> dict[str, Array]:
   """Moves running values towards what was found (eq 2, 3).
 
     running <- alpha * running + (1 - alpha) * batch
@@ -116,23 +118,23 @@ class ModulationBank(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
-    modality: jax.Array,
+    x: Float[Array, 'N H W channels'],
+    modality: Integer[Array, 'N'],
     train: bool,
-    offset: jax.Array | None = None,
-  ) -> jax.Array:
+    offset: Float[Array, 'channels'] | None = None,
+  ) -> Float[Array, 'N H W channels']:
     """Normalises.
 
     Args:
-      x: `[N, H, W, channels]`, any float dtype; statistics are float32.
-      modality: `[N]` int32 in [0, K).
+      x: any float dtype; statistics are float32.
+      modality: in [0, K).
       train: use the batch's statistics.
-      offset: `[channels]` that belongs to `x` and is not added yet. The batch's
+      offset: belongs to `x` and is not added yet. The batch's
         statistics take it out again, so it only moves the running mean, and
         the gradient that it has no part in is exactly 0.
 
     Returns:
-      The same shape and dtype as `x`.
+      The same dtype as `x`.
     """
     rows = 1 if self.shared else self.num_modalities
     shape = (rows, x.shape[-1])

@@ -6,8 +6,9 @@ whose outputs each look at 70 x 70 pixels.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dbdc_jax.models.instance_norm import InstanceNorm
 
@@ -30,11 +31,11 @@ class PatchGan(nn.Module):
   """
 
   width: int = 64
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, H, W, c]` images to `[N, h, w, 1]` float32 scores.
+  def __call__(self, x: Float[Array, 'N H W c']) -> Float[Array, 'N h w 1']:
+    """Images to float32 scores.
 
     Raises:
       ValueError: images too small to be looked at.

@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 import numpy as np
 
 from dbdc_jax.models.convolution import KERNEL_INIT
@@ -21,7 +23,9 @@ LAYER_NORM_EPSILON = 1e-5
 NORM_EPSILON = 1e-6
 
 
-def aligned_matrix(size: int, target: int, stride: int = 1) -> np.ndarray:
+def aligned_matrix(
+  size: int, target: int, stride: int = 1
+) -> Float[np.ndarray, 'places pixels']:
   """Bilinear interpolation with aligned corners as a matrix.
 
   Args:
@@ -65,16 +69,15 @@ def _combine(x: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def upsample_to(x: jax.Array, size: tuple[int, int], stride: int) -> jax.Array:
+def upsample_to(
+  x: Float[Array, 'N h w c'], size: tuple[int, int], stride: int
+) -> Float[Array, 'N _ _ c']:
   """Bilinear with aligned corners to every `stride`-th pixel of `size`.
 
   Args:
-    x: `[N, h, w, c]`.
+    x: the smaller images.
     size: (H, W) of the full output.
     stride: keep every n-th output pixel.
-
-  Returns:
-    `[N, H / stride, W / stride, c]`.
   """
   for axis, target in enumerate(size, 1):
     x = _combine(x, aligned_matrix(x.shape[axis], target, stride), axis)
@@ -96,8 +99,10 @@ def _upsample_backward(size, stride, source, gradient):
 upsample_to.defvjp(_upsample_forward, _upsample_backward)
 
 
-def _per_pixel(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`[N, H, W, c]` times `[c, d]`, as one product of two matrices."""
+def _per_pixel(
+  x: Float[Array, 'N H W c'], kernel: Float[Array, 'c d']
+) -> Float[Array, 'N H W d']:
+  """As one product of two matrices."""
   out = x.reshape(-1, x.shape[-1]) @ kernel
   return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -128,12 +133,16 @@ class Projector(nn.Module):
   """
 
   dim: int = 64
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
-    self, taps: tuple[jax.Array, jax.Array, jax.Array], stride: int = 1
-  ) -> jax.Array:
+    self,
+    taps: tuple[
+      Float[Array, 'N _ _ _'], Float[Array, 'N _ _ _'], Float[Array, 'N H W _']
+    ],
+    stride: int = 1,
+  ) -> Float[Array, 'N _ _ {self.dim}']:
     """Embeds every `stride`-th pixel.
 
     Args:
@@ -141,7 +150,7 @@ class Projector(nn.Module):
       stride: 1 embeds every pixel, as the paper does.
 
     Returns:
-      `[N, H / stride, W / stride, dim]` float32 unit vectors.
+      Float32 unit vectors.
     """
     x4, x5, x6 = taps
     size = x6.shape[1:3]

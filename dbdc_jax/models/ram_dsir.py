@@ -14,8 +14,9 @@ norms belong to a domain; with one source modality there is one domain.
 """
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from dbdc_jax.models.blocks import Layer, Upsample
 from dbdc_jax.models.convolution import JoinedConv
@@ -37,7 +38,7 @@ class RamDsir(nn.Module):
   num_classes: int
   width: int = 32
   axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   def setup(self):
     """Makes the layers of the module's table, deepest decoder level first."""
@@ -58,11 +59,11 @@ class RamDsir(nn.Module):
     self.restored = JoinedConv(1, self.dtype)
     self.up = Upsample()
 
-  def encode(self, x: jax.Array, train: bool) -> list[jax.Array]:
+  def encode(self, x: Float[Array, 'N H W 1'], train: bool) -> list[Array]:
     """The levels, finest first.
 
     Args:
-      x: `[N, H, W, 1]` in [-1, 1]; H and W divisible by 16.
+      x: in [-1, 1]; H and W divisible by 16.
       train: use batch statistics.
 
     Raises:
@@ -83,8 +84,10 @@ class RamDsir(nn.Module):
       levels.append(x)
     return levels
 
-  def segment(self, levels: list[jax.Array], train: bool) -> jax.Array:
-    """`[N, H, W, C]` float32 logits."""
+  def segment(
+    self, levels: list[Array], train: bool
+  ) -> Float[Array, 'N H W {self.num_classes}']:
+    """Float32 logits."""
     x = levels[-1]
     for index, skip in enumerate(levels[-2::-1]):
       if index:
@@ -94,12 +97,16 @@ class RamDsir(nn.Module):
     logits, bias = self.logits(x)
     return logits.astype(jnp.float32) + bias
 
-  def segmentation(self, x: jax.Array, train: bool) -> jax.Array:
+  def segmentation(
+    self, x: Float[Array, 'N H W 1'], train: bool
+  ) -> Float[Array, 'N H W {self.num_classes}']:
     """Logits of images, without the restoration; see `encode`."""
     return self.segment(self.encode(x, train), train)
 
-  def restore(self, deepest: jax.Array, train: bool) -> jax.Array:
-    """`[N, H, W, 1]` float32 images in [-1, 1]."""
+  def restore(
+    self, deepest: Float[Array, 'N h w c'], train: bool
+  ) -> Float[Array, 'N H W 1']:
+    """Float32 images in [-1, 1]."""
     x = deepest
     parts = (self.restore_narrow, self.restore_point, self.restore_last)
     for narrow, point, last in zip(*parts, strict=True):
@@ -108,7 +115,9 @@ class RamDsir(nn.Module):
     image, bias = self.restored(x)
     return jnp.tanh(image.astype(jnp.float32) + bias)
 
-  def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-    """Logits and restored images of `[N, H, W, 1]` images in [-1, 1]."""
+  def __call__(
+    self, x: Float[Array, 'N H W 1'], train: bool
+  ) -> tuple[Float[Array, 'N H W {self.num_classes}'], Float[Array, 'N H W 1']]:
+    """Logits and restored images of images in [-1, 1]."""
     levels = self.encode(x, train)
     return self.segment(levels, train), self.restore(levels[-1], train)

@@ -3,7 +3,7 @@
 Modality-specific encoders and one decoder that goes from coarse to fine, in the
 manner of optical flow (PWC-Net): at each scale the source's features, moved by
 what was found so far, are compared with the target's in all shifts of up to two
-voxels. Volumes are `[N, D, H, W, c]`, flows in voxels along (D, H, W).
+voxels. Flows are in voxels along (D, H, W).
 """
 
 import itertools
@@ -11,6 +11,8 @@ import itertools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Integer, Num
 import numpy as np
 
 from dbdc_jax.models.convolution import KERNEL_INIT
@@ -25,7 +27,9 @@ _SLOPE = 0.1
 _FLOW_INIT = nn.initializers.normal(1e-5)
 
 
-def _corners(flow: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _corners(
+  flow: Float[Array, 'D H W 3'],
+) -> tuple[Integer[Array, 'D H W 3'], Float[Array, 'D H W 3']]:
   """Where each voxel comes from: whole positions below, and the rest."""
   axes = [jnp.arange(n, dtype=jnp.float32) for n in flow.shape[:3]]
   where = jnp.stack(jnp.meshgrid(*axes, indexing='ij'), -1) + flow
@@ -33,8 +37,10 @@ def _corners(flow: jax.Array) -> tuple[jax.Array, jax.Array]:
   return low.astype(jnp.int32), where - low
 
 
-def _take(volume: jax.Array, place: jax.Array) -> jax.Array:
-  """Voxels at whole positions `[D, H, W, 3]`; 0 outside."""
+def _take(
+  volume: Num[Array, 'D H W ...'], place: Integer[Array, '*corners D H W 3']
+) -> Num[Array, '...']:
+  """Voxels at whole positions; 0 outside."""
   size = jnp.array(volume.shape[:3])
   inside = jnp.all((place >= 0) & (place < size), -1)
   place = jnp.clip(place, 0, size - 1)
@@ -44,12 +50,14 @@ def _take(volume: jax.Array, place: jax.Array) -> jax.Array:
 
 
 @jax.vmap
-def warp(volume: jax.Array, flow: jax.Array) -> jax.Array:
+def warp(
+  volume: Float[Array, 'D H W c'], flow: Float[Array, 'D H W 3']
+) -> Float[Array, 'D H W c']:
   """Linear interpolation at each voxel's place plus the flow; 0 outside.
 
   Args:
-    volume: `[N, D, H, W, c]` float.
-    flow: `[N, D, H, W, 3]` voxels.
+    volume: N of them.
+    flow: in voxels; N of them.
   """
   low, rest = _corners(flow)
   corners = np.array(list(itertools.product((0, 1), repeat=3)))
@@ -60,27 +68,27 @@ def warp(volume: jax.Array, flow: jax.Array) -> jax.Array:
 
 
 @jax.vmap
-def warp_labels(labels: jax.Array, flow: jax.Array) -> jax.Array:
+def warp_labels(
+  labels: Integer[Array, 'D H W'], flow: Float[Array, 'D H W 3']
+) -> Integer[Array, 'D H W']:
   """The nearest voxel's class, background outside.
 
   Args:
-    labels: `[N, D, H, W]` int.
-    flow: `[N, D, H, W, 3]` voxels.
+    labels: N volumes of them.
+    flow: in voxels; N of them.
   """
   low, rest = _corners(flow)
   return _take(labels, low + (rest >= 0.5))
 
 
-def cost_volume(source: jax.Array, target: jax.Array) -> jax.Array:
-  """How alike the target and each shift of the source are.
-
-  Args:
-    source: `[N, D, H, W, c]` features.
-    target: the same shape.
+def cost_volume(
+  source: Float[Array, 'N D H W c'], target: Float[Array, 'N D H W c']
+) -> Float[Array, 'N D H W 125']:
+  """How alike the features of the target and of each shift of the source are.
 
   Returns:
-    `[N, D, H, W, 125]`: mean over channels of target times source, the source
-    looked at up to two voxels further along D, H and W; 0 lies outside.
+    Mean over channels of target times source, the source looked at up to two
+    voxels further along D, H and W; 0 lies outside.
   """
   room = ((0, 0), *((REACH, REACH),) * 3, (0, 0))
   padded = jnp.pad(source, room)
@@ -132,8 +140,10 @@ class Doubling(nn.Module):
   features: int
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, D, H, W, c]` to `[N, 2D, 2H, 2W, features]`, float32."""
+  def __call__(
+    self, x: Float[Array, 'N D H W c']
+  ) -> Float[Array, 'N 2*D 2*H 2*W {self.features}']:
+    """Doubles all sides, in float32."""
     shape = (4, 4, 4, x.shape[-1], self.features)
     kernel = self.param('kernel', KERNEL_INIT, shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -168,12 +178,14 @@ class Conv3(nn.Module):
 
   features: int
   stride: int = 1
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   start: nn.initializers.Initializer = KERNEL_INIT
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, D, H, W, c]` to `[N, D/s, H/s, W/s, features]`."""
+  def __call__(
+    self, x: Float[Array, 'N D H W c']
+  ) -> Float[Array, 'N _ _ _ {self.features}']:
+    """Convolves; each side is divided by the stride."""
     shape = (3, 3, 3, x.shape[-1], self.features)
     kernel = self.param('kernel', self.start, shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -203,11 +215,13 @@ class Unit(nn.Module):
 
   features: int
   stride: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, D, H, W, c]` to `[N, D/s, H/s, W/s, features]`."""
+  def __call__(
+    self, x: Float[Array, 'N D H W c']
+  ) -> Float[Array, 'N _ _ _ {self.features}']:
+    """Each side is divided by the stride."""
     x = Conv3(self.features, self.stride, self.dtype)(x)
     return nn.leaky_relu(InstanceNorm()(x), _SLOPE)
 
@@ -216,11 +230,13 @@ class Encoder(nn.Module):
   """Features of one modality's volumes; w = 32 is the published width."""
 
   width: int = 32
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-    """`[N, D, H, W, 1]` to w/8, w/2 and w channels at 1/2, 1/4 and 1/8.
+  def __call__(
+    self, x: Float[Array, 'N D H W 1']
+  ) -> tuple[Float[Array, 'N _ _ _ _'], ...]:
+    """Features of w/8, w/2 and w channels at 1/2, 1/4 and 1/8.
 
     Raises:
       ValueError: a side that does not divide by 8.
@@ -243,13 +259,15 @@ class Decoder(nn.Module):
   """From both volumes' features to the flow that moves source to target."""
 
   width: int = 32
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
-    self, source: tuple[jax.Array, ...], target: tuple[jax.Array, ...]
-  ) -> jax.Array:
-    """Features of `Encoder` to `[N, D, H, W, 3]`, float32 voxels."""
+    self,
+    source: tuple[Float[Array, 'N _ _ _ _'], ...],
+    target: tuple[Float[Array, 'N _ _ _ _'], ...],
+  ) -> Float[Array, 'N D H W 3']:
+    """Features of `Encoder` to a flow in float32 voxels."""
     flow, features, width = None, None, self.width
     for level, channels in ((2, 3), (1, 2 * width), (0, None)):
       ours, theirs = (x[level].astype(jnp.float32) for x in (source, target))
@@ -270,11 +288,13 @@ class Head(nn.Module):
   """Vectors of a volume's channels, which contrastive learning compares."""
 
   width: int = 32
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, d, h, w, width]` to `[N, 2 width, 4 width]` unit vectors."""
+  def __call__(
+    self, x: Float[Array, 'N d h w {self.width}']
+  ) -> Float[Array, 'N 2*{self.width} 4*{self.width}']:
+    """Unit vectors, one for each channel of the coarsest features."""
     w = self.width
     x = Conv3(2 * w, 2, self.dtype)(x)
     x = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1]).swapaxes(1, 2)

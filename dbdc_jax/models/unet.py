@@ -13,6 +13,8 @@ Encoder: conv0 to d3; bottleneck: mid; decoder: u3 to the head.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Integer, Key
 
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.gradients import upsample
@@ -31,7 +33,7 @@ MODULATIONS = {
 }
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: Float[Array, 'N H W c']) -> Float[Array, 'N H//2 W//2 c']:
   """2 x 2 maximum, by reshaping: its gradient has no scatter."""
   n, h, w, c = x.shape
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
@@ -45,12 +47,17 @@ class ConvNorm(nn.Module):
   axis_name: str | None
   grouped: bool
   passes: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
   shared: bool = False
 
   @nn.compact
-  def __call__(self, inputs, modality, train):
-    """`[N, H, W, c]`, or a tuple of such, to `[N, H, W, features]`."""
+  def __call__(
+    self,
+    inputs: Float[Array, 'N H W _'] | tuple[Float[Array, 'N H W _'], ...],
+    modality: Integer[Array, 'N'],
+    train: bool,
+  ) -> Float[Array, 'N H W {self.features}']:
+    """One input, or several as if they were concatenated."""
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     x, bias = JoinedConv(self.features, self.dtype, name='conv')(*inputs)
     return ModulationBank(
@@ -86,7 +93,7 @@ class UNet(nn.Module):
   axis_name: str | None = None
   grouped: bool = False
   passes: int = 1
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   modulation: str = 'all'
 
   def setup(self):
@@ -123,12 +130,17 @@ class UNet(nn.Module):
       x = layer(x, modality, train)
     return x
 
-  def encode(self, x, modality, train):
+  def encode(
+    self,
+    x: Float[Array, 'N H W 1'],
+    modality: Integer[Array, 'N'],
+    train: bool,
+  ) -> tuple[Array, Array, Array, Array]:
     """Encoder.
 
     Args:
-      x: `[N, H, W, 1]` in [0, 1]; H and W divisible by 8.
-      modality: `[N]` int32.
+      x: in [0, 1]; H and W divisible by 8.
+      modality: of each image.
       train: use batch statistics.
 
     Returns:
@@ -149,7 +161,12 @@ class UNet(nn.Module):
     m = self._chain(self.mid, max_pool(x3), modality, train)
     return x1, x2, x3, m
 
-  def decode(self, features, modality, train):
+  def decode(
+    self,
+    features: tuple[Array, Array, Array, Array],
+    modality: Integer[Array, 'N'],
+    train: bool,
+  ) -> tuple[Array, Array, Array]:
     """Decoder: (x1, x2, x3, m) to (x4, x5, x6) at 1/4, 1/2 and 1."""
     x1, x2, x3, m = features
     x4 = self._chain(self.u3, (x3, upsample(m)), modality, train)
@@ -157,27 +174,39 @@ class UNet(nn.Module):
     x6 = self._chain(self.u1, (x1, upsample(x5)), modality, train)
     return x4, x5, x6
 
-  def head(self, x6, modality, train):
-    """Segmentation head: `[N, H, W, C]` float32 logits."""
+  def head(
+    self,
+    x6: Float[Array, 'N H W _'],
+    modality: Integer[Array, 'N'],
+    train: bool,
+  ) -> Float[Array, 'N H W {self.num_classes}']:
+    """Segmentation head: float32 logits."""
     x = self._chain(self.head_layers, x6, modality, train)
     logits, bias = self.logits(x)
     return logits.astype(jnp.float32) + bias
 
-  def __call__(self, x, modality, train):
-    """`[N, H, W, 1]` images to `[N, H, W, C]` float32 logits."""
+  def __call__(
+    self,
+    x: Float[Array, 'N H W 1'],
+    modality: Integer[Array, 'N'],
+    train: bool,
+  ) -> Float[Array, 'N H W {self.num_classes}']:
+    """Images to float32 logits."""
     features = self.encode(x, modality, train)
     taps = self.decode(features, modality, train)
     return self.head(taps[-1], modality, train)
 
 
 def drop_bottleneck(
-  features: tuple[jax.Array, ...], keys: jax.Array, rate: float
-) -> tuple[jax.Array, ...]:
+  features: tuple[Float[Array, 'N _ _ _'], ...],
+  keys: Key[Array, 'N'],
+  rate: float,
+) -> tuple[Float[Array, 'N _ _ _'], ...]:
   """Drops bottleneck elements, keeping the mean (inverted scaling; eq 19).
 
   Args:
     features: of `UNet.encode`, the bottleneck last.
-    keys: `[N]`, one for each sample.
+    keys: one for each sample.
     rate: share of the elements that become 0.
   """
   *skips, m = features

@@ -20,12 +20,14 @@ with n = 2 `width` (64 in the published network). The other norms are instance
 norms without parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key, Shaped
 
 from dbdc_jax.models.blocks import Doubling, Layer, Upsample
 from dbdc_jax.models.convolution import JoinedConv
@@ -41,11 +43,11 @@ _WHOLE = (1,)
 
 
 class Latent(NamedTuple):
-  """What a level of the decoder is described by, `[N, h, w, c]` each."""
+  """What a level of the decoder is described by."""
 
-  mean: jax.Array
-  log_variance: jax.Array
-  value: jax.Array
+  mean: Float[Array, 'N h w c']
+  log_variance: Float[Array, 'N h w c']
+  value: Float[Array, 'N h w c']
 
 
 class Found(NamedTuple):
@@ -53,22 +55,26 @@ class Found(NamedTuple):
 
   Attributes:
     latents: of 1/4, 1/2 and 1 of the resolution.
-    logits: `[N, h, w, C]` float32 of the same.
-    fused: `[N, H, W, C]` float32 logits, the network's answer.
+    logits: of the same.
+    fused: logits, the network's answer.
   """
 
   latents: list[Latent]
-  logits: list[jax.Array]
-  fused: jax.Array
+  logits: list[Float[Array, 'N h w C']]
+  fused: Float[Array, 'N H W C']
 
 
-def _conv(conv: JoinedConv, *inputs: jax.Array) -> jax.Array:
+def _conv(
+  conv: JoinedConv, *inputs: Float[Array, 'N H W _']
+) -> Float[Array, 'N H W features']:
   """A convolution with its bias."""
   x, bias = conv(*inputs)
   return x + bias.astype(x.dtype)
 
 
-def _drawn(keys: jax.Array, number: int, draw) -> jax.Array:
+def _drawn(
+  keys: Key[Array, 'N'], number: int, draw: Callable[[Array], Array]
+) -> Shaped[Array, 'N ...']:
   """`draw(key)` of every sample; `number` tells the draws apart."""
   return jax.vmap(lambda key: draw(jax.random.fold_in(key, number)))(keys)
 
@@ -77,15 +83,17 @@ class InstanceLayer(nn.Module):
   """3 x 3 convolution, instance norm, ReLU."""
 
   features: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   def setup(self):
     """Makes the convolution and the norm."""
     self.conv = JoinedConv(self.features, self.dtype)
     self.norm = InstanceNorm()
 
-  def __call__(self, *inputs: jax.Array) -> jax.Array:
-    """`[N, H, W, c_i]`, as if concatenated, to `[N, H, W, features]`."""
+  def __call__(
+    self, *inputs: Float[Array, 'N H W _']
+  ) -> Float[Array, 'N H W {self.features}']:
+    """Convolves the inputs as if they were concatenated."""
     return nn.relu(self.norm(_conv(self.conv, *inputs)))
 
 
@@ -93,7 +101,7 @@ class LatentLayer(nn.Module):
   """From a level's features to its latent."""
 
   features: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   def setup(self):
     """Makes the layers of the module's table."""
@@ -102,9 +110,12 @@ class LatentLayer(nn.Module):
     self.mean_norm, self.spread_norm = InstanceNorm(), InstanceNorm()
 
   def __call__(
-    self, h: jax.Array, keys: jax.Array | None, number: int
+    self,
+    h: Float[Array, 'N h w {self.features}'],
+    keys: Key[Array, 'N'] | None,
+    number: int,
   ) -> Latent:
-    """Latent of `h [N, h, w, features]`; without keys its value is the mean."""
+    """The latent; without keys its value is the mean."""
     mean = jnp.tanh(self.mean_norm(h * self.attention(h)))
     log_variance = jnp.tanh(self.spread_norm(_conv(self.spread, h)))
     if keys is None:
@@ -125,7 +136,7 @@ class Segmenter(nn.Module):
 
   num_classes: int
   width: int
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   def setup(self):
     """Makes the layers of the module's table, deepest decoder level first."""
@@ -174,12 +185,14 @@ class Segmenter(nn.Module):
       maps.append(x)
     return _conv(self.fused, self.fusion(*maps)).astype(jnp.float32)
 
-  def __call__(self, images: jax.Array, keys: jax.Array | None = None) -> Found:
+  def __call__(
+    self, images: Float[Array, 'N H W 1'], keys: Key[Array, 'N'] | None = None
+  ) -> Found:
     """Segments images.
 
     Args:
-      images: `[N, H, W, 1]` in [0, 1]; H and W divisible by 16.
-      keys: `[N]`, one of each sample's; None leaves noise and dropout out.
+      images: in [0, 1]; H and W divisible by 16.
+      keys: one of each sample's; None leaves noise and dropout out.
 
     Raises:
       ValueError: for a size that does not divide by 16.
@@ -212,21 +225,24 @@ class Drawer(nn.Module):
 
   width: int
   axis_name: str | None
-  dtype: jnp.dtype
+  dtype: DTypeLike
 
   @nn.compact
   def __call__(
-    self, value: jax.Array, classes: jax.Array, train: bool
-  ) -> jax.Array:
+    self,
+    value: Float[Array, 'N h w c'],
+    classes: Shaped[Array, 'N h w C'],
+    train: bool,
+  ) -> Float[Array, 'N h w 1']:
     """Draws.
 
     Args:
-      value: `[N, h, w, c]` of the latent.
-      classes: `[N, h, w, C]` probabilities.
+      value: of the latent.
+      classes: probabilities, or one of each pixel.
       train: use batch statistics.
 
     Returns:
-      `[N, h, w, 1]` float32, before the sigmoid.
+      Float32, before the sigmoid.
     """
     inputs = (value, classes.astype(self.dtype))
     for times in (4, 4, 2, 2, 1, 1):
@@ -249,7 +265,7 @@ class VarDA(nn.Module):
   num_classes: int
   width: int = 32
   axis_name: str | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   domains: int = DOMAINS
 
   def setup(self):
@@ -260,17 +276,19 @@ class VarDA(nn.Module):
       for _ in range(self.domains)
     ]
 
-  def segment(self, images: jax.Array, keys: jax.Array | None = None) -> Found:
+  def segment(
+    self, images: Float[Array, 'N H W 1'], keys: Key[Array, 'N'] | None = None
+  ) -> Found:
     """See `Segmenter`."""
     return self.segmenter(images, keys)
 
   def draw(
     self,
-    values: Sequence[jax.Array],
-    classes: Sequence[jax.Array],
+    values: Sequence[Float[Array, 'N _ _ _']],
+    classes: Sequence[Shaped[Array, 'N _ _ _']],
     domain: int,
     train: bool,
-  ) -> list[jax.Array]:
+  ) -> list[Float[Array, 'N _ _ 1']]:
     """Images of each scale, before the sigmoid; see `Drawer`."""
     drawers = self.drawers[domain]
     return [
@@ -278,7 +296,9 @@ class VarDA(nn.Module):
       for drawer, value, shown in zip(drawers, values, classes, strict=True)
     ]
 
-  def __call__(self, images: jax.Array, train: bool) -> list[list[jax.Array]]:
+  def __call__(
+    self, images: Float[Array, 'N H W 1'], train: bool
+  ) -> list[list[Array]]:
     """Every part once, as far as parameters go: all domains' images."""
     found = self.segment(images)
     values = [latent.value for latent in found.latents]
