@@ -39,7 +39,7 @@ import pytest  # noqa: E402
 
 # What these modules' functions are given and give back is held against their
 # types and shapes; not in the processes that a test starts.
-_CHECKED = ['dbdc_jax.models', 'dbdc_jax.ops']
+_CHECKED = ['dbdc_jax.methods', 'dbdc_jax.models', 'dbdc_jax.ops']
 jaxtyping.install_import_hook(_CHECKED, 'beartype.beartype')
 
 hypothesis.settings.register_profile(

@@ -68,10 +68,11 @@ def batch(seed: int = 0, count: int = B):
   image = lambda: rng.integers(0, 65536, shape).astype(np.uint16)
   label = rng.integers(0, C, shape).astype(np.uint8)
   label[:, 0] = 0
-  return {
+  found = {
     'labeled': {'image': image(), 'label': label, 'index': index},
     'unlabeled': {'image': image(), 'index': index},
   }
+  return jax.tree.map(jnp.asarray, found)
 
 
 def signals(**fields) -> methods.Signals:

@@ -42,7 +42,7 @@ _CHOICES = {
 @functools.cache
 def _modules() -> dict[str, types.ModuleType]:
   """Name of a method -> its module: the file's name, or the file's `NAMES`."""
-  found = {}
+  found: dict[str, types.ModuleType] = {}
   for file in pkgutil.iter_modules(__path__):
     if not file.ispkg:
       module = importlib.import_module(f'{__name__}.{file.name}')

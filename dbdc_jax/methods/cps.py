@@ -12,6 +12,7 @@ code that the paper's row is taken from does not, nor is it done here. Its two
 optimizers have the same rate: they are one.
 """
 
+from jaxtyping import Array
 import ml_collections
 
 from dbdc_jax.methods.common import base, passes, plain, supervision
@@ -30,7 +31,7 @@ def _loss(step, params, memory):
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views
   )
-  labeled = {}
+  labeled: dict[str, Array] = {}
   for name, suffix in zip(passes.PAIR, ('', '2'), strict=True):
     labeled |= supervision.labeled_terms(
       step,

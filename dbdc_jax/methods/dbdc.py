@@ -17,6 +17,7 @@ are updated by labelled, weak and strong, in this order.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 import ml_collections
 
 from dbdc_jax.methods.common import (
@@ -167,7 +168,8 @@ def _remembered(step, memory, passes):
   """The memory after a step, and metrics of the prototype bank."""
   found = jax.tree.map(lambda *x: jnp.concatenate(x), *passes.moments)
   statistics = four_passes.follow(memory['modulation'], found)
-  memory, metrics = {**memory, 'modulation': statistics}, {}
+  memory = {**memory, 'modulation': statistics}
+  metrics: dict[str, Array] = {}
   if step.config.mpcl.enabled:
     bank = memory['prototypes']
     memory['prototypes'], metrics = prototype_bank.update(step, bank, passes)

@@ -30,6 +30,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
+from jaxtyping import Array, Bool, Float, Integer
 import ml_collections
 import optax
 
@@ -66,23 +67,25 @@ def _own_tx() -> optax.GradientTransformation:
   )
 
 
-def strengths(logits: jax.Array) -> jax.Array:
-  """The Dirichlet's alpha `[..., C]`, above 1, of the first network."""
+def strengths(
+  logits: Float[Array, '*pixels C'],
+) -> Float[Array, '*pixels C']:
+  """The Dirichlet's alpha, above 1, of the first network."""
   return 1 + jnp.exp(jnp.tanh(logits) / _TEMPERATURE)
 
 
-def beliefs(alpha: jax.Array) -> jax.Array:
-  """Evidence over strength: b `[..., C]`."""
+def beliefs(alpha: Float[Array, '*pixels C']) -> Float[Array, '*pixels C']:
+  """Evidence over strength: b."""
   return (alpha - 1) / jnp.sum(alpha, -1, keepdims=True)
 
 
-def uncertainty(alpha: jax.Array) -> jax.Array:
-  """C over the strength: u `[...]`, 1 where there is no evidence."""
+def uncertainty(alpha: Float[Array, '*pixels C']) -> Float[Array, '*pixels']:
+  """C over the strength: u, 1 where there is no evidence."""
   return alpha.shape[-1] / jnp.sum(alpha, -1)
 
 
-def divergence(alpha: jax.Array) -> jax.Array:
-  """KL[Dir(alpha) | Dir(1)], `[..., C]` to `[...]` nats."""
+def divergence(alpha: Float[Array, '*pixels C']) -> Float[Array, '*pixels']:
+  """KL[Dir(alpha) | Dir(1)] in nats."""
   count = alpha.shape[-1]
   total = jnp.sum(alpha, -1)
   slopes = digamma(alpha) - digamma(total)[..., None]
@@ -95,17 +98,16 @@ def divergence(alpha: jax.Array) -> jax.Array:
 
 
 def evidential_loss(
-  alpha: jax.Array, labels: jax.Array, annealing: jax.Array
-) -> jax.Array:
-  """EDL of each pixel.
+  alpha: Float[Array, '*pixels C'],
+  labels: Integer[Array, '*pixels'],
+  annealing: Float[Array, ''] | float,
+) -> Float[Array, '*pixels']:
+  """EDL of each pixel, in nats.
 
   Args:
-    alpha: `[..., C]`.
-    labels: `[...]` int class indices.
-    annealing: scalar, weight of the divergence.
-
-  Returns:
-    `[...]` nats.
+    alpha: of the Dirichlet distribution.
+    labels: class indices.
+    annealing: weight of the divergence.
   """
   chosen = losses.one_hot(labels, alpha.shape[-1])
   own = jnp.sum(jnp.where(chosen, alpha, 0.0), -1)
@@ -115,19 +117,12 @@ def evidential_loss(
 
 
 def kept_cross_entropy(
-  logits: jax.Array, labels: jax.Array, keep: jax.Array, axis_name: str | None
-) -> jax.Array:
-  """Cross entropy summed over the kept pixels, over the number of all.
-
-  Args:
-    logits: `[K, ..., C]`.
-    labels: `[K, ...]` int class indices.
-    keep: `[K, ...]` bool.
-    axis_name: the device axis, or None.
-
-  Returns:
-    `[K]`.
-  """
+  logits: Float[Array, 'K *pixels C'],
+  labels: Integer[Array, ' K *pixels'],
+  keep: Bool[Array, ' K *pixels'],
+  axis_name: str | None,
+) -> Float[Array, ' K']:
+  """Cross entropy summed over the kept pixels, over the number of all."""
   log_p = jax.nn.log_softmax(logits)
   chosen = losses.one_hot(labels, logits.shape[-1]) & keep[..., None]
   return losses.mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1), axis_name)

@@ -21,11 +21,11 @@ here in one.
 """
 
 import jax
+from jaxtyping import Array, Float, Key
 import ml_collections
 
-from dbdc_jax.methods.common import base, passes, plain, supervision
-from dbdc_jax.methods.mean_teacher import squared_difference
-from dbdc_jax.ops import losses
+from dbdc_jax.methods.common import base, passes, plain
+from dbdc_jax.methods.mean_teacher import student
 
 
 def build(
@@ -35,15 +35,15 @@ def build(
   return plain.build(config, axis_name, _loss, taught=True, multiple=2)
 
 
-def shares(keys: jax.Array, parameter: float) -> jax.Array:
+def shares(keys: Key[Array, 'K b'], parameter: float) -> Float[Array, 'K b//2']:
   """The share s of each pair's second slice.
 
   Args:
-    keys: `[K, b]` the samples' keys; a pair draws with its first one's.
+    keys: the samples'; a pair draws with its first one's.
     parameter: both of the Beta distribution's.
 
   Returns:
-    `[K, b / 2]` in [0, 1].
+    In [0, 1].
 
   Raises:
     ValueError: b is odd.
@@ -58,23 +58,19 @@ def shares(keys: jax.Array, parameter: float) -> jax.Array:
   return jax.vmap(jax.vmap(draw))(keys[:, ::2])
 
 
-def mix(x: jax.Array, share: jax.Array) -> jax.Array:
-  """Mixes neighbours: `[K, b, ...]` and `[K, b / 2]` to `[K, b / 2, ...]`."""
+def mix(
+  x: Float[Array, 'K b *rest'], share: Float[Array, 'K b//2']
+) -> Float[Array, 'K b//2 *rest']:
+  """Mixes neighbours."""
   share = share.reshape(*share.shape, *(1,) * (x.ndim - 2))
   return (1 - share) * x[:, ::2] + share * x[:, 1::2]
 
 
 def _loss(step, params, memory):
   views = passes.views(step)
-  statistics = memory['modulation']
   share = shares(views.keys, step.config.ssl.mix)
-  p = passes.probabilities(step, memory['teacher'], statistics, views.weak)
-  logits, student, statistics = passes.both_forward(
-    step, params, statistics, views.images, mix(views.weak, share)
+  p = passes.probabilities(
+    step, memory['teacher'], memory['modulation'], views.weak
   )
-  labeled = supervision.labeled_terms(
-    step, logits, views.labels, share=plain.HALF
-  )
-  difference = squared_difference(student, mix(p, share))
-  terms = {'consistency': losses.mean(difference, step.axis_name)}
-  return plain.Outcome(labeled, terms, logits, views.labels, statistics)
+  mixed = views._replace(weak=mix(views.weak, share))
+  return student(step, params, memory, mixed, mix(p, share))

@@ -29,10 +29,11 @@ with the constant rate 3e-4. The training DSC is that of the two moved labels:
 an unlabelled target has none to be compared with.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
 import ml_collections
 import optax
 
@@ -147,37 +148,43 @@ def _decode(nets, params, source, target):
   return flow.reshape(len(source[0]), -1, *flow.shape[1:])
 
 
-def _moved(volumes: jax.Array, flow: jax.Array) -> jax.Array:
-  """`registration.warp` of `[K, n, ...]`."""
+def _moved(
+  volumes: Float[Array, 'K n D H W c'], flow: Float[Array, 'K n D H W 3']
+) -> Float[Array, 'K n D H W c']:
+  """`registration.warp` of all."""
   return jax.vmap(registration.warp)(volumes, flow)
 
 
-def smoothness(flow: jax.Array, axis_name: str | None) -> jax.Array:
+def smoothness(
+  flow: Float[Array, 'K n D H W 3'], axis_name: str | None
+) -> Float[Array, ' K']:
   """Mean squared difference of neighbours, mean over the axes.
 
   Args:
-    flow: `[K, n, D, H, W, 3]` voxels.
+    flow: in voxels.
     axis_name: the device axis, or None.
 
   Returns:
-    `[K]`, 0 for a translation.
+    0 for a translation.
   """
-  slopes = [
+  slopes: Any = sum(
     losses.mean(jnp.square(jnp.diff(flow, axis=axis)), axis_name)
     for axis in (2, 3, 4)
-  ]
-  return sum(slopes) / 3
+  )
+  return slopes / 3
 
 
-def contrast(a: jax.Array, b: jax.Array) -> jax.Array:
+def contrast(
+  a: Float[Array, '*axes M d'], b: Float[Array, '*axes M d']
+) -> Float[Array, '*axes']:
   """How hard it is to find each vector's partner.
 
   Args:
-    a: `[..., M, d]` unit vectors.
+    a: unit vectors.
     b: their partners.
 
   Returns:
-    `[...]` mean over the M of the cross entropy, among all of `b` (eq 5 to 7 of
+    Mean over the M of the cross entropy, among all of `b` (eq 5 to 7 of
     the published method; no temperature).
   """
   log_p = jax.nn.log_softmax(
@@ -187,18 +194,21 @@ def contrast(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def overlap(
-  p: jax.Array, q: jax.Array, present: jax.Array, axis_name: str | None
-) -> jax.Array:
+  p: Float[Array, 'K n D H W C'],
+  q: Float[Array, 'K n D H W C'],
+  present: Bool[Array, 'K C'],
+  axis_name: str | None,
+) -> Float[Array, ' K']:
   """Dice of two soft label maps, per modality.
 
   Args:
-    p: `[K, n, D, H, W, C]` in [0, 1].
+    p: in [0, 1].
     q: the same.
-    present: `[K, C]` bool, classes to compare.
+    present: classes to compare.
     axis_name: the device axis, or None.
 
   Returns:
-    `[K]` mean over classes, as `losses.dice`: squared denominator.
+    Mean over classes, as `losses.dice`: squared denominator.
   """
   axes = (1, 2, 3, 4)
   sums = jnp.stack([jnp.sum(x, axes) for x in (p * q, p * p + q * q)])

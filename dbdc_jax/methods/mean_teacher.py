@@ -16,11 +16,15 @@ at 0 for the first 1,000 of 30,000 steps; here, with `recipe=own`, for the same
 share of the run.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
 import ml_collections
 
 from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses, teacher
 
 _OWN_START = 1 / 30
@@ -35,30 +39,52 @@ def build(
   )
 
 
-def squared_difference(logits: jax.Array, target: jax.Array) -> jax.Array:
-  """Mean over the classes of squared differences of probabilities.
+def answer(
+  step: Step,
+  memory: Any,
+  views: passes.Views,
+  number: Integer[Array, ''] | int = 0,
+) -> Float[Array, 'K b H W C']:
+  """The teacher's softmax of the unlabelled slices, with noise of a number."""
+  noisy = teacher.noisy(views.weak, views.keys, step.config.ssl.noise, number)
+  return passes.probabilities(
+    step, memory['teacher'], memory['modulation'], noisy
+  )
+
+
+def student(
+  step: Step,
+  params: Any,
+  memory: Any,
+  views: passes.Views,
+  target: Float[Array, 'K n H W C'],
+  mask: Bool[Array, '...'] | bool = True,
+) -> plain.Outcome:
+  """What the student learns from the labels and from its teacher.
 
   Args:
-    logits: `[..., C]` of the student.
-    target: `[..., C]` probabilities.
-
-  Returns:
-    `[...]`.
+    step: what the method was given.
+    params: the student's.
+    memory: with its statistics.
+    views: its slices; the weak view is what it answers the teacher with.
+    target: the teacher's probabilities.
+    mask: where the teacher teaches.
   """
-  return jnp.mean(jnp.square(jax.nn.softmax(logits) - target), -1)
-
-
-def _loss(step, params, memory):
-  views = passes.views(step)
-  statistics = memory['modulation']
-  noisy = teacher.noisy(views.weak, views.keys, step.config.ssl.noise)
-  target = passes.probabilities(step, memory['teacher'], statistics, noisy)
-  logits, student, statistics = passes.both_forward(
-    step, params, statistics, views.images, views.weak
+  logits, answers, statistics = passes.both_forward(
+    step, params, memory['modulation'], views.images, views.weak
   )
   labeled = supervision.labeled_terms(
     step, logits, views.labels, share=plain.HALF
   )
-  difference = squared_difference(student, target)
-  terms = {'consistency': losses.mean(difference, step.axis_name)}
+  difference = jnp.mean(jnp.square(jax.nn.softmax(answers) - target), -1)
+  consistency = losses.masked_mean(
+    difference, jnp.asarray(mask), step.axis_name
+  )
+  terms = {'consistency': consistency}
   return plain.Outcome(labeled, terms, logits, views.labels, statistics)
+
+
+def _loss(step, params, memory):
+  views = passes.views(step)
+  target = answer(step, memory, views)
+  return student(step, params, memory, views, target)

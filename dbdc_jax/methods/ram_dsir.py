@@ -26,9 +26,11 @@ intensity curves.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 import ml_collections
 import optax
 
@@ -76,18 +78,21 @@ def _own_tx() -> optax.GradientTransformation:
 
 
 def mix_amplitude(
-  images: jax.Array, donors: jax.Array, ratio: jax.Array, window: float
-) -> jax.Array:
+  images: Float[Array, 'n H W 1'],
+  donors: Float[Array, 'n H W 1'],
+  ratio: Float[Array, ' n'],
+  window: float,
+) -> Float[Array, 'n H W 1']:
   """Random amplitude mixup: low frequencies' strength is partly the donor's.
 
   Args:
-    images: `[n, H, W, 1]` in [-1, 1].
-    donors: of the same shape.
-    ratio: `[n]` share that stays the image's own; 1 changes nothing.
+    images: in [-1, 1].
+    donors: in the same.
+    ratio: share that stays the image's own; 1 changes nothing.
     window: the largest mixed frequency, as a share of the shorter side.
 
   Returns:
-    `[n, H, W, 1]` float32 in [-1, 1].
+    Float32 in [-1, 1].
   """
   size = images.shape[1:3]
   reach = int(window * min(size))
@@ -102,8 +107,10 @@ def mix_amplitude(
   return jnp.clip(jnp.fft.ifft2(turned, axes=(1, 2)).real, -1.0, 1.0)
 
 
-def divergence(logits: jax.Array, others: jax.Array) -> jax.Array:
-  """Symmetric KL of each pixel, averaged over the classes: `[...]`."""
+def divergence(
+  logits: Float[Array, '*pixels C'], others: Float[Array, '*pixels C']
+) -> Float[Array, '*pixels']:
+  """Symmetric KL of each pixel, averaged over the classes."""
   return jnp.mean(losses.symmetric_divergence(logits, others), -1)
 
 
@@ -147,7 +154,7 @@ def _loss(step, params, memory):
   )
   present = transfer.of_source(step.signals.present).at[:, 0].set(False)
   step = step._replace(signals=step.signals._replace(present=present))
-  terms = {}
+  terms: dict[str, Array] = {}
   for name, x in (('sup', logits), ('sup_mixed', other)):
     terms |= supervision.labeled_terms(step, x, labels, name=name)
   error = jnp.square(restored - images)[None]
@@ -155,6 +162,6 @@ def _loss(step, params, memory):
     divergence(logits, other), step.axis_name
   )
   terms['restoration'] = config.restoration * losses.mean(error, step.axis_name)
-  value = sum(terms.values())[0]
+  value: Any = sum(terms.values())
   terms = {name: transfer.rows(x[0]) for name, x in terms.items()}
-  return adaptation.outcome(step, terms, value, (logits, labels), statistics)
+  return adaptation.outcome(step, terms, value[0], (logits, labels), statistics)

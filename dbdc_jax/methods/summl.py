@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 import ml_collections
 import optax
 
@@ -127,18 +128,20 @@ def _init(net: Networks, key: jax.Array):
   return params, {'modulation': statistics, 'pool': pool}
 
 
-def to_signed(images: jax.Array) -> jax.Array:
+def to_signed(images: Float[Array, '*axes']) -> Float[Array, '*axes']:
   """[0, 1] to [-1, 1], where translators and discriminators live."""
   return 2 * images - 1
 
 
-def from_signed(images: jax.Array) -> jax.Array:
+def from_signed(images: Float[Array, '*axes']) -> Float[Array, '*axes']:
   """[-1, 1] to [0, 1], where segmenters do."""
   return (images + 1) / 2
 
 
-def translate(net: Networks, params: Any, images: jax.Array) -> jax.Array:
-  """`[n, H, W, 1]` in [-1, 1] to the other modality, normalised by itself."""
+def translate(
+  net: Networks, params: Any, images: Float[Array, 'n H W 1']
+) -> Float[Array, 'n H W 1']:
+  """Images in [-1, 1] to the other modality, normalised by themselves."""
   ids = jnp.zeros(len(images), jnp.int32)
   # Never in evaluation mode, so no running statistics are kept.
   out, _ = _generator(net).apply(
@@ -158,7 +161,7 @@ def _segment(net, params, statistics, images):
 
 
 class Passes(NamedTuple):
-  """What the networks say of a step's slices, `[K, n, ...]` by source.
+  """What the networks say of a step's slices, by source.
 
   Attributes:
     own: logits of a slice by its modality's segmenter.
@@ -168,10 +171,10 @@ class Passes(NamedTuple):
     statistics: the segmenters' new ones.
   """
 
-  own: jax.Array
-  other: jax.Array
-  made: jax.Array
-  back: jax.Array
+  own: Float[Array, 'K n H W C']
+  other: Float[Array, 'K n H W C']
+  made: Float[Array, 'K n H W 1']
+  back: Float[Array, 'K n H W 1']
   statistics: dict[str, Any]
 
 
@@ -192,30 +195,31 @@ def _forward(net: Networks, params, memory, images) -> Passes:
     other.append(losses.only_labelable(w, net.labelable, rows))
     made.append(fake)
     back.append(translate(net, generators[there], fake))
-  return Passes(*map(jnp.stack, (own, other, made, back)), statistics)
+  stacked: Any = map(jnp.stack, (own, other, made, back))
+  return Passes(*stacked, statistics=statistics)
 
 
 def adversarial_terms(
   discriminator: PatchGan,
   params: Any,
-  real: jax.Array,
-  made: jax.Array,
-  shown: jax.Array,
+  real: Float[Array, 'K n H W 1'],
+  made: Float[Array, 'K n H W 1'],
+  shown: Float[Array, 'K n H W 1'],
   axis_name: str | None,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, ' K']]:
   """The game between translators and discriminators (least squares).
 
   Args:
     discriminator: the network.
     params: of both, by `passes.PAIR`.
-    real: `[K, n, H, W, 1]` slices in [-1, 1].
+    real: slices in [-1, 1].
     made: translations of the other modality's slices into this one.
     shown: those that discriminators are shown, see `image_pool`.
     axis_name: the device axis, or None.
 
   Returns:
     `generator`, which moves `made` alone, and `discriminator`, which moves
-    `params` alone; `[K]` by the modality that is translated into.
+    `params` alone; by the modality that is translated into.
   """
   apply = lambda p, x: discriminator.apply({'params': p}, x)
   judged, of_real, of_made = [], [], []

@@ -16,14 +16,13 @@ by one; the common code makes them in pairs, which share their statistics. The
 threshold rises with the epoch, not with each step, and whatever `dc.ramp` is.
 """
 
-import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 import ml_collections
 
-from dbdc_jax.methods.common import base, passes, plain, supervision
-from dbdc_jax.methods.mean_teacher import squared_difference
-from dbdc_jax.ops import losses, teacher
+from dbdc_jax.methods.common import base, passes, plain
+from dbdc_jax.methods.mean_teacher import answer, student
 
 _EPSILON = 1e-6
 
@@ -35,55 +34,39 @@ def build(
   return plain.build(config, axis_name, _loss, taught=True)
 
 
-def entropy(p: jax.Array) -> jax.Array:
-  """Entropy `[...]` in nats of probabilities `[..., C]`."""
+def entropy(p: Float[Array, '*pixels C']) -> Float[Array, '*pixels']:
+  """Entropy in nats of probabilities."""
   return -jnp.sum(p * jnp.log(p + _EPSILON), -1)
 
 
-def certain(p: jax.Array, progress: jax.Array) -> jax.Array:
+def certain(
+  p: Float[Array, '*pixels C'], progress: Float[Array, ''] | float
+) -> Bool[Array, '*pixels']:
   """Where the mean teacher is certain enough to teach.
 
   Args:
-    p: `[..., C]` its mean probabilities.
+    p: its mean probabilities.
     progress: share of the run that is done.
-
-  Returns:
-    `[...]` bool.
   """
   share = 0.75 + 0.25 * plain.gaussian_ramp(progress)
   return entropy(p) < share * jnp.log(p.shape[-1])
 
 
-def _mean_probabilities(step, params, statistics, views):
+def _mean_probabilities(step, memory, views):
   """The teacher's softmax, averaged over passes of different noise."""
-  ssl = step.config.ssl
+  count = step.config.ssl.passes
 
   def add(total, number):
-    # The target's own noise has number 0.
-    noisy = teacher.noisy(views.weak, views.keys, ssl.noise, number)
-    p = passes.probabilities(step, params, statistics, noisy)
-    return total + p / ssl.passes, None
+    return total + answer(step, memory, views, number) / count, None
 
   shape = (*views.weak.shape[:-1], step.net.unet.num_classes)
-  numbers = jnp.arange(1, ssl.passes + 1)
-  return lax.scan(add, jnp.zeros(shape), numbers)[0]
+  # The target's own noise has number 0.
+  return lax.scan(add, jnp.zeros(shape), jnp.arange(1, count + 1))[0]
 
 
 def _loss(step, params, memory):
   views = passes.views(step)
-  statistics, mean_teacher = memory['modulation'], memory['teacher']
-  noisy = teacher.noisy(views.weak, views.keys, step.config.ssl.noise)
-  target = passes.probabilities(step, mean_teacher, statistics, noisy)
-  mean = _mean_probabilities(step, mean_teacher, statistics, views)
-  logits, student, statistics = passes.both_forward(
-    step, params, statistics, views.images, views.weak
-  )
-  labeled = supervision.labeled_terms(
-    step, logits, views.labels, share=plain.HALF
-  )
+  target = answer(step, memory, views)
+  mean = _mean_probabilities(step, memory, views)
   mask = certain(mean, step.signals.progress)
-  consistency = losses.masked_mean(
-    squared_difference(student, target), mask, step.axis_name
-  )
-  terms = {'consistency': consistency}
-  return plain.Outcome(labeled, terms, logits, views.labels, statistics)
+  return student(step, params, memory, views, target, mask)

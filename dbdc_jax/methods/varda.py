@@ -35,6 +35,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 import ml_collections
 import optax
 
@@ -68,17 +69,19 @@ def build(
 
 
 def balanced_cross_entropy(
-  logits: jax.Array, labels: jax.Array, axis_name: str | None = None
-) -> jax.Array:
+  logits: Float[Array, 'n H W C'],
+  labels: Integer[Array, 'n H W'],
+  axis_name: str | None = None,
+) -> Float[Array, '']:
   """Cross entropy in which each class of the batch weighs the same.
 
   Args:
-    logits: `[n, H, W, C]`.
-    labels: `[n, H, W]` int class indices.
+    logits: of each pixel.
+    labels: class indices.
     axis_name: the device axis, or None.
 
   Returns:
-    A scalar: the mean over the classes that occur of each one's mean.
+    The mean over the classes that occur of each one's mean.
   """
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   chosen = losses.one_hot(labels, logits.shape[-1])
@@ -89,7 +92,9 @@ def balanced_cross_entropy(
   return jnp.sum(means) / jnp.maximum(jnp.sum(counts > 0), 1)
 
 
-def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+def divergence(
+  mean: Float[Array, '*axes'], log_variance: Float[Array, '*axes']
+) -> Float[Array, '*axes']:
   """KL divergence of each Gaussian from the standard one, elementwise."""
   mean, log_variance = (x.astype(jnp.float32) for x in (mean, log_variance))
   return -0.5 * (1 + log_variance - jnp.square(mean) - jnp.exp(log_variance))
@@ -140,7 +145,7 @@ def _evidence(step, images, latents, drawn):
 
 def _distance(step, latents, count):
   """The term of the distance between the first `count` images and the rest."""
-  total = 0.0
+  total: Array | float = 0.0
   for share, latent in zip(_SHARES, latents, strict=True):
     mean, log_variance = (
       x.astype(jnp.float32) for x in (latent.mean, latent.log_variance)

@@ -121,12 +121,12 @@ def spread(old: Any, fresh: Any, places: Sequence[int]) -> Any:
   Raises:
     ValueError: other arrays or shapes, beside the rows; names the first.
   """
-  places = np.asarray(places)
+  rows = np.asarray(places)
 
   def one(name, before, start):
     # One row for several modalities is shared, see `ModulationBank.shared`.
     shared = not name or len(start) == 1
-    wanted = start.shape if shared else (len(places), *start.shape[1:])
+    wanted = start.shape if shared else (len(rows), *start.shape[1:])
     if before.shape != wanted:
       raise ValueError(f'{name or "an array"}: {before.shape}, not {wanted}')
     if shared:
@@ -134,7 +134,7 @@ def spread(old: Any, fresh: Any, places: Sequence[int]) -> Any:
     out = np.array(start)
     if name.split('/')[-1] in _AVERAGED:
       out[:] = before.mean(0)
-    out[places] = before
+    out[rows] = before
     return out
 
   return _map(one, old, fresh)

@@ -10,6 +10,20 @@ from dbdc_jax.models.gradients import upsample
 from dbdc_jax.models.modulation import ModulationBank
 
 
+def check_sides(images: Float[Array, 'N H W 1'], poolings: int) -> None:
+  """Checks that images can be halved so many times.
+
+  Raises:
+    ValueError: they cannot.
+  """
+  (height, width), unit = images.shape[1:3], 2**poolings
+  if height % unit or width % unit:
+    raise ValueError(
+      f'images of {height} x {width} pixels: both sides must divide by {unit}'
+      f' ({poolings} poolings); choose another --config.augment.patch_size'
+    )
+
+
 class Upsample(nn.Module):
   """Bilinear x2; a module so that it can be counted."""
 

@@ -30,7 +30,7 @@ class JoinedConv(nn.Module):
   @nn.compact
   def __call__(
     self, *inputs: Float[Array, 'N H W _']
-  ) -> tuple[Float[Array, 'N H W features'], Float[Array, 'features']]:
+  ) -> tuple[Float[Array, 'N H W features'], Float[Array, ' features']]:
     """Convolves; the bias is not added but returned."""
     channels = [x.shape[-1] for x in inputs]
     shape = (3, 3, sum(channels), self.features)

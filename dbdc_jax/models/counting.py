@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from dbdc_jax.models import blocks, registration
 from dbdc_jax.models.convolution import JoinedConv
@@ -25,34 +26,33 @@ from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
 
 _NORM, _BILINEAR = 4, 11
+# Values of a kernel, for each input channel.
+_KERNELS = {
+  nn.Dense: 1,
+  blocks.Doubling: 2**2,
+  registration.Conv3: 3**3,
+  registration.Doubling: 4**3,
+}
+# What each output value costs.
+_VALUES = {ModulationBank: _NORM, blocks.Upsample: _BILINEAR}
 
 
-def _size(x: jax.Array) -> int:
+def _size(x: Array | jax.ShapeDtypeStruct) -> int:
   return math.prod(x.shape)
 
 
-def _layer(module: nn.Module, inputs: tuple[jax.Array, ...], out: Any) -> int:
+def _layer(module: nn.Module, inputs: tuple[Any, ...], out: Any) -> int:
   """Multiply-accumulates of one layer from its inputs and output."""
-  x = inputs[0]
-  if isinstance(module, JoinedConv):
-    return _size(out[0]) * 9 * sum(part.shape[-1] for part in inputs)
-  if isinstance(module, nn.Conv):
+  kind, x = type(module), inputs[0]
+  if kind is JoinedConv:
+    return _size(out[0]) * 3**2 * sum(part.shape[-1] for part in inputs)
+  if kind is nn.Conv:
     return _size(out) * math.prod(module.kernel_size) * x.shape[-1]
-  if isinstance(module, registration.Conv3):
-    return _size(out) * 3**3 * x.shape[-1]
-  if isinstance(module, registration.Doubling):
-    return _size(out) * 4**3 * x.shape[-1]
-  if isinstance(module, nn.Dense):
-    return _size(out) * x.shape[-1]
-  if isinstance(module, ModulationBank):
-    return _NORM * _size(x)
-  if isinstance(module, blocks.Doubling):
-    return _size(out) * 2**2 * x.shape[-1]
-  if isinstance(module, blocks.Upsample):
-    return _BILINEAR * _size(out)
-  if isinstance(module, InstanceNorm) and x.ndim == 5:
-    return _NORM // 2 * _size(x)
-  return 0
+  if kind in _KERNELS:
+    return _size(out) * _KERNELS[kind] * x.shape[-1]
+  if kind is InstanceNorm:
+    return _NORM // 2 * _size(x) if x.ndim == 5 else 0
+  return _size(out) * _VALUES[kind] if kind in _VALUES else 0
 
 
 def _first_layer(taps, naive: bool) -> int:

@@ -165,7 +165,7 @@ class Groups(NamedTuple):
   slope: float | None
 
   def sum(
-    self, values: Float[Array, 'N *pixels c'], modality: Integer[Array, 'N']
+    self, values: Float[Array, 'N *pixels c'], modality: Integer[Array, ' N']
   ) -> Float[Array, 'K c']:
     """Sums over the samples of each modality."""
     count = self.num_modalities
@@ -177,7 +177,7 @@ class Groups(NamedTuple):
     return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
 
   def pick(
-    self, rows: Float[Array, 'K c'], modality: Integer[Array, 'N']
+    self, rows: Float[Array, 'K c'], modality: Integer[Array, ' N']
   ) -> Float[Array, '#N c']:
     """Each sample's row; the only one if K is 1."""
     if self.num_modalities == 1:
@@ -190,7 +190,7 @@ class Groups(NamedTuple):
     """Adds up over the devices."""
     return x if self.axis_name is None else lax.psum(x, self.axis_name)
 
-  def count(self, modality: Integer[Array, 'N']) -> Float[Array, 'K 1']:
+  def samples(self, modality: Integer[Array, ' N']) -> Float[Array, 'K 1']:
     """Samples of each modality over the devices."""
     shape = (self.num_modalities, 1)
     if self.num_modalities == 1 or self.grouped:
@@ -205,7 +205,7 @@ class Groups(NamedTuple):
     x: Float[Array, 'N H W c'],
     factor: Float[Array, 'K c'],
     shift: Float[Array, 'K c'],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
   ) -> Float[Array, 'N H W c']:
     """`x * factor + shift` by rows, then the leaky ReLU."""
     factor = self.pick(factor, modality)[:, None, None]
@@ -216,7 +216,7 @@ class Groups(NamedTuple):
     return y.astype(x.dtype)
 
   def statistics(
-    self, x: Float[Array, 'N H W c'], modality: Integer[Array, 'N']
+    self, x: Float[Array, 'N H W c'], modality: Integer[Array, ' N']
   ) -> tuple[Float[Array, 'K c'], Float[Array, 'K c'], Float[Array, 'K 1']]:
     """Mean, variance, and samples of each modality.
 
@@ -232,7 +232,7 @@ class Groups(NamedTuple):
     means = shift + away
     variances = jnp.mean(jnp.square(off), (1, 2)) - jnp.square(away)
     variances = jnp.maximum(variances, 0.0)
-    count = self.count(modality)
+    count = self.samples(modality)
     divisor = jnp.maximum(count, 1.0)
     mean = self.total(self.sum(means, modality)) / divisor
     deviation = means - self.pick(mean, modality)
@@ -246,7 +246,7 @@ def normalize(
   x: Float[Array, 'N H W c'],
   scale: Float[Array, 'K c'],
   bias: Float[Array, 'K c'],
-  modality: Integer[Array, 'N'],
+  modality: Integer[Array, ' N'],
 ) -> tuple[
   Float[Array, 'N H W c'],
   Float[Array, 'K c'],

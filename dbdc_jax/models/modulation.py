@@ -33,12 +33,12 @@ class Moments(NamedTuple):
 
   mean: Float[Array, 'G c']
   var: Float[Array, 'G c']
-  seen: Float[Array, 'G']
+  seen: Float[Array, ' G']
 
 
 def running_momentum(
-  count: Float[Array, 'R'], momentum: float
-) -> Float[Array, 'R']:
+  count: Float[Array, ' R'], momentum: float
+) -> Float[Array, ' R']:
   """Alpha = min(momentum, (1 + t) / (10 + t)) after t updates of a row.
 
   A flat 0.99 would leave evaluation some 300 steps behind the network.
@@ -119,9 +119,9 @@ class ModulationBank(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'N H W channels'],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
     train: bool,
-    offset: Float[Array, 'channels'] | None = None,
+    offset: Float[Array, ' channels'] | None = None,
   ) -> Float[Array, 'N H W channels']:
     """Normalises.
 
@@ -143,7 +143,7 @@ class ModulationBank(nn.Module):
     mean = self.variable('modulation', 'mean', jnp.zeros, shape)
     var = self.variable('modulation', 'var', jnp.ones, shape)
     count = self.variable('modulation', 'count', jnp.zeros, shape[:1])
-    offset = 0.0 if offset is None else offset
+    added = 0.0 if offset is None else offset
     groups = gradients.Groups(
       self.num_modalities * self.passes,
       self.epsilon,
@@ -153,7 +153,7 @@ class ModulationBank(nn.Module):
     )
     if not train:
       factor = scale * lax.rsqrt(var.value + self.epsilon)
-      shift = bias + (offset - mean.value) * factor
+      shift = bias + (added - mean.value) * factor
       one_row = groups._replace(num_modalities=rows)
       return one_row.modulate(x, factor, shift, modality)
     repeats = (groups.num_modalities // rows, 1)
@@ -161,7 +161,7 @@ class ModulationBank(nn.Module):
     out, *found = gradients.normalize(groups, x, *affine, modality)
     batch_mean, batch_var, seen = lax.stop_gradient(found)
     moments = Moments(
-      batch_mean + lax.stop_gradient(offset), batch_var, seen[:, 0]
+      batch_mean + lax.stop_gradient(added), batch_var, seen[:, 0]
     )
     if self.is_mutable_collection('moments'):
       self.put_variable('moments', 'found', moments)

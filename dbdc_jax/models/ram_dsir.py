@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from dbdc_jax.models.blocks import Layer, Upsample
+from dbdc_jax.models.blocks import Layer, Upsample, check_sides
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.unet import max_pool
 
@@ -69,13 +69,7 @@ class RamDsir(nn.Module):
     Raises:
       ValueError: for a size that does not divide by 16.
     """
-    unit = 2 ** (LEVELS - 1)
-    if x.shape[1] % unit or x.shape[2] % unit:
-      raise ValueError(
-        f'images of {x.shape[1]} x {x.shape[2]} pixels: both sides must'
-        f' divide by {unit} (four poolings); choose another'
-        ' --config.augment.patch_size'
-      )
+    check_sides(x, LEVELS - 1)
     x, levels = x.astype(self.dtype), []
     for level, layers in enumerate(self.encoder):
       x = max_pool(x) if level else x

@@ -7,6 +7,7 @@ voxels. Flows are in voxels along (D, H, W).
 """
 
 import itertools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -268,7 +269,9 @@ class Decoder(nn.Module):
     target: tuple[Float[Array, 'N _ _ _ _'], ...],
   ) -> Float[Array, 'N D H W 3']:
     """Features of `Encoder` to a flow in float32 voxels."""
-    flow, features, width = None, None, self.width
+    width = self.width
+    flow: Any = None
+    features: Any = None
     for level, channels in ((2, 3), (1, 2 * width), (0, None)):
       ours, theirs = (x[level].astype(jnp.float32) for x in (source, target))
       if flow is not None:

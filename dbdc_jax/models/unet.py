@@ -54,7 +54,7 @@ class ConvNorm(nn.Module):
   def __call__(
     self,
     inputs: Float[Array, 'N H W _'] | tuple[Float[Array, 'N H W _'], ...],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
     train: bool,
   ) -> Float[Array, 'N H W {self.features}']:
     """One input, or several as if they were concatenated."""
@@ -133,7 +133,7 @@ class UNet(nn.Module):
   def encode(
     self,
     x: Float[Array, 'N H W 1'],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
     train: bool,
   ) -> tuple[Array, Array, Array, Array]:
     """Encoder.
@@ -164,7 +164,7 @@ class UNet(nn.Module):
   def decode(
     self,
     features: tuple[Array, Array, Array, Array],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
     train: bool,
   ) -> tuple[Array, Array, Array]:
     """Decoder: (x1, x2, x3, m) to (x4, x5, x6) at 1/4, 1/2 and 1."""
@@ -177,7 +177,7 @@ class UNet(nn.Module):
   def head(
     self,
     x6: Float[Array, 'N H W _'],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
     train: bool,
   ) -> Float[Array, 'N H W {self.num_classes}']:
     """Segmentation head: float32 logits."""
@@ -188,7 +188,7 @@ class UNet(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'N H W 1'],
-    modality: Integer[Array, 'N'],
+    modality: Integer[Array, ' N'],
     train: bool,
   ) -> Float[Array, 'N H W {self.num_classes}']:
     """Images to float32 logits."""
@@ -199,7 +199,7 @@ class UNet(nn.Module):
 
 def drop_bottleneck(
   features: tuple[Float[Array, 'N _ _ _'], ...],
-  keys: Key[Array, 'N'],
+  keys: Key[Array, ' N'],
   rate: float,
 ) -> tuple[Float[Array, 'N _ _ _'], ...]:
   """Drops bottleneck elements, keeping the mean (inverted scaling; eq 19).

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, Shaped
 
-from dbdc_jax.models.blocks import Doubling, Layer, Upsample
+from dbdc_jax.models.blocks import Doubling, Layer, Upsample, check_sides
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.models.unet import max_pool
@@ -73,7 +73,7 @@ def _conv(
 
 
 def _drawn(
-  keys: Key[Array, 'N'], number: int, draw: Callable[[Array], Array]
+  keys: Key[Array, ' N'], number: int, draw: Callable[[Array], Array]
 ) -> Shaped[Array, 'N ...']:
   """`draw(key)` of every sample; `number` tells the draws apart."""
   return jax.vmap(lambda key: draw(jax.random.fold_in(key, number)))(keys)
@@ -112,7 +112,7 @@ class LatentLayer(nn.Module):
   def __call__(
     self,
     h: Float[Array, 'N h w {self.features}'],
-    keys: Key[Array, 'N'] | None,
+    keys: Key[Array, ' N'] | None,
     number: int,
   ) -> Latent:
     """The latent; without keys its value is the mean."""
@@ -186,7 +186,7 @@ class Segmenter(nn.Module):
     return _conv(self.fused, self.fusion(*maps)).astype(jnp.float32)
 
   def __call__(
-    self, images: Float[Array, 'N H W 1'], keys: Key[Array, 'N'] | None = None
+    self, images: Float[Array, 'N H W 1'], keys: Key[Array, ' N'] | None = None
   ) -> Found:
     """Segments images.
 
@@ -197,13 +197,7 @@ class Segmenter(nn.Module):
     Raises:
       ValueError: for a size that does not divide by 16.
     """
-    unit = 2 ** (LEVELS - 1)
-    if images.shape[1] % unit or images.shape[2] % unit:
-      raise ValueError(
-        f'images of {images.shape[1]} x {images.shape[2]} pixels: both sides'
-        f' must divide by {unit} (four poolings); choose another'
-        ' --config.augment.patch_size'
-      )
+    check_sides(images, LEVELS - 1)
     levels = self._encode(images)
     x, latents, logits = levels[-1], [], []
     plain = LEVELS - 1 - SCALES
@@ -244,7 +238,7 @@ class Drawer(nn.Module):
     Returns:
       Float32, before the sigmoid.
     """
-    inputs = (value, classes.astype(self.dtype))
+    inputs: tuple[Array, ...] = (value, classes.astype(self.dtype))
     for times in (4, 4, 2, 2, 1, 1):
       layer = Layer(times * self.width, self.axis_name, self.dtype)
       inputs = (layer(*inputs, train=train),)
@@ -277,7 +271,7 @@ class VarDA(nn.Module):
     ]
 
   def segment(
-    self, images: Float[Array, 'N H W 1'], keys: Key[Array, 'N'] | None = None
+    self, images: Float[Array, 'N H W 1'], keys: Key[Array, ' N'] | None = None
   ) -> Found:
     """See `Segmenter`."""
     return self.segmenter(images, keys)

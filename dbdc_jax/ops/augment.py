@@ -28,8 +28,8 @@ class Augmentation(NamedTuple):
 
 
 def sample_keys(
-  key: Key[Array, ''], indices: Integer[Array, 'n']
-) -> Key[Array, 'n']:
+  key: Key[Array, ''], indices: Integer[Array, ' n']
+) -> Key[Array, ' n']:
   """One key per sample from its index in the global batch."""
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(indices)
 
@@ -155,7 +155,7 @@ def _to_float(image):
 def labeled_view(
   images: UInt16[Array, 'n H W'],
   labels: UInt8[Array, 'n H W'],
-  keys: Key[Array, 'n'],
+  keys: Key[Array, ' n'],
   settings: Augmentation,
 ) -> tuple[
   Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
@@ -185,7 +185,7 @@ def labeled_view(
 
 def unlabeled_views(
   images: UInt16[Array, 'n H W'],
-  keys: Key[Array, 'n'],
+  keys: Key[Array, ' n'],
   settings: Augmentation,
 ) -> tuple[
   Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],

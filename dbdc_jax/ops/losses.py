@@ -28,7 +28,7 @@ def masked_mean(
   values: Float[Array, 'K ...'],
   mask: Bool[Array, '...'],
   axis_name: str | None,
-) -> Float[Array, 'K']:
+) -> Float[Array, ' K']:
   """Mean where `mask`, per modality and over devices.
 
   Args:
@@ -48,16 +48,16 @@ def masked_mean(
 
 def mean(
   values: Float[Array, 'K ...'], axis_name: str | None
-) -> Float[Array, 'K']:
+) -> Float[Array, ' K']:
   """Mean per modality and over devices."""
   return masked_mean(values, jnp.ones((), bool), axis_name)
 
 
 def cross_entropy(
   logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, 'K *pixels'],
+  labels: Integer[Array, ' K *pixels'],
   axis_name: str | None = None,
-) -> Float[Array, 'K']:
+) -> Float[Array, ' K']:
   """Mean cross entropy per modality, in nats per pixel.
 
   Args:
@@ -74,7 +74,7 @@ def cross_entropy(
 def only_labelable(
   logits: Float[Array, 'N *pixels C'],
   labelable: Bool[np.ndarray, 'K C'],
-  modality: Integer[Array, 'N'],
+  modality: Integer[Array, ' N'],
 ) -> Float[Array, 'N *pixels C']:
   """Takes classes that a modality's labels cannot contain out of the softmax.
 
@@ -102,12 +102,12 @@ def one_hot(
 
 def dice(
   logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, 'K *pixels'],
+  labels: Integer[Array, ' K *pixels'],
   present: Bool[Array, 'K C'],
   axis_name: str | None = None,
   *,
   linear: bool = False,
-) -> Float[Array, 'K']:
+) -> Float[Array, ' K']:
   """Soft Dice loss per modality, squared denominator, background included.
 
   Per class over the whole batch, as the paper's loss_dice is read:
@@ -160,7 +160,7 @@ def symmetric_divergence(
 
 def dice_counts(
   logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, 'K *pixels'],
+  labels: Integer[Array, ' K *pixels'],
   axis_name: str | None = None,
 ) -> Float[Array, '2 K C']:
   """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
@@ -184,7 +184,7 @@ def dice_counts(
 
 def pooled_dice(
   counts: Float[Array, '2 K C'], present: Bool[Array, 'K C']
-) -> Float[Array, 'K']:
+) -> Float[Array, ' K']:
   """Mean foreground Dice per modality from pooled `dice_counts`.
 
   Args:

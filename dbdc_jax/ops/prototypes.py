@@ -34,7 +34,7 @@ class Prototypes(NamedTuple):
   bank: Float[Array, 'K C D']
   sums: Float[Array, 'K C D']
   counts: Float[Array, 'K C']
-  ready: Bool[Array, 'K']
+  ready: Bool[Array, ' K']
 
 
 def init(num_modalities: int, num_classes: int, dim: int) -> Prototypes:
@@ -190,8 +190,8 @@ def update(
 def prototype_logits(
   scores: Float[Array, 'K n C'],
   present: Bool[Array, 'K C'],
-  scale: Float[Array, 'C'],
-  bias: Float[Array, 'C'],
+  scale: Float[Array, ' C'],
+  bias: Float[Array, ' C'],
 ) -> Float[Array, 'K n C']:
   """LayerNorm of the similarities over the classes that take part.
 
@@ -215,12 +215,12 @@ def mpcl_terms(
   embeddings: Float[Array, 'K n D'],
   labels: Integer[Array, 'K n'],
   present: Bool[Array, 'K C'],
-  scale: Float[Array, 'C'],
-  bias: Float[Array, 'C'],
+  scale: Float[Array, ' C'],
+  bias: Float[Array, ' C'],
   *,
   temperature: float,
   axis_name: str | None = None,
-) -> dict[str, Float[Array, 'K']]:
+) -> dict[str, Float[Array, ' K']]:
   """The four terms of MPCL (eq 8 to 11) for one view.
 
   Args:
@@ -268,7 +268,7 @@ def mpcl_terms(
   return {k: jnp.where(state.ready, v, 0.0) for k, v in terms.items()}
 
 
-def cross_modality_cosine(bank: Float[Array, 'K C D']) -> Float[Array, 'C']:
+def cross_modality_cosine(bank: Float[Array, 'K C D']) -> Float[Array, ' C']:
   """Mean cosine of a class's prototypes across modalities.
 
   1 means that the bank holds nothing modality-specific for the class.

@@ -17,8 +17,8 @@ def sinkhorn(
   epsilon: float | Float[Array, ''] = 0.05,
   iterations: int = 3,
   axis_name: str | None = None,
-  mask: Bool[Array, 'N'] | None = None,
-  class_mask: Bool[Array, 'C'] | None = None,
+  mask: Bool[Array, ' N'] | None = None,
+  class_mask: Bool[Array, ' C'] | None = None,
 ) -> Float[Array, 'N C']:
   """Soft assignment with nearly equal masses of the classes.
 

@@ -39,10 +39,10 @@ class Weighting(NamedTuple):
     clip: bounds of the learning-speed factor.
   """
 
-  dice: Float[Array, 'K']
-  learn: Float[Array, 'K']
-  unlearn: Float[Array, 'K']
-  error: Float[Array, 'K']
+  dice: Float[Array, ' K']
+  learn: Float[Array, ' K']
+  unlearn: Float[Array, ' K']
+  error: Float[Array, ' K']
   epochs: Float[Array, '']
   clip: Float[Array, '2']
 
@@ -68,7 +68,7 @@ def init(
   )
 
 
-def update(state: Weighting, dice: Float[Array, 'K']) -> Weighting:
+def update(state: Weighting, dice: Float[Array, ' K']) -> Weighting:
   """Takes in an epoch's training DSC in [0, 1]."""
   dice = jnp.clip(jnp.asarray(dice, jnp.float32), FLOOR, 1.0)
   # The first epoch has nothing to be compared with.
@@ -85,7 +85,7 @@ def update(state: Weighting, dice: Float[Array, 'K']) -> Weighting:
   )
 
 
-def weights(state: Weighting) -> Float[Array, 'K']:
+def weights(state: Weighting) -> Float[Array, ' K']:
   """Omega (eq 13), sums to K."""
   speed = (state.unlearn + SMOOTHING) / (state.learn + SMOOTHING)
   factor = jnp.clip(speed**BETA, state.clip[0], state.clip[1])

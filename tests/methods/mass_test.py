@@ -1,5 +1,6 @@
 import types
 
+from arrays import jaxed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,27 +237,31 @@ def test_votes_are_weighted_by_the_softmax_over_atlases():
 
 def test_a_translation_is_smooth_and_a_slope_is_not():
   flow = np.ones((2, 1, 4, 5, 6, 3), np.float32)
-  np.testing.assert_array_equal(mass.smoothness(flow, None), 0)
+  np.testing.assert_array_equal(jaxed(mass.smoothness)(flow, None), 0)
   flow[0] *= np.arange(4, dtype=np.float32)[:, None, None, None]
-  np.testing.assert_allclose(mass.smoothness(flow, None), [1 / 3, 0])
+  np.testing.assert_allclose(jaxed(mass.smoothness)(flow, None), [1 / 3, 0])
 
 
 def test_contrast_is_least_for_partners():
   a = np.eye(6, dtype=np.float32)
   least = -np.log(np.e / (np.e + 5))
-  np.testing.assert_allclose(mass.contrast(a, a), least, rtol=1e-5)
-  assert mass.contrast(a, np.roll(a, 1, 0)) > least
+  np.testing.assert_allclose(jaxed(mass.contrast)(a, a), least, rtol=1e-5)
+  assert jaxed(mass.contrast)(a, np.roll(a, 1, 0)) > least
   # Vectors that are all the same tell nothing apart.
   same = np.ones((6, 4), np.float32) / 2
-  np.testing.assert_allclose(mass.contrast(same, same), np.log(6), rtol=1e-5)
+  np.testing.assert_allclose(
+    jaxed(mass.contrast)(same, same), np.log(6), rtol=1e-5
+  )
 
 
 def test_overlap_of_equal_maps_is_1_and_of_others_0():
   p = np.eye(3, dtype=np.float32)[np.array([0, 1, 1, 0]).reshape(1, 1, 1, 2, 2)]
   present = np.array([[True, True, False]])
-  np.testing.assert_allclose(mass.overlap(p, p, present, None), 1, rtol=1e-5)
+  np.testing.assert_allclose(
+    jaxed(mass.overlap)(p, p, present, None), 1, rtol=1e-5
+  )
   q = np.roll(p, 1, -2)
-  assert mass.overlap(p, q, present, None) < 1e-4
+  assert jaxed(mass.overlap)(p, q, present, None) < 1e-4
 
 
 @pytest.mark.parametrize(

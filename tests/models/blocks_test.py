@@ -7,7 +7,7 @@ from dbdc_jax.models.blocks import Doubling
 
 def test_doubling_is_a_transposed_convolution():
   """Each pixel leaves a 2 x 2 square of its own."""
-  x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5)))
   layer = Doubling(2, jnp.float32)
   variables = layer.init(jax.random.key(0), x)
   kernel = np.asarray(variables['params']['kernel'])

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dbdc_jax.models.instance_norm import InstanceNorm
@@ -19,5 +20,5 @@ def test_each_sample_s_channel_has_mean_0_and_variance_1():
 
 
 def test_a_constant_is_0():
-  out = InstanceNorm().apply({}, np.full((1, 2, 2, 1), 5.0, np.float32))
+  out = InstanceNorm().apply({}, jnp.full((1, 2, 2, 1), 5.0))
   np.testing.assert_array_equal(out, 0)

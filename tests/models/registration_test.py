@@ -1,5 +1,6 @@
 import itertools
 
+from arrays import jaxed
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,12 +60,12 @@ def test_cost_is_that_of_a_loop_over_shifts():
     expected = (moved * target).mean(-1)
     np.testing.assert_allclose(found[..., index], expected, atol=1e-6)
   # Where nothing is shifted, features meet themselves.
-  same = registration.cost_volume(source, source)
+  same = jaxed(registration.cost_volume)(source, source)
   np.testing.assert_allclose(same[..., 62], (source**2).mean(-1), atol=1e-6)
 
 
 def test_slices_and_the_kernel_s_slices_make_the_convolution():
-  x = _draw(0, 2, 4, 6, 5, 2)
+  x = jnp.asarray(_draw(0, 2, 4, 6, 5, 2))
   for stride in (1, 2):
     ours = registration.Conv3(3, stride)
     params = ours.init(jax.random.key(0), x)
@@ -83,7 +84,7 @@ def test_slices_and_the_kernel_s_slices_make_the_convolution():
 
 
 def test_doubling_is_the_transposed_convolution():
-  x = _draw(0, 2, 3, 4, 5, 2)
+  x = jnp.asarray(_draw(0, 2, 3, 4, 5, 2))
   ours = registration.Doubling(3)
   params = ours.init(jax.random.key(0), x)
   params = jax.tree.map(lambda p: p + 0.1, params)
@@ -127,7 +128,7 @@ def test_a_grid_that_cannot_be_halved_thrice_is_refused():
 
 def test_the_head_gives_unit_vectors_also_of_nothing():
   head = registration.Head(4)
-  x = np.concatenate([_draw(0, 1, 2, 3, 3, 4), np.zeros((1, 2, 3, 3, 4))])
+  x = jnp.concatenate([_draw(0, 1, 2, 3, 3, 4), jnp.zeros((1, 2, 3, 3, 4))])
   params = head.init(jax.random.key(0), x)
   found = np.asarray(head.apply(params, x))
   assert found.shape == (2, 8, 16)

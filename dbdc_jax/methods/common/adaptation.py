@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 import ml_collections
 import optax
 
@@ -74,19 +75,18 @@ def _predict(net: Networks, params, memory, images, modality, *, segment):
 
 def outcome(
   step: Step,
-  terms: dict[str, jax.Array],
-  value: jax.Array,
-  answer: tuple[jax.Array, jax.Array],
+  terms: dict[str, Float[Array, '2']],
+  value: Float[Array, ''],
+  answer: tuple[Float[Array, '1 b H W C'], Integer[Array, '1 b H W']],
   memory: Any,
-) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+) -> tuple[Float[Array, ''], tuple[Any, dict[str, Array]]]:
   """What the loss of a method that transfers returns.
 
   Args:
     step: what the method was given.
-    terms: `[2]` each, see `transfer.rows`.
+    terms: see `transfer.rows`.
     value: the loss.
-    answer: `[1, b, H, W, C]` logits of the source's labelled slices and
-      `[1, b, H, W]` their labels.
+    answer: logits of the source's labelled slices, and their labels.
     memory: after the step.
   """
   counts = losses.dice_counts(*answer, step.axis_name)

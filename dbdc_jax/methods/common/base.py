@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 import ml_collections
+import numpy as np
 import optax
 
 from dbdc_jax.methods.common.transfer import Transfer
@@ -21,29 +23,27 @@ class Signals(NamedTuple):
   """What the train loop passes into a step, as arrays (never constants).
 
   Attributes:
-    weights: `[K]` modality weights omega (eq 22), all ones without MAW.
-    ramp: scalar lambda(t) of the unlabelled losses.
-    active: scalar bool, False in the supervised warm-up epochs.
-    present: `[K, C]` bool, classes that each modality's labels contain.
-    consistent: `[K]` bool, modalities that have unlabelled scans.
-    progress: scalar in (0, 1], this epoch's number over that of all epochs.
+    weights: modality weights omega (eq 22), all ones without MAW.
+    ramp: lambda(t) of the unlabelled losses.
+    active: False in the supervised warm-up epochs.
+    present: classes that each modality's labels contain.
+    consistent: modalities that have unlabelled scans.
+    progress: in (0, 1], this epoch's number over that of all epochs.
   """
 
-  weights: jax.Array
-  ramp: jax.Array
-  active: jax.Array
-  present: jax.Array
-  consistent: jax.Array
-  progress: jax.Array | float = 1.0
+  weights: Float[Array, ' K']
+  ramp: Float[Array, '']
+  active: Bool[Array, '']
+  present: Bool[Array, 'K C']
+  consistent: Bool[Array, ' K']
+  progress: Float[Array, ''] | float = 1.0
 
 
-def full_signals(present: jax.Array, consistent: jax.Array) -> Signals:
-  """The signals of a step in which every loss acts with its whole weight.
-
-  Args:
-    present: `[K, C]` bool, see `Signals`.
-    consistent: `[K]` bool, see `Signals`.
-  """
+def full_signals(
+  present: Bool[Array | np.ndarray, 'K C'],
+  consistent: Bool[Array | np.ndarray, ' K'],
+) -> Signals:
+  """The signals of a step in which every loss acts with its whole weight."""
   return Signals(
     weights=jnp.ones(len(present)),
     ramp=jnp.float32(1.0),

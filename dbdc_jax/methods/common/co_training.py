@@ -8,6 +8,7 @@ share teaches, so that a rare class teaches too.
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
 
 from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
@@ -19,17 +20,19 @@ _SHARES = (0.2, 0.8)
 _STEPS, _LOW, _HIGH = 512, -4.0, 17.0
 
 
-def symmetric_divergence(z: jax.Array, w: jax.Array) -> jax.Array:
-  """(KL(z || w) + KL(w || z)) / 2 of two logits `[..., C]`, per pixel."""
+def symmetric_divergence(
+  z: Float[Array, '*pixels C'], w: Float[Array, '*pixels C']
+) -> Float[Array, '*pixels']:
+  """(KL(z || w) + KL(w || z)) / 2 of two logits, per pixel."""
   return jnp.sum(losses.symmetric_divergence(z, w), -1) / 2
 
 
 def confident(
-  logits: jax.Array,
-  labels: jax.Array,
-  share: jax.Array,
+  logits: Float[Array, 'K b H W C'],
+  labels: Integer[Array, 'K b H W'],
+  share: Float[Array, ''] | float,
   axis_name: str | None = None,
-) -> jax.Array:
+) -> Bool[Array, 'K b H W']:
   """The most confident share of the pixels of each pseudo-labelled class.
 
   Confidence is the log odds of the pseudo-label, told apart in 512 steps, so
@@ -37,13 +40,10 @@ def confident(
   of a class is kept, and of its least confident step either all or none.
 
   Args:
-    logits: `[K, b, H, W, C]`.
-    labels: `[K, b, H, W]` pseudo-labels made of them.
-    share: scalar in (0, 1].
+    logits: of each pixel.
+    labels: pseudo-labels made of them.
+    share: in (0, 1].
     axis_name: the device axis, or None.
-
-  Returns:
-    `[K, b, H, W]` bool.
   """
   classes = logits.shape[-1]
   chosen = losses.one_hot(labels, classes)
@@ -67,16 +67,20 @@ def confident(
   return step >= limits
 
 
-def terms(step: Step, own: jax.Array, other: jax.Array) -> dict[str, jax.Array]:
+def terms(
+  step: Step,
+  own: Float[Array, 'K b H W C'],
+  other: Float[Array, 'K b H W C'],
+) -> dict[str, Float[Array, ' K']]:
   """Each segmenter learns from what the other is sure of.
 
   Args:
     step: what the method was given.
-    own: `[K, b, H, W, C]` logits of unlabelled slices.
+    own: logits of unlabelled slices.
     other: of their translations.
 
   Returns:
-    Terms `[K]` by the slices' modality.
+    Terms by the slices' modality.
   """
   signals, axis_name = step.signals, step.axis_name
   first, last = _SHARES

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from dbdc_jax.methods.common import passes, supervision
 from dbdc_jax.methods.common.networks import Networks, Step
@@ -27,12 +28,12 @@ class Seen(NamedTuple):
   """What P passes say, grouped by modality.
 
   Attributes:
-    logits: `[P, K, b, H, W, C]`.
-    embeddings: `[P, K, n, D]`, n = b * H/stride * W/stride; None without MPCL.
+    logits: of each pixel.
+    embeddings: n = b * H/stride * W/stride; None without MPCL.
   """
 
-  logits: jax.Array
-  embeddings: jax.Array | None
+  logits: Float[Array, 'P K b H W C']
+  embeddings: Float[Array, 'P K n D'] | None
 
 
 class Passes(NamedTuple):
@@ -41,22 +42,24 @@ class Passes(NamedTuple):
   Attributes:
     names: of the passes with a gradient; 'sup' is the first.
     seen: of them.
-    labels: `[K, b, H, W]` of the labelled slices.
-    pseudo: `[K, b, H, W]` pseudo-labels, None without unlabelled slices.
+    labels: of the labelled slices.
+    pseudo: pseudo-labels, None without unlabelled slices.
     moments: of the passes that move running statistics, in order.
   """
 
   names: tuple[str, ...]
   seen: Seen
-  labels: jax.Array
-  pseudo: jax.Array | None
+  labels: Integer[Array, 'K b H W']
+  pseudo: Integer[Array, 'K b H W'] | None
   moments: list[Any]
 
   @property
-  def targets(self) -> list[jax.Array]:
-    """What each pass should say: `[K, b, H, W]` labels or pseudo-labels."""
-    pseudo = (self.pseudo.astype(self.labels.dtype) for _ in self.names[1:])
-    return [self.labels, *pseudo]
+  def targets(self) -> list[Integer[Array, 'K b H W']]:
+    """What each pass should say: labels or pseudo-labels."""
+    if self.pseudo is None:
+      return [self.labels]
+    pseudo = self.pseudo.astype(self.labels.dtype)
+    return [self.labels, *[pseudo for _ in self.names[1:]]]
 
 
 def variables(params: Any, memory: Any) -> dict[str, Any]:
@@ -109,7 +112,7 @@ class Learner(NamedTuple):
       jnp.tile(jnp.arange(modalities), count),
     )
     logits = logits.reshape(count, -1, *logits.shape[1:])
-    embeddings = None
+    embeddings: Any = None
     if project and mpcl.enabled:
       weights = {'params': self.params['projector']}
       embeddings = projector(self.net).apply(weights, taps, mpcl.stride)

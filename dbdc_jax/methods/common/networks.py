@@ -24,7 +24,8 @@ class Networks(NamedTuple):
   """The network and settings that a step needs.
 
   Attributes:
-    unet: in its training form; some methods have another network here.
+    unet: the module in its training form; some methods have another than the
+      U-Net here.
     predictor: the same for any mixture of modalities, on one device.
     settings: of the augmentation.
     config: the run's config.
@@ -33,8 +34,8 @@ class Networks(NamedTuple):
       the method's own recipe is followed; None: DBDC's is.
   """
 
-  unet: nn.Module
-  predictor: nn.Module
+  unet: Any
+  predictor: Any
   settings: augment.Augmentation
   config: ml_collections.ConfigDict
   labelable: np.ndarray

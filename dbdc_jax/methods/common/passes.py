@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer, Key, Shaped
 
 from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
@@ -18,39 +19,43 @@ class Views(NamedTuple):
   """A step's slices as the networks see them.
 
   Attributes:
-    images: `[K, b, H, W, 1]` labelled.
-    labels: `[K, b, H, W]` int32.
-    weak: `[K, b, H, W, 1]` unlabelled, moved and cropped only.
+    images: labelled.
+    labels: class indices.
+    weak: unlabelled, moved and cropped only.
     strong: the same crops with other intensities and noise.
-    keys: `[K, b]`, one for each unlabelled sample's further draws.
+    keys: one for each unlabelled sample's further draws.
   """
 
-  images: jax.Array
-  labels: jax.Array
-  weak: jax.Array
-  strong: jax.Array
-  keys: jax.Array
+  images: Float[Array, 'K b H W 1']
+  labels: Integer[Array, 'K b H W']
+  weak: Float[Array, 'K b H W 1']
+  strong: Float[Array, 'K b H W 1']
+  keys: Key[Array, 'K b']
 
 
-def acting(step: Step) -> jax.Array:
-  """`[K]` bool: where the unlabelled losses act."""
+def acting(step: Step) -> Bool[Array, ' K']:
+  """Where the unlabelled losses act."""
   signals = step.signals
   if step.net.own:
     return signals.consistent & (signals.progress > step.net.own_start)
   return signals.consistent & signals.active
 
 
-def flat(x: jax.Array) -> jax.Array:
-  """`[K, b, ...]` to `[K * b, ...]`."""
+def flat(x: Shaped[Array, 'K b *rest']) -> Shaped[Array, ' K*b *rest']:
+  """The modalities one behind the other."""
   return x.reshape(-1, *x.shape[2:])
 
 
-def _grouped(x: jax.Array, like: jax.Array) -> jax.Array:
-  """`[K * b, ...]` to `[K, b, ...]`, as `like [K, b]`."""
+def _grouped(
+  x: Shaped[Array, ' n *rest'], like: Integer[Array, 'K b']
+) -> Shaped[Array, 'K b *rest']:
+  """By modality again."""
   return x.reshape(*like.shape, *x.shape[1:])
 
 
-def labeled_view(step: Step, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def labeled_view(
+  step: Step, key: Key[Array, '']
+) -> tuple[Float[Array, 'K b H W 1'], Integer[Array, 'K b H W']]:
   """Labelled slices as they are trained on: see `Views`."""
   labeled = step.batch['labeled']
   images, labels = augment.labeled_view(
@@ -85,18 +90,18 @@ def views(step: Step) -> Views:
 
 
 def forward(
-  step: Step, params: Any, statistics: Any, images: jax.Array
-) -> tuple[jax.Array, Any]:
+  step: Step, params: Any, statistics: Any, images: Float[Array, 'K n H W 1']
+) -> tuple[Float[Array, 'K n H W C'], Any]:
   """One pass in train mode; every logit of these methods comes from here.
 
   Args:
     step: what the method was given.
     params: of one network.
     statistics: its running ones.
-    images: `[K, n, H, W, 1]`.
+    images: of each modality.
 
   Returns:
-    `[K, n, H, W, C]` float32 logits, and the new statistics.
+    Float32 logits, and the new statistics.
   """
   count = images.shape[1]
   modality = jnp.repeat(
@@ -114,17 +119,17 @@ def both_forward(
   step: Step,
   params: Any,
   statistics: Any,
-  images: jax.Array,
-  unlabeled: jax.Array,
-) -> tuple[jax.Array, jax.Array, Any]:
+  images: Float[Array, 'K b H W 1'],
+  unlabeled: Float[Array, 'K n H W 1'],
+) -> tuple[Float[Array, 'K b H W C'], Float[Array, 'K n H W C'], Any]:
   """Labelled and unlabelled slices in one pass, as in the published code.
 
   Args:
     step: what the method was given.
     params: of one network.
     statistics: its running ones.
-    images: `[K, b, H, W, 1]` labelled.
-    unlabeled: `[K, n, H, W, 1]`.
+    images: labelled.
+    unlabeled: as many or fewer.
 
   Returns:
     Logits of the first, those of the second (whose gradient is selected away
@@ -162,9 +167,9 @@ def pair_forward(
 
 
 def probabilities(
-  step: Step, params: Any, statistics: Any, images: jax.Array
-) -> jax.Array:
-  """A teacher's softmax `[K, n, H, W, C]`, without a gradient.
+  step: Step, params: Any, statistics: Any, images: Float[Array, 'K n H W 1']
+) -> Float[Array, 'K n H W C']:
+  """A teacher's softmax, without a gradient.
 
   Its pass is normalised by its own images; the statistics are only handed on
   because the network has a place for them.

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 import ml_collections
 import optax
 
@@ -35,17 +36,17 @@ class Outcome(NamedTuple):
   """What a method's loss returns.
 
   Attributes:
-    labeled: terms `[K]` by name.
-    unlabeled: terms `[K]` by name, before ramp and weight; may be empty.
-    logits: `[K, b, H, W, C]` of the labelled slices, for the training DSC.
-    labels: `[K, b, H, W]`.
+    labeled: terms by name.
+    unlabeled: terms by name, before ramp and weight; may be empty.
+    logits: of the labelled slices, for the training DSC.
+    labels: of the same.
     statistics: running ones after the step.
   """
 
-  labeled: dict[str, jax.Array]
-  unlabeled: dict[str, jax.Array]
-  logits: jax.Array
-  labels: jax.Array
+  labeled: dict[str, Float[Array, ' K']]
+  unlabeled: dict[str, Float[Array, ' K']]
+  logits: Float[Array, 'K b H W C']
+  labels: Integer[Array, 'K b H W']
   statistics: Any
 
 
@@ -149,13 +150,13 @@ def _counted(net: Networks, params, memory, image):
   return [variables['params'] for variables in found]
 
 
-def gaussian_ramp(progress: jax.Array) -> jax.Array:
+def gaussian_ramp(progress: Float[Array, ''] | float) -> Float[Array, '']:
   """exp(-5 (1 - progress)^2)."""
   return jnp.exp(-5.0 * jnp.square(1.0 - progress))
 
 
-def ramp(step: Step) -> jax.Array:
-  """Scalar weight of the unlabelled losses, in the run's recipe."""
+def ramp(step: Step) -> Float[Array, '']:
+  """Weight of the unlabelled losses, in the run's recipe."""
   signals = step.signals
   return gaussian_ramp(signals.progress) if step.net.own else signals.ramp
 

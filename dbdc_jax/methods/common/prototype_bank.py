@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
 
 from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.four_passes import Passes
@@ -17,8 +18,10 @@ from dbdc_jax.ops import losses, prototypes
 from dbdc_jax.ops.prototypes import Prototypes
 
 
-def _strided(step: Step, labels: jax.Array) -> jax.Array:
-  """Labels `[..., K, b, H, W]` at the embeddings' pixels: `[..., K, n]`."""
+def _strided(
+  step: Step, labels: Integer[Array, '*passes K b H W']
+) -> Integer[Array, '*passes K n']:
+  """Labels at the embeddings' pixels."""
   stride = step.config.mpcl.stride
   labels = labels[..., ::stride, ::stride]
   return labels.reshape(*labels.shape[:-3], -1)
@@ -26,13 +29,13 @@ def _strided(step: Step, labels: jax.Array) -> jax.Array:
 
 def terms(
   step: Step, params: Any, memory: Any, passes: Passes
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, 'P K']]:
   """The enabled MPCL terms of all passes, each already divided as in eq 12.
 
   They are of the bank from before this step.
 
   Returns:
-    Term to `[P, K]`; empty without MPCL.
+    By term; empty without MPCL.
   """
   settings, signals = step.config.mpcl, step.signals
   if not settings.enabled:
@@ -79,13 +82,14 @@ def update(
     The new bank, and metrics.
   """
   mpcl, signals, axis_name = step.config.mpcl, step.signals, step.axis_name
-  views = lax.stop_gradient(passes.seen.embeddings)
+  views: Any = lax.stop_gradient(passes.seen.embeddings)
   labels = _strided(step, passes.labels)
   started = prototypes.start(bank, views[0], labels, signals.present, axis_name)
   takes_part, used = jnp.ones(labels.shape, bool), [0]
   if 'ipc' in passes.names:
     used.append(passes.names.index('ipc'))
-    pseudo = _strided(step, passes.pseudo)
+    given: Any = passes.pseudo
+    pseudo = _strided(step, given)
     labels = jnp.concatenate([labels, pseudo.astype(labels.dtype)], 1)
     joins = signals.active & signals.consistent[:, None]
     takes_part = jnp.concatenate(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer
 
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
@@ -15,26 +16,26 @@ from dbdc_jax.ops import losses
 
 def labeled_terms(
   step: Step,
-  logits: jax.Array,
-  labels: jax.Array,
+  logits: Float[Array, 'K b H W C'],
+  labels: Integer[Array, 'K b H W'],
   *,
   name: str = 'sup',
   share: float = 1.0,
   linear_dice: bool = False,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float[Array, ' K']]:
   """Cross entropy and Dice of labelled slices (the paper's eq 21).
 
   Args:
     step: what the method was given.
-    logits: `[K, b, H, W, C]`.
-    labels: `[K, b, H, W]` int class indices.
+    logits: of each pixel.
+    labels: class indices.
     name: what the terms' names begin with; 'sup' with what may follow it, so
       that a loss that is no number is looked for here first.
     share: what each term is multiplied by.
     linear_dice: see `losses.dice`.
 
   Returns:
-    `NAME_ce` and `NAME_dice`, `[K]` each.
+    `NAME_ce` and `NAME_dice`.
   """
   ce = losses.cross_entropy(logits, labels, step.axis_name)
   present = step.signals.present
@@ -44,23 +45,22 @@ def labeled_terms(
   return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
 
 
-def pseudo_labels(logits: jax.Array, present: jax.Array) -> jax.Array:
+def pseudo_labels(
+  logits: Float[Array, 'K b H W C'], present: Bool[Array, 'K C']
+) -> Integer[Array, 'K b H W']:
   """The likeliest class of each pixel, hard and so without a gradient.
 
   Args:
-    logits: `[K, b, H, W, C]`.
-    present: `[K, C]` bool, classes that each modality's labels contain: the
-      others are never chosen.
-
-  Returns:
-    `[K, b, H, W]` int.
+    logits: of each pixel.
+    present: classes that each modality's labels contain: the others are never
+      chosen.
   """
   allowed = present[:, None, None, None]
   return jnp.argmax(jnp.where(allowed, logits, losses.NEGATIVE), -1)
 
 
 @jax.custom_vjp
-def gate(values: Any, active: jax.Array) -> Any:
+def gate(values: Any, active: Bool[Array, '...']) -> Any:
   """Passes `values` on; their gradient is selected, so no NaN gets through.
 
   While `active` is False the unlabelled losses must not act, not even as
@@ -68,7 +68,7 @@ def gate(values: Any, active: jax.Array) -> Any:
 
   Args:
     values: arrays.
-    active: bool, broadcastable to each of them.
+    active: broadcastable to each of them.
   """
   del active
   return values

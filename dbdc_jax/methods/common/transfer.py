@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 import ml_collections
 
 from data import task_file
@@ -82,7 +83,7 @@ def of(config: ml_collections.ConfigDict, *, selected_on: int) -> Transfer:
       f'joint=false: {config.method} trains one network on both of its'
       ' modalities; leave --config.joint=auto'
     )
-  pair = config.source, config.target
+  pair: tuple[str, ...] = config.source, config.target
   if not any(pair):
     pair = tuple(m.name for m in task.select(config.modalities))
   known = [m.name for m in task.modalities]
@@ -94,7 +95,7 @@ def of(config: ml_collections.ConfigDict, *, selected_on: int) -> Transfer:
       f' {", ".join(known)})'
     )
   full = config.method.endswith('_full')
-  return Transfer(*pair, full, pair[selected_on])
+  return Transfer(pair[SOURCE], pair[TARGET], full, pair[selected_on])
 
 
 def of_source(tree: Any) -> Any:
@@ -103,7 +104,8 @@ def of_source(tree: Any) -> Any:
 
 
 def rows(
-  source: jax.Array | float = 0.0, target: jax.Array | float = 0.0
-) -> jax.Array:
-  """A logged term `[2]` from what each modality contributes."""
+  source: Float[Array, ''] | float = 0.0,
+  target: Float[Array, ''] | float = 0.0,
+) -> Float[Array, '2']:
+  """A logged term from what each modality contributes."""
   return jnp.stack([jnp.float32(source), jnp.float32(target)])
