@@ -34,11 +34,7 @@ def _loss(step, params, memory):
   labeled: dict[str, Array] = {}
   for name, suffix in zip(passes.PAIR, ('', '2'), strict=True):
     labeled |= supervision.labeled_terms(
-      step,
-      logits[name],
-      views.labels,
-      name=f'sup{suffix}',
-      share=plain.HALF,
+      step, logits[name], views.labels, name=f'sup{suffix}', share=plain.HALF
     )
   first, second = (unlabeled[name] for name in passes.PAIR)
   present = step.signals.present

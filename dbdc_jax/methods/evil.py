@@ -67,9 +67,7 @@ def _own_tx() -> optax.GradientTransformation:
   )
 
 
-def strengths(
-  logits: Float[Array, '*pixels C'],
-) -> Float[Array, '*pixels C']:
+def strengths(logits: Float[Array, '*pixels C']) -> Float[Array, '*pixels C']:
   """The Dirichlet's alpha, above 1, of the first network."""
   return 1 + jnp.exp(jnp.tanh(logits) / _TEMPERATURE)
 

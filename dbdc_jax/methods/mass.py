@@ -244,10 +244,7 @@ def _loss(step, params, memory):
   flip = lambda tree: jax.tree.map(lambda x: x[::-1], tree)
   # Both of a target's registrations at once.
   flows = _decode(
-    nets,
-    params,
-    join(of_atlas, flip(of_atlas)),
-    join(of_target, of_target),
+    nets, params, join(of_atlas, flip(of_atlas)), join(of_target, of_target)
   )
   same, cross = jnp.split(flows, 2, 1)
   moved, moved_other = _moved(atlas, same), _moved(other, cross)

@@ -195,8 +195,8 @@ def _forward(net: Networks, params, memory, images) -> Passes:
     other.append(losses.only_labelable(w, net.labelable, rows))
     made.append(fake)
     back.append(translate(net, generators[there], fake))
-  stacked: Any = map(jnp.stack, (own, other, made, back))
-  return Passes(*stacked, statistics=statistics)
+  stack = jnp.stack
+  return Passes(stack(own), stack(other), stack(made), stack(back), statistics)
 
 
 def adversarial_terms(
@@ -260,12 +260,7 @@ def _loss(step, params, memory):
   made = found.made[::-1]
   shown, pool = _exchange(step, memory['pool'], made)
   terms |= adversarial_terms(
-    _discriminator(net),
-    params['discriminator'],
-    signed,
-    made,
-    shown,
-    axis_name,
+    _discriminator(net), params['discriminator'], signed, made, shown, axis_name
   )
   distance = jnp.abs(found.back - signed)
   terms['cycle'] = CYCLE * losses.mean(distance, axis_name)

@@ -26,11 +26,7 @@ _SOME = 4
 
 def _convolve(x, kernel):
   return lax.conv_general_dilated(
-    x,
-    kernel,
-    (1, 1),
-    'SAME',
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
   )
 
 

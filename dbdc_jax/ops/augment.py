@@ -184,9 +184,7 @@ def labeled_view(
 
 
 def unlabeled_views(
-  images: UInt16[Array, 'n H W'],
-  keys: Key[Array, ' n'],
-  settings: Augmentation,
+  images: UInt16[Array, 'n H W'], keys: Key[Array, ' n'], settings: Augmentation
 ) -> tuple[
   Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
   Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],

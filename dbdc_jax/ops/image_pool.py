@@ -75,7 +75,4 @@ def exchange(
   # Every place was written by at most one device.
   new, written = losses.total((new, written), axis_name)
   images = jnp.where(written[..., None, None, None] > 0, new, old)
-  return shown, {
-    'images': images,
-    'count': jnp.minimum(known + count, size),
-  }
+  return shown, {'images': images, 'count': jnp.minimum(known + count, size)}

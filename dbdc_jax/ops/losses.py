@@ -25,9 +25,7 @@ def total(x: Any, axis_name: str | None) -> Any:
 
 
 def masked_mean(
-  values: Float[Array, 'K ...'],
-  mask: Bool[Array, '...'],
-  axis_name: str | None,
+  values: Float[Array, 'K ...'], mask: Bool[Array, '...'], axis_name: str | None
 ) -> Float[Array, ' K']:
   """Mean where `mask`, per modality and over devices.
 

@@ -174,11 +174,7 @@ def update(
     The bank, and numbers of kept pixels.
   """
   sums, counts = _class_sums(
-    lax.stop_gradient(embeddings),
-    labels,
-    kept,
-    state.bank.shape[1],
-    axis_name,
+    lax.stop_gradient(embeddings), labels, kept, state.bank.shape[1], axis_name
   )
   mean = normalize(sums / jnp.maximum(counts, 1.0)[..., None])
   moved = normalize(momentum * state.bank + (1 - momentum) * mean)

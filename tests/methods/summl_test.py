@@ -1,3 +1,4 @@
+from arrays import jaxed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_loss_is_that_of_a_loop(method):
     cycle.append(10 * np.abs(back - (2 * x - 1)).mean())
   own, other = np.stack(own), np.stack(other)
   judge = lambda k, x: np.asarray(
-    PatchGan(2 * config.model.width).apply(
+    jaxed(PatchGan(2 * config.model.width).apply)(
       {'params': params['discriminator'][NAMES[k]]}, x
     )
   )

@@ -68,9 +68,7 @@ def confident(
 
 
 def terms(
-  step: Step,
-  own: Float[Array, 'K b H W C'],
-  other: Float[Array, 'K b H W C'],
+  step: Step, own: Float[Array, 'K b H W C'], other: Float[Array, 'K b H W C']
 ) -> dict[str, Float[Array, ' K']]:
   """Each segmenter learns from what the other is sure of.
 

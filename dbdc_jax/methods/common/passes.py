@@ -80,9 +80,7 @@ def views(step: Step) -> Views:
   given = step.batch.get('unlabeled', step.batch['labeled'])
   index = flat(given['index'])
   weak, strong = augment.unlabeled_views(
-    flat(given['image']),
-    augment.sample_keys(k_view, index),
-    step.net.settings,
+    flat(given['image']), augment.sample_keys(k_view, index), step.net.settings
   )
   keys = augment.sample_keys(k_more, index)
   more = (_grouped(x, given['index']) for x in (weak, strong, keys))
@@ -152,11 +150,7 @@ def pair_forward(
   """
   found = [
     both_forward(
-      step,
-      params[name],
-      memory['modulation'][name],
-      views.images,
-      views.weak,
+      step, params[name], memory['modulation'][name], views.images, views.weak
     )
     for name in PAIR
   ]

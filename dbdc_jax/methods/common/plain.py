@@ -88,9 +88,7 @@ def build(
     update=follow if taught else base.keep_memory,
     counted=_counted,
     traits=base.Traits(
-      joint=base.is_joint(config, False),
-      unlabeled=unlabeled,
-      multiple=multiple,
+      joint=base.is_joint(config, False), unlabeled=unlabeled, multiple=multiple
     ),
     recipe=base.recipe(
       config,

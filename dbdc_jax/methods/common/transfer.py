@@ -104,8 +104,7 @@ def of_source(tree: Any) -> Any:
 
 
 def rows(
-  source: Float[Array, ''] | float = 0.0,
-  target: Float[Array, ''] | float = 0.0,
+  source: Float[Array, ''] | float = 0.0, target: Float[Array, ''] | float = 0.0
 ) -> Float[Array, '2']:
   """A logged term from what each modality contributes."""
   return jnp.stack([jnp.float32(source), jnp.float32(target)])
