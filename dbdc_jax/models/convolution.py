@@ -41,4 +41,5 @@ class JoinedConv(nn.Module):
       convolve(x.astype(self.dtype), share)
       for x, share in zip(inputs, shares, strict=True)
     ]
-    return sum(parts[1:], parts[0]), bias
+    # An export's weights are NumPy's.
+    return sum(parts[1:], parts[0]), jnp.asarray(bias)
