@@ -167,7 +167,7 @@ def test_the_target_has_no_part_in_training(started):
   for kind, name in (
     ('labeled', 'image'), ('labeled', 'label'), ('unlabeled', 'image')
   ):  # fmt: skip
-    changed = other[kind][name].copy()
+    changed = np.array(other[kind][name])
     changed[1] = changed[1][::-1, ::-1, ::-1] // 2
     other[kind][name] = changed
   signals = signals._replace(present=signals.present.at[1].set(False))

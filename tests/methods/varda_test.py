@@ -1,3 +1,4 @@
+from arrays import jaxed
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,7 +140,7 @@ def _by_hand(config, params, memory, batch):
       error = -(p * np.log(q) + (1 - p) * np.log(1 - q))
       terms['drawing'][domain] += 10 * error.mean()
       terms['prior'][domain] += gap[which].mean()
-    pooled = domain_distance.pooled(mean, np.exp(log_variance))
+    pooled = jaxed(domain_distance.pooled)(mean, np.exp(log_variance))
     a, b = [v[:count] for v in pooled], [v[count:] for v in pooled]
     weight = 1e-3 * (0.1 if s == 4 else 1.0)
     distance += weight * float(domain_distance.distance(a, b))
@@ -175,7 +176,7 @@ def test_what_the_target_is_labelled_with_may_be_anything(started):
   first = loss(params, memory, batch, KEY, signals)
 
   def other(kind, name, row):
-    changed = batch[kind][name].copy()
+    changed = np.array(batch[kind][name])
     changed[row] = changed[row][::-1, ::-1, ::-1] // 2
     return {**batch, kind: {**batch[kind], name: changed}}
 
