@@ -34,6 +34,7 @@ segmenters, one with beta_1 = 0.5 for all else at `ssl.gan_learning_rate` (?).
 
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -51,7 +52,6 @@ from dbdc_jax.methods.common import (
 )
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.models.patch_gan import PatchGan
-from dbdc_jax.models.unet import UNet
 from dbdc_jax.ops import image_pool, losses, optimizer
 
 # Weight of the way there and back.
@@ -98,7 +98,7 @@ def _tx(ratio: float) -> optax.GradientTransformation:
   )
 
 
-def _generator(net: Networks) -> UNet:
+def _generator(net: Networks) -> nn.Module:
   """A translator: the segmenter with one output."""
   return net.unet.clone(num_classes=1)
 
