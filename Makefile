@@ -32,10 +32,10 @@ run: $(STAMP)  ## Train and test DBDC on the built-in heart phantom
 test: $(STAMP)  ## Run the tests (real scans: DBDC_SCANS=DIR make test)
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
 
-check: lint types  ## Lint, types and the tests that compile no train step
+check: lint  ## Lint, and the tests that compile no train step
 	$(BIN)/python -m pytest -q -m 'not trains' $(ARGS)
 
-lint: $(STAMP)  ## Check formatting and style
+lint: types  ## Check formatting, style and types
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 
