@@ -72,11 +72,14 @@ _TRAINING = (
   'distributed_test',
   'gpu_check_test',
   'main_test',
+  'export_test',
+  'benchmark_test',
   'registration_test',
-  # These trace the networks of all methods.
+  # These trace the networks of all methods, or of the paper's size.
   'precision_test',
   'sizes_test',
   'tables_test',
+  'counting_test',
 )
 _RUNS = {'trained', 'own_run', 'ct_alone', 'mr_added'}
 

@@ -27,20 +27,19 @@ COMMANDS = {
 }
 
 
-def _default_interrupt():
-  # What a shell runs in the background inherits that Ctrl-C is ignored.
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def _start(name, *arguments):
-  return subprocess.Popen(
-    [sys.executable, '-m', name, *arguments],
-    cwd=tmpfs.ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    preexec_fn=_default_interrupt,
-  )
+  # What a shell runs in the background inherits that Ctrl-C is ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    return subprocess.Popen(
+      [sys.executable, '-m', name, *arguments],
+      cwd=tmpfs.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize('name', COMMANDS)
