@@ -74,7 +74,7 @@ def images():
 
 def _logits(model, name, images):
   network = model.networks[name]
-  ids = jnp.full(len(images), network.index, jnp.int32)
+  ids = jnp.full(len(images), network.place, jnp.int32)
   predict = jax.jit(network.method.predict)
   return np.asarray(predict(network.params, network.memory, images, ids))
 
