@@ -133,6 +133,8 @@ def _prepare(flags: argparse.Namespace) -> int | None:
   """Everything behind the command line."""
   from data import checking, preparation
 
+  if not (flags.task or flags.init or flags.check):
+    raise command.WrongFlags('--task, --init and --check need a value')
   if flags.init:
     return checking.init(pathlib.Path(flags.init), flags.series)
   if flags.check:

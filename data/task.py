@@ -157,7 +157,7 @@ class Case:
     affine: reads where its voxels lie, from the headers alone; only for scans
       of modalities that are cut as they were acquired.
 
-  `read` raises `nifti.ScanError` (file, reason, remedy) for a bad scan.
+  `read` raises `scan_error.ScanError` (file, reason, remedy) for a bad scan.
   """
 
   name: str

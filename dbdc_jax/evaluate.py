@@ -65,7 +65,7 @@ def _flags() -> argparse.ArgumentParser:
 
 
 def _evaluate(flags: argparse.Namespace) -> int:
-  from dbdc_jax.evaluation import folders, summary
+  from dbdc_jax.evaluation import case_pool, folders, summary
 
   found = folders.score(
     flags.prediction,
@@ -73,7 +73,7 @@ def _evaluate(flags: argparse.Namespace) -> int:
     flags.output,
     classes=flags.classes,
     tolerance=flags.tolerance,
-    workers=flags.workers,
+    workers=flags.workers or case_pool.count(),
   )
   for line in summary.table(found.results).split('\n'):
     print(names.printable(line))

@@ -94,14 +94,15 @@ def _saved_configs(argv: list[str]) -> list[str]:
     saved = value.endswith('.json')
     path = pathlib.Path(value if saved else value.partition(':')[0])
     if not path.is_file():
+      here = pathlib.Path.cwd() == root.parent
       names = ', '.join(
-        f'configs/{file.name}'
+        f'configs/{file.name}' if here else str(file)
         for file in sorted(root.glob('*.py'))
         if 'def get_config(' in file.read_text() and file.stem != 'saved'
       )
+      lacking = f'there is no file {path}' if value else 'it names no file'
       raise command.WrongFlags(
-        f"--config: there is no file {path}: give {names}, or a run's"
-        ' config.json'
+        f"--config: {lacking}: give {names}, or a run's config.json"
       )
     if saved:
       value = f'{root / "saved.py"}:{value}'

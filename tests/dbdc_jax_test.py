@@ -1,11 +1,14 @@
 """What `import dbdc_jax` gives a program."""
 
 import inspect
+import os
 import pathlib
 import subprocess
 import sys
 import tomllib
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 import dbdc_jax
@@ -58,3 +61,24 @@ def test_its_types_are_installed():
   settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())
   files = settings['tool']['setuptools']['package-data']['dbdc_jax']
   assert 'py.typed' in files and (ROOT / 'dbdc_jax' / 'py.typed').exists()
+
+
+def test_a_plain_script_may_score(tmp_path):
+  folders = [str(tmp_path / name) for name in ('prediction', 'reference')]
+  image = nib.Nifti1Image(np.eye(4, dtype=np.uint8)[None], np.eye(4))
+  for folder in map(pathlib.Path, folders):
+    folder.mkdir()
+    for name in ('a', 'b', 'c'):
+      nib.save(image, folder / f'{name}.nii.gz')
+  script = tmp_path / 'script.py'
+  script.write_text(
+    f'import dbdc_jax\nfound = dbdc_jax.score(*{folders}, quiet=True)\n'
+    "print(len(found.results['cases']), len(found.problems))\n"
+  )
+  done = subprocess.run(
+    [sys.executable, str(script)],
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.split() == ['3', '0'], done.stderr

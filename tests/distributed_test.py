@@ -42,7 +42,8 @@ def test_a_process_that_dies_ends_the_others_and_one_goes_on(
   lead, other = distributed.start(2, arguments)
   silent, _ = other.communicate(timeout=500)
   assert other.returncode == -signal.SIGKILL, silent
-  text, _ = lead.communicate(timeout=500)
+  # It notices after 30 s; more is this machine's business.
+  text, _ = lead.communicate(timeout=120)
   assert lead.returncode not in (0, -signal.SIGKILL)
   assert 'does not answer' in text or 'another task died' in text
   assert '4 x cpu in 2 processes' in text

@@ -330,6 +330,7 @@ def attempt(name):
     explained = errors.sentence(error)
     assert str(workdir) in explained, explained
     assert explained.count('bytes free') == 1, explained
+    assert 'same command' in explained, explained
     print('REFUSED', explained)
   else:
     raise AssertionError(name)

@@ -226,6 +226,16 @@ def test_the_two_modulations_that_are_timed_compute_the_same():
   np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_trace_is_read_back(tmp_path):
+  product = jax.jit(lambda x: x @ x)
+  tracing._record(lambda: product(jnp.ones((64, 64))), 3, tmp_path)
+  (file,) = tmp_path.rglob('*.xplane.pb')
+  found = {}
+  events = tracing._events(file, found)
+  assert any('CPU' in name for name in found['planes'])
+  assert sum(found['trace_lines'].values()) >= len(events) > 0
+
+
 def test_runs_are_the_same_in_every_bit_or_not():
   a = {'x': np.array([0.0, np.nan]), 'y': 3}
   assert runs.same_bits(a, {'x': np.array([0.0, np.nan]), 'y': 3})

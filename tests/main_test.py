@@ -26,11 +26,12 @@ TINY = {
 }
 
 
-def _run(*arguments, **fields):
+def _run(*arguments, cwd=ROOT, **fields):
   flags = [f'--config.{name}={value}' for name, value in fields.items()]
   return subprocess.run(
     [sys.executable, '-m', 'dbdc_jax.main', *arguments, *flags],
-    cwd=ROOT,
+    cwd=cwd,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
     capture_output=True,
     text=True,
     check=False,
@@ -108,6 +109,14 @@ def test_a_wrong_config_is_one_line_with_the_names_there_are(name):
   (line,) = done.stderr.splitlines()
   assert f'no file {name}: give configs/abdomen.py, ' in line
   assert "a run's config.json" in line and 'saved.py' not in line
+
+
+def test_a_config_that_lies_elsewhere_is_named_by_its_whole_path(tmp_path):
+  done = _run('--config=configs/heart.py', cwd=tmp_path)
+  assert done.returncode == 2
+  assert f'give {ROOT / "configs" / "abdomen.py"}, ' in done.stderr
+  done = _run('--config=')
+  assert done.returncode == 2 and 'it names no file: give' in done.stderr
 
 
 def test_without_a_config_the_help_is_shown():

@@ -67,11 +67,11 @@ def _record(step, count: int, folder: pathlib.Path) -> float:
 
 def _events(path: pathlib.Path, found: plan.Found):
   """The kernels' (name, start, duration) in nanoseconds."""
-  data = jax.profiler.ProfileData.from_file(str(path))
-  planes = [plane.name for plane in data.preprocessing.planes]
+  trace = jax.profiler.ProfileData.from_file(str(path))
+  planes = [plane.name for plane in trace.planes]
   gpus = [n for n in planes if 'GPU' in n and 'device' in n.lower()]
   events, counts = [], collections.Counter()
-  for plane in data.preprocessing.planes:
+  for plane in trace.planes:
     if plane.name not in (gpus or planes):
       continue
     for line in plane.lines:

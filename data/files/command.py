@@ -24,9 +24,11 @@ from typing import NoReturn, TextIO
 from data.files import errors, names
 
 INTERRUPTED = 128 + signal.SIGINT
-_STOPPED = 'stopped: what was complete stays, the same command does the rest'
+_STOPPED = 'stopped: nothing half-written is left; the same command goes on'
 # A second Ctrl-C counts after this time: the first one tidies up.
 _GRACE_SECONDS = 3
+# A progress bar hides it.
+_SHOW_CURSOR = b'\x1b[?25h'
 
 
 class WrongFlags(Exception):  # noqa: N818  Reads better where it is raised.
@@ -87,6 +89,8 @@ def guard(work: Callable[[], int | None]) -> int:
       finally:
         sys.stdout.flush()
     except BaseException as error:
+      if isinstance(error, SystemExit) and error.code == INTERRUPTED:
+        return INTERRUPTED  # An inner command has said so.
       # A library may make another error of a KeyboardInterrupt.
       return _end(KeyboardInterrupt() if came else error)
 
@@ -174,6 +178,8 @@ def _interruptible() -> Iterator[list[float]]:
       came.append(time.monotonic())
       raise KeyboardInterrupt
     if time.monotonic() - came[0] > _GRACE_SECONDS:
+      if sys.stderr.isatty():
+        os.write(2, _SHOW_CURSOR)
       os._exit(INTERRUPTED)
 
   here = threading.current_thread() is threading.main_thread()

@@ -5,7 +5,9 @@ import os
 import pathlib
 import shutil
 
-_ROOM = 'make room there, or choose another folder'
+_ROOM = (
+  'make room there and give the same command again, or choose another folder'
+)
 _RIGHTS = 'change its permissions, or choose another place'
 _REMEDIES = {
   errno.EACCES: _RIGHTS,

@@ -48,6 +48,7 @@ _FILES = (
   ('dbdc_jax/models/', NETWORK),
   ('/augment.py', VIEWS),
   ('/supervision.py', LOSSES),
+  ('/local_correlation.py', LOSSES),
   ('dbdc_jax/ops/losses.py', LOSSES),
   ('/optax/', OPTIMIZER),
   ('dbdc_jax/ops/optimizer.py', OPTIMIZER),

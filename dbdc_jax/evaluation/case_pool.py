@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from typing import Any
 
 
@@ -21,16 +22,24 @@ def count() -> int:
   return os.cpu_count() or 1
 
 
-def _ignore_interrupt() -> None:
+def _follow() -> None:
+  """Ends with the first process, however that ends."""
   # Ctrl-C reaches the whole group; the first process tells the others.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_outlive, daemon=True).start()
+
+
+def _outlive() -> None:
+  if (first := multiprocessing.parent_process()) is not None:
+    first.join()
+  os._exit(1)
 
 
 @contextlib.contextmanager
 def _pool(workers: int) -> Iterator[futures.ProcessPoolExecutor]:
   """Fresh processes, not copies of this one: it may have threads."""
   pool = futures.ProcessPoolExecutor(
-    workers, multiprocessing.get_context('spawn'), _ignore_interrupt
+    workers, multiprocessing.get_context('spawn'), _follow
   )
   try:
     yield pool

@@ -39,7 +39,7 @@ def score(
   *,
   classes: str = '',
   tolerance: float | None = None,
-  workers: int | None = None,
+  workers: int = 1,
   quiet: bool = False,
 ) -> Scores:
   """Scores label maps against references, matched by name.
@@ -52,7 +52,8 @@ def score(
     classes: '1=liver,2=kidney', or a JSON file (a dataset.json, a run's
       task.json); by default every code above 0 but 255 of the references.
     tolerance: of the NSD, mm; by default each case's largest voxel side.
-    workers: processes; by default one for each processor.
+    workers: processes. More than one start the calling program anew, as
+      `multiprocessing` does: call this below `if __name__ == '__main__':`.
     quiet: no progress bar.
 
   Raises:
@@ -71,7 +72,7 @@ def score(
     outcomes = case_pool.run(
       one,
       found.cases,
-      workers or case_pool.count(),
+      workers,
       case_scores.too_large,
       lambda: bar.advance(job),
     )

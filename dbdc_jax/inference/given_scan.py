@@ -61,11 +61,11 @@ def grid(
   voxels = _voxels(np.asanyarray(image))
   if affine is None:
     return voxels, _affine(spacing, axes)
-  affine = np.asarray(affine, float)
+  given, affine = affine, _numbers(affine)
   if affine.shape != (4, 4) or not np.array_equal(affine[3], (0, 0, 0, 1)):
     raise ValueError(
       'affine= must be [4, 4], voxel index to RAS mm, with the last row'
-      f' 0 0 0 1, not {affine.tolist()}'
+      f' 0 0 0 1, not {given!r}'
     )
   affines.check_regular(affine, 'affine=', 'it', 'give that of the scan')
   affines.check_sides(affine, 'affine=')
@@ -117,7 +117,7 @@ def _affine(
       lacking = 'its grid'
     raise ValueError(f'an array does not say {lacking}: {_HOW}')
   sides = _sides(spacing)
-  letters = [str(axis).upper() for axis in axes]
+  letters = list(_letters(axes))
   known = {name: pair for pair in ('LR', 'PA', 'IS') for name in pair}
   if sorted(known.get(name, '') for name in letters) != ['IS', 'LR', 'PA']:
     raise ValueError(
@@ -127,8 +127,21 @@ def _affine(
   return planes.affine_of(letters, sides.tolist())
 
 
+def _numbers(values: Any) -> np.ndarray:
+  """Numbers as an array; an empty one of what are none."""
+  try:
+    return np.asarray(values, float)
+  except (TypeError, ValueError):
+    return np.zeros(0)
+
+
+def _letters(axes: Any) -> str:
+  """'SPL' of that, or of a sequence of letters."""
+  return ''.join(map(str, axes if isinstance(axes, Sequence) else ())).upper()
+
+
 def _sides(spacing: Sequence[float]) -> np.ndarray:
-  sides = np.asarray(spacing, float)
+  sides = _numbers(spacing)
   if sides.shape != (3,) or not np.isfinite(sides).all() or sides.min() <= 0:
     raise ValueError(
       f'spacing={spacing!r}: three positive sides in mm are needed, in the'
@@ -154,7 +167,7 @@ def _check_agreement(
       ' mm in the order of the axes: leave spacing= away, or mend the affine'
     )
   runs = ''.join(nib.aff2axcodes(affine))
-  if axes is not None and ''.join(axes).upper() != runs:
+  if axes is not None and _letters(axes) != runs:
     raise ValueError(
       f'axes={axes!r} contradicts the affine, whose axes run to {runs}: leave'
       ' axes= away, or mend the affine'

@@ -9,7 +9,7 @@ a registration network F (`models/registration.py`) with an encoder for each:
   f_s = F(a_i -> t),  f_d = F(a_j -> t),  r = a_i o f_s,  q = a_j o f_d
   f_2 = F(r -> t)
   loss = smooth(f_s) + smooth(f_d) + smooth(f_2)         mean squared slopes
-       + 1 - mean LNCC(r, t) + mean (r - t)^2            `models/similarity.py`
+       + 1 - mean LNCC(r, t) + mean (r - t)^2         `ops/local_correlation.py`
        + contrast(r, q) + 1 - Dice(y_i o f_s, y_j o f_d)
 
 for an unlabelled volume t of modality i and atlases a with labels y. `contrast`
@@ -81,7 +81,7 @@ def build(
   why = 'volumes of two modalities are registered to each other'
   base.check_pair(config, len(task.select(config.modalities)), why)
   size, width = config.data.slice_size, config.model.width
-  if config.mass.depth % 8 or size % 8:
+  if config.mass.depth < 8 or config.mass.depth % 8 or size % 8:
     raise ValueError(
       f'mass: a grid of {config.mass.depth} x {size} x {size} voxels cannot be'
       ' halved three times; mass.depth and data.slice_size must divide by 8'

@@ -78,6 +78,8 @@ def _set_up(
   config, names = problem.config, problem.names
   batches = feed.batches(problem, method, prepared, split)
   validated = scans.select(prepared, split, names, 'validation')
+  fed = feed.Feed(batches, parallel.room() or 0)
+  # What has gone to the devices is no longer counted.
   limit = config.data.memory_limit_gib * 2**30 - batches.samples.nbytes
   classes = len(problem.classes)
   return loop.TrainingRun(
@@ -86,7 +88,7 @@ def _set_up(
     prepared=prepared,
     split=split,
     method=method,
-    feed=feed.Feed(batches, parallel.room() or 0),
+    feed=fed,
     validation=validation.Validation(prepared, validated, limit),
     present=scans.present_classes(prepared, split, names, classes),
     trained=np.isin(names, added) if added else None,
@@ -252,7 +254,7 @@ def train(
   parallel.check_batch(recipe.batch_size, traits.multiple, recipe.batch_field)
   if config.deterministic:
     determinism.check()
-  sources = {m.source for m in problem.task.modalities}
+  sources = dict.fromkeys(m.source for m in problem.task.modalities)
   roots = [root for s in sources if (root := config.data[s])]
   parallel.from_lead(lambda: run_record.check_place(folder, roots))
   notes = parallel.from_lead(

@@ -25,7 +25,8 @@ def _record(folder: pathlib.Path) -> dict[str, Any]:
     return RunFolder(folder).record
   except ValueError as error:
     raise ValueError(
-      f'init_from={folder}: no readable run.json there ({error.__cause__});'
+      f'init_from={folder}: no readable run.json there'
+      f' ({error.__cause__ or "not what a run writes"});'
       ' give the workdir of a finished run, or an export'
     ) from error
 

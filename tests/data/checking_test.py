@@ -151,3 +151,11 @@ def test_dicom_folders_with_several_series_are_told_apart(tmp_path, command):
     assert found == code
     assert ('4 of 4 scans are sound' in out) == (code == 0)
     assert ('T2 SPIR' in err and '2 series' in err) == (code == 1)
+
+
+@pytest.mark.parametrize('flag', ['--task', '--init', '--check'])
+def test_an_empty_value_is_a_wrong_command_line(flag, capsys):
+  with pytest.raises(SystemExit) as caught:
+    prepare.main([f'{flag}='])
+  assert caught.value.code == 2
+  assert 'need a value' in capsys.readouterr().err

@@ -1,6 +1,10 @@
 """Functions here are called by other processes, which import this module."""
 
 import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -46,3 +50,42 @@ def test_an_error_of_the_function_is_raised():
 
 def test_there_is_a_processor():
   assert 1 <= case_pool.count() <= (os.cpu_count() or 1)
+
+
+ENDLESS = """
+import os, pathlib, sys, time
+from dbdc_jax.evaluation import case_pool
+
+def hold(folder):
+  (pathlib.Path(folder) / str(os.getpid())).touch()
+  time.sleep(600)
+
+if __name__ == '__main__':
+  case_pool.run(hold, sys.argv[1:] * 2, 2, str, print)
+"""
+
+
+def _eventually(condition):
+  """Waits for what has to come; the limit is against hanging alone."""
+  for _ in range(2400):
+    if condition():
+      return True
+    time.sleep(0.05)
+  return False
+
+
+def test_no_process_outlives_the_first_one(tmp_path):
+  script, folder = tmp_path / 'endless.py', tmp_path / 'pids'
+  script.write_text(ENDLESS)
+  folder.mkdir()
+  root = pathlib.Path(__file__).parents[2]
+  first = subprocess.Popen(
+    [sys.executable, str(script), str(folder)],
+    env={**os.environ, 'PYTHONPATH': str(root)},
+  )
+  assert _eventually(lambda: len(list(folder.iterdir())) == 2)
+  others = [int(file.name) for file in folder.iterdir()]
+  first.kill()
+  first.wait()
+  alive = lambda number: pathlib.Path(f'/proc/{number}').exists()
+  assert _eventually(lambda: not any(map(alive, others)))

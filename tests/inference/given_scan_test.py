@@ -92,6 +92,10 @@ def test_what_is_no_image_is_told_how_to_become_one(image, said):
     ({'affine': AFFINE, 'axes': 'SPL'}, 'whose axes run to LPS'),
     ({'affine': AFFINE[:3]}, r'must be \[4, 4\]'),
     ({'affine': AFFINE.T}, 'last row'),
+    ({'affine': 'x'}, r'must be \[4, 4\].*not .x'),
+    ({'spacing': '1,1,1', 'axes': 'SPL'}, 'three positive sides'),
+    ({'spacing': SPACING, 'axes': 5}, 'name where each'),
+    ({'affine': AFFINE, 'axes': 5}, 'whose axes run to LPS'),
   ],
 )
 def test_a_grid_that_is_not_known_is_never_guessed(given, said):

@@ -270,6 +270,7 @@ def test_overlap_of_equal_maps_is_1_and_of_others_0():
     ({'joint': 'false'}, 'joint=false'),
     ({'modalities': 'ct'}, 'two modalities.*1 modalities'),
     ({'mass.depth': 12}, '12 x 16 x 16 voxels'),
+    ({'mass.depth': 0}, '0 x 16 x 16 voxels'),
   ],
 )
 def test_what_it_cannot_do_is_refused(fields, said):
