@@ -2,7 +2,6 @@ import json
 import shutil
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from data.task import HEART
@@ -25,7 +24,7 @@ def test_a_run_is_loaded_with_its_task_and_pixels(trained):
     assert run.mm_per_pixel[name] == record['data'][name]['mm_per_pixel']
   assert [run.networks[n].place for n in ('ct', 'mr')] == [0, 1]
   assert run.networks['ct'].params is run.networks['mr'].params
-  patch = np.zeros((1, 16, 16, 1), np.float32)
+  patch = jnp.zeros((1, 16, 16, 1))
   network = run.networks['mr']
   logits = network.method.predict(
     network.params, network.memory, patch, jnp.array([1])

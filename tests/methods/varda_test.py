@@ -211,7 +211,7 @@ def test_balanced_cross_entropy_and_its_gradient_on_four_devices():
   loss = lambda w, axis: lambda z, y: entropy(w * z, y, axis)
 
   def one(w):
-    return loss(w, None)(z[0], labels[0])
+    return loss(w, None)(z[0], jnp.asarray(labels[0]))
 
   wanted = jax.jit(jax.value_and_grad(one))(jnp.ones(3))
 
