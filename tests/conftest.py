@@ -6,14 +6,6 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-# Compiling is most of the time; like this it takes a third of it. What is
-# compiled runs slower, which sizes like the tests' do not notice.
-_QUICK = (
-  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-  ' --xla_cpu_use_fusion_emitters=false'
-)
-
-
 def _set_up_jax() -> None:
   """Devices and compilation cache; before anything imports jax.
 
@@ -22,13 +14,14 @@ def _set_up_jax() -> None:
   count = '--xla_force_host_platform_device_count'
   flags = os.environ.get('XLA_FLAGS', '')
   if count not in flags:
-    os.environ['XLA_FLAGS'] = f'{flags} {count}=4 {_QUICK}'.strip()
+    # Compiling is most of the time, and takes two thirds of it like this.
+    quick = '--xla_backend_optimization_level=1'
+    os.environ['XLA_FLAGS'] = f'{flags} {count}=4 {quick}'.strip()
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  # What is compiled once is read by the other tests and processes, and by later
-  # calls of pytest; the many little programs too.
+  # Steps of the same shapes are compiled once, also between calls of pytest.
   cache = str(ROOT / '.pytest_cache' / 'jax')
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', cache)
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
 _set_up_jax()
