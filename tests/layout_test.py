@@ -341,7 +341,7 @@ def test_requirements_pin_everything_that_is_imported():
 
 def _project_files():
   skipped = {'.git', '.venv', 'runs', '__pycache__', 'build', 'dist'}
-  skipped |= {'.pytest_cache', '.ruff_cache', '.hypothesis'}
+  skipped |= {'.pytest_cache', '.mypy_cache', '.ruff_cache', '.hypothesis'}
   for entry in sorted(ROOT.iterdir()):
     if entry.is_file():
       yield entry
