@@ -45,10 +45,10 @@ def export(
   folder = pathlib.Path(output)
   # Before anything is computed; and again when it is written.
   export_folder.check(folder, overwrite, [run, *add])
-  deployed = trained_run.load(run)
+  loaded = trained_run.load(run)
   if modality:
-    deployed.modality(modality)
-  model = exported_model.of_run(deployed)
+    loaded.modality(modality)
+  model = exported_model.of_run(loaded)
   if modality:
     _write_rows(model, modality, folder, overwrite)
     return model

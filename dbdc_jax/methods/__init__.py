@@ -26,7 +26,6 @@ __all__ = [
   'build',
   'full_signals',
   'names',
-  'recipe',
   'resolve',
   'traits',
 ]
@@ -62,15 +61,6 @@ def traits(config: ml_collections.ConfigDict) -> Traits:
     ValueError: the method refuses the config; see `build`.
   """
   return _made(config).traits
-
-
-def recipe(config: ml_collections.ConfigDict) -> Recipe:
-  """The recipe of the method that `config.method` names.
-
-  Raises:
-    ValueError: the method refuses the config; see `build`.
-  """
-  return _made(config).recipe
 
 
 def build(

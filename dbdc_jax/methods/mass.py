@@ -37,9 +37,8 @@ from jaxtyping import Array, Bool, Float
 import ml_collections
 import optax
 
-from data import task_file
 from data.task import to_float
-from dbdc_jax.methods.common import base, networks, passes
+from dbdc_jax.methods.common import base, networks, passes, problem
 from dbdc_jax.models import registration
 from dbdc_jax.ops import losses, optimizer
 from dbdc_jax.ops.local_correlation import local_correlation
@@ -77,9 +76,9 @@ def build(
     ValueError: other than two modalities, a network for each is asked for, or
       a grid that cannot be halved three times.
   """
-  task = task_file.find(config.task)
+  asked = problem.resolve(config)
   why = 'volumes of two modalities are registered to each other'
-  base.check_pair(config, len(task.select(config.modalities)), why)
+  base.check_pair(config, len(asked.modalities), why)
   size, width = config.data.slice_size, config.model.width
   if config.mass.depth < 8 or config.mass.depth % 8 or size % 8:
     raise ValueError(
@@ -92,7 +91,7 @@ def build(
     registration.Decoder(width, dtype),
     registration.Head(width, dtype),
     (config.mass.depth, size, size),
-    len(task.classes),
+    len(asked.classes),
     axis_name,
   )
   constant = optimizer.scale_by_left(-config.optimizer.power)

@@ -247,10 +247,11 @@ def train(
   """
   folder = pathlib.Path(workdir).absolute()
   # Everything that can be refused is refused before anything is written.
-  traits, recipe = methods.traits(config), methods.recipe(config)
+  traits = methods.traits(config)
   if traits.transfer:
     config = traits.transfer.settle(config)
   problem = methods.resolve(config)
+  recipe = _built(problem.networks(traits.joint)[0].config).recipe
   parallel.check_batch(recipe.batch_size, traits.multiple, recipe.batch_field)
   if config.deterministic:
     determinism.check()

@@ -174,10 +174,10 @@ def test_transfers_refuse_other_numbers_of_modalities(name):
 def test_each_recipe_has_its_optimizer():
   config = heart.get_config('method=cps')
   config.modalities = 'ct'
-  adam = methods.recipe(config)
+  adam = methods.build(config).recipe
   assert adam.learning_rate == config.optimizer.learning_rate
   config.recipe = 'own'
-  sgd = methods.recipe(config)
+  sgd = methods.build(config).recipe
   assert sgd.learning_rate == 0.01
   params = {'net1': jnp.ones(2), 'net2': jnp.ones(2)}
   count = lambda recipe: len(jax.tree.leaves(recipe.tx.init(params)))
@@ -185,7 +185,7 @@ def test_each_recipe_has_its_optimizer():
   assert (count(adam), count(sgd)) == (5, 2)
   # DBDC's own recipe is the one that all have by default.
   config.method = 'dbdc'
-  assert methods.recipe(config).learning_rate == adam.learning_rate
+  assert methods.build(config).recipe.learning_rate == adam.learning_rate
 
 
 # The others' parts are in these.

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Integer
 import ml_collections
 import optax
 
-from dbdc_jax.methods.common import base, networks, transfer
+from dbdc_jax.methods.common import base, networks, problem, transfer
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.ops import losses
 from dbdc_jax.runtime.precision import compute_dtype
@@ -47,11 +47,13 @@ def build(
   """
   direction = transfer.of(config, selected_on=selected_on)
   config = direction.settle(config)
-  classes = networks.labelable_classes(config).shape[1]
+  labelable = problem.resolve(config).labelable
   dtype = compute_dtype(config.dtype)
-  unet = network(classes, config.model.width, axis_name, dtype)
+  unet = network(labelable.shape[1], config.model.width, axis_name, dtype)
   return networks.method(
-    networks.of_config(config, unet, unet.clone(axis_name=None), 0.0),
+    networks.of_config(
+      config, labelable, unet, unet.clone(axis_name=None), 0.0
+    ),
     init=_init,
     loss=loss,
     predict=functools.partial(_predict, segment=segment),

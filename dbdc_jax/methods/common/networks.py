@@ -132,7 +132,7 @@ def of_unet(
     own_start: see `Networks`; of a method that has a recipe of its own.
     **more: fields of the `UNet`.
   """
-  labelable = labelable_classes(config)
+  labelable = problem.resolve(config).labelable
   unet = UNet(
     num_classes=labelable.shape[1],
     num_modalities=labelable.shape[0],
@@ -145,11 +145,12 @@ def of_unet(
   )
   # Prediction takes any mixture of modalities: no grouped layout.
   predictor = unet.clone(grouped=False, axis_name=None)
-  return of_config(config, unet, predictor, own_start)
+  return of_config(config, labelable, unet, predictor, own_start)
 
 
 def of_config(
   config: ml_collections.ConfigDict,
+  labelable: np.ndarray,
   unet: nn.Module,
   predictor: nn.Module,
   own_start: float | None,
@@ -160,10 +161,4 @@ def of_config(
     own_start = None
   if own_start is not None:
     settings = settings._replace(scale=0.0, intensity_labeled=0.0)
-  labelable = labelable_classes(config)
   return Networks(unet, predictor, settings, config, labelable, own_start)
-
-
-def labelable_classes(config: ml_collections.ConfigDict) -> np.ndarray:
-  """`[K, C]` bool of the run's modalities, see `Task.labelable`."""
-  return problem.resolve(config).labelable
