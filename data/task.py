@@ -45,7 +45,7 @@ class Modality(NamedTuple):
     intensity: how its scanner values become [0, 1].
     mm_per_pixel: of its prepared slices; None: each scan's longer side fills
       the slice.
-    plane: along which axis its scans are cut, a key of `planes.PLANES`.
+    plane: along which axis its scans are cut, one of `planes.PLANES`.
     dicom_series: which series of a DICOM folder that holds several it is: the
       description, number or SeriesInstanceUID.
   """

@@ -303,7 +303,8 @@ def patient(tmp_path):
   for index in (0, 1):
     image = (_image() + 200 + index).astype(np.uint16)
     affine = np.diag([-2.0, -2.0, 3.0, 1.0])
-    archive.write_chaos_t2(tmp_path / 'chaos', index, image, _label(), affine)
+    scan = [image], _label(), affine
+    archive.write_chaos(tmp_path / 'chaos', index, 't2', *scan)
   return tmp_path / 'chaos' / 'Train_Sets' / 'MR' / '1'
 
 

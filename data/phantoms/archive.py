@@ -22,6 +22,11 @@ CHAOS_IDS = (
 )  # fmt: skip
 # BTCV code -> grey value in CHAOS.
 _GREY = {6: 63, 2: 126, 3: 189, 1: 252}
+# Folder, description, and the series (folder, number) of each MR sequence.
+_CHAOS = {
+  't2': ('T2SPIR', 'T2_SPIR', [('', 1)]),
+  't1': ('T1DUAL', 'T1_DUAL', [('InPhase', 2), ('OutPhase', 3)]),
+}
 _ROOT_UID = '1.2.826.0.1.3680043.8.498.7'
 
 
@@ -168,62 +173,38 @@ def _write_ground(folder, label, numbers, series) -> None:
     picture.save(folder / f'IMG-{series:04d}-{number:05d}.png')
 
 
-def _chaos_numbers(index: int, count: int) -> list[int]:
-  """1..count over the slices, downwards in every second patient."""
-  numbers = list(range(1, count + 1))
-  return numbers[::-1] if index % 2 else numbers
-
-
-def write_chaos_t2(
-  root: pathlib.Path, index: int, image, label, affine
+def write_chaos(
+  root: pathlib.Path, index: int, sequence: str, images, label, affine
 ) -> None:
-  """The T2-SPIR series of a patient; arguments as in `write_btcv`."""
-  patient = chaos_id(index)
-  folder = root / 'Train_Sets' / 'MR' / str(patient) / 'T2SPIR'
-  numbers = _chaos_numbers(index, image.shape[2])
-  write_dicom(
-    folder / 'DICOM_anon',
-    image,
-    affine,
-    numbers,
-    patient=patient,
-    series=1,
-    protocol='T2_SPIR',
-  )
-  _write_ground(folder / 'Ground', label, numbers, 1)
+  """An acquisition of a patient: one series, or T1's two and their labels.
 
-
-def write_chaos_t1(
-  root: pathlib.Path, index: int, phases, label, affine
-) -> None:
-  """In- and out-phase of a patient, and the labels they share.
-
-  One acquisition numbers both: out-phase files are odd, in-phase files even,
-  and the labels are named like the in-phase files.
+  One acquisition numbers both phases of T1: out-phase files are odd, in-phase
+  files even, and the labels are named like the in-phase files.
 
   Args:
     root: of the archive.
     index: of the patient.
-    phases: in-phase and out-phase, `[columns, rows, slices]` each.
-    label: of both.
+    sequence: 't2' or 't1'.
+    images: a series each, `[columns, rows, slices]`; of T1 in- and out-phase.
+    label: of all of them, BTCV codes.
     affine: `[4, 4]`, RAS mm.
   """
-  patient = chaos_id(index)
-  folder = root / 'Train_Sets' / 'MR' / str(patient) / 'T1DUAL'
-  numbers = _chaos_numbers(index, label.shape[2])
-  even = [2 * n for n in numbers]
-  odd = [2 * n - 1 for n in numbers]
-  for name, image, own, series in (
-    ('InPhase', phases[0], even, 2),
-    ('OutPhase', phases[1], odd, 3),
+  patient, (place, protocol, all_series) = chaos_id(index), _CHAOS[sequence]
+  folder = root / 'Train_Sets' / 'MR' / str(patient) / place
+  steps = len(all_series)
+  numbers = [steps * (n + 1) for n in range(label.shape[2])]
+  if index % 2:
+    numbers.reverse()
+  for (name, series), image, before in zip(
+    all_series, images, range(steps), strict=True
   ):
     write_dicom(
       folder / 'DICOM_anon' / name,
       image,
       affine,
-      own,
+      [n - before for n in numbers],
       patient=patient,
       series=series,
-      protocol='T1_DUAL',
+      protocol=protocol,
     )
-  _write_ground(folder / 'Ground', label, even, 2)
+  _write_ground(folder / 'Ground', label, numbers, all_series[0][1])

@@ -15,6 +15,7 @@ import numpy as np
 from data.files import atomic, destination, progress
 from data.phantoms import anatomy, archive, scanner, shapes
 from data.phantoms.anatomy import DIFFICULTY, Difficulty
+from data.preprocessing import planes
 
 # Raised whenever the same settings would give other scans.
 VERSION = 2
@@ -33,36 +34,19 @@ SIZES = {
 }
 
 
-def affine_of(
-  orientation: str, shape, spacing, center, tilt: np.ndarray
-) -> tuple[np.ndarray, tuple[int, ...], tuple[float, ...]]:
-  """The grid of a scan whose array axes point as `orientation` says.
+def _grid(task, size, orientation, rng, tilt=0.0):
+  """A subject's own grid: field of view and place vary a little.
 
   Args:
+    task: whose scan it is.
+    size: a name of `SIZES`.
     orientation: e.g. 'LPS': the direction of each array axis.
-    shape: voxels in the order right-left, back-front, feet-head.
-    spacing: mm, same order.
-    center: RAS mm of the volume's centre.
-    tilt: `[3, 3]` rotation of the whole grid.
+    rng: the subject's.
+    tilt: of the whole grid, degrees at most.
 
   Returns:
     Affine `[4, 4]`, and shape and spacing in the order of the array's axes.
   """
-  axes = nib.orientations.axcodes2ornt(tuple(orientation))
-  affine = np.eye(4)
-  affine[:3, :3] = 0
-  for axis, (world, sign) in enumerate(axes):
-    affine[int(world), axis] = sign * spacing[int(world)]
-  order = [int(world) for world, _ in axes]
-  shape = tuple(shape[world] for world in order)
-  affine[:3, :3] = tilt @ affine[:3, :3]
-  middle = affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-  affine[:3, 3] = np.asarray(center) - middle
-  return affine, shape, tuple(spacing[world] for world in order)
-
-
-def _grid(task, size, orientation, rng, tilt=0.0):
-  """A subject's own grid: field of view and place vary a little."""
   shape = np.array(SIZES[size][task])
   # Scanners differ in field of view, not only in its centre.
   shape = shape + np.round(shape * rng.uniform(-0.06, 0.06, 3)).astype(int)
@@ -71,7 +55,12 @@ def _grid(task, size, orientation, rng, tilt=0.0):
   spacing[:2] = spacing[:2].mean()  # Square pixels in the axial plane.
   center = np.array(_CENTER[task]) + rng.normal(size=3) * (4, 4, 3)
   turn = shapes.rotation(rng.normal(size=3), tilt * rng.uniform(-1, 1))
-  return affine_of(orientation, shape.tolist(), spacing, center, turn)
+  order = nib.orientations.axcodes2ornt(tuple(orientation))[:, 0].astype(int)
+  shape, spacing = shape[order], spacing[order]
+  affine = planes.affine_of(orientation, spacing)
+  affine[:3, :3] = turn @ affine[:3, :3]
+  affine[:3, 3] = center - affine[:3, :3] @ ((shape - 1) / 2)
+  return affine, tuple(shape.tolist()), tuple(spacing.tolist())
 
 
 def heart_subject(
@@ -150,10 +139,9 @@ def abdomen_mr(
 
 def _write_abdomen(btcv, chaos, index, settings) -> None:
   archive.write_btcv(btcv, index, *abdomen_ct(index, **settings))
-  (t2,), label, affine = abdomen_mr(index, 't2', **settings)
-  archive.write_chaos_t2(chaos, index, t2, label, affine)
-  phases, label, affine = abdomen_mr(index, 't1', **settings)
-  archive.write_chaos_t1(chaos, index, phases, label, affine)
+  for sequence in ('t2', 't1'):
+    scan = abdomen_mr(index, sequence, **settings)
+    archive.write_chaos(chaos, index, sequence, *scan)
 
 
 def _finished(out: pathlib.Path, settings: dict) -> bool:

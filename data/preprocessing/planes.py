@@ -30,17 +30,11 @@ VIEWS = {
   'sagittal': ('L', 'I', 'P'),
 }
 ACQUIRED = 'acquired'
-# What a dataset.json may say, with its meaning. What a run records of scans
-# that are cut as acquired names the view of most of them, too.
-PLANES = {
-  ACQUIRED: 'as the scan was acquired (default)',
-  **{view: f'{view} slices, whatever the voxels' for view in VIEWS},
-  **{
-    f'{ACQUIRED}-{view}': f'as acquired; turned to {view}, and cut so where'
-    ' no axis is coarse'
-    for view in VIEWS
-  },
-}
+# What a dataset.json may say: as the scan was acquired (default); slices of a
+# view, whatever the voxels; as acquired, but turned to a view, and cut so where
+# no axis is coarse. The last is what a run records of scans that are cut as
+# acquired: the view of most of them.
+PLANES = (ACQUIRED, *VIEWS, *(f'{ACQUIRED}-{view}' for view in VIEWS))
 # Slices whose normal is this near (cosine) to a view's are turned like it.
 _NEAR = 0.5
 
@@ -90,7 +84,7 @@ def decide(plane: str, affines: Sequence[np.ndarray]) -> str:
   """The plane of a modality, decided for all of its scans.
 
   Args:
-    plane: what its dataset.json says, a key of `PLANES`.
+    plane: what its dataset.json says, one of `PLANES`.
     affines: of its scans.
 
   Returns:
@@ -124,7 +118,7 @@ def orientation(affine: np.ndarray, plane: str) -> np.ndarray:
 
   Args:
     affine: `[4, 4]`, voxel index to RAS mm.
-    plane: a key of `PLANES`.
+    plane: one of `PLANES`.
 
   Returns:
     `[3, 2]`: for each array axis, which axis it becomes and 1 or -1, nibabel's
