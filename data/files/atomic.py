@@ -49,7 +49,8 @@ def filling(
   """
   stem = f'.partial-{target.name}-'
   folder = target.with_name(stem + uuid.uuid4().hex[:8])
-  with _terminable(), _naming(target):
+  terminable = handling(signal.SIGTERM, signal.SIG_DFL, _terminated)
+  with terminable, _naming(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     for other in target.parent.iterdir():
       if other.name.startswith(stem):
@@ -125,29 +126,33 @@ def tells_capitals_apart(folder: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-  """SIGTERM as `SystemExit`, so that what is unfinished gets removed.
+def handling(
+  number: int, usual: Any, stop: Callable[[int, Any], None]
+) -> Iterator[None]:
+  """Another handler of a signal.
 
-  Not where the program handles the signal itself.
+  Args:
+    number: of the signal.
+    usual: its handler where nobody has set one; another one stays.
+    stop: the handler that it gets.
   """
-  if (
-    threading.current_thread() is not threading.main_thread()
-    or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-  ):
+  here = threading.current_thread() is threading.main_thread()
+  if not here or signal.getsignal(number) != usual:
     yield
     return
-
-  def stop(number, frame):
-    del frame
-    # A second one must not stop the tidying up.
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-  signal.signal(signal.SIGTERM, stop)
+  signal.signal(number, stop)
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(number, usual)
+
+
+def _terminated(number: int, frame: Any) -> None:
+  """SIGTERM as `SystemExit`, so that what is unfinished gets removed."""
+  del frame
+  # A second one must not stop the tidying up.
+  signal.signal(number, signal.SIG_IGN)
+  raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager

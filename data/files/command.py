@@ -16,12 +16,11 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 import types
 from typing import NoReturn, TextIO
 
-from data.files import errors, names
+from data.files import atomic, errors, names
 
 INTERRUPTED = 128 + signal.SIGINT
 _STOPPED = 'stopped: nothing half-written is left; the same command goes on'
@@ -182,13 +181,6 @@ def _interruptible() -> Iterator[list[float]]:
         os.write(2, _SHOW_CURSOR)
       os._exit(INTERRUPTED)
 
-  here = threading.current_thread() is threading.main_thread()
   # Whoever started this in the background has it ignored.
-  if not here or signal.getsignal(signal.SIGINT) != signal.default_int_handler:
+  with atomic.handling(signal.SIGINT, signal.default_int_handler, stop):
     yield came
-    return
-  signal.signal(signal.SIGINT, stop)
-  try:
-    yield came
-  finally:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
