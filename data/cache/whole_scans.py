@@ -7,40 +7,29 @@ fixed number of equally thick ones. No jax here.
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from data.cache.prepared import Prepared, PreparedCase
 
 
-def _centres(count: int, depth: int) -> np.ndarray:
-  """Where `depth` equal slices lie among `count`, as positions of these."""
-  return (np.arange(depth) + 0.5) * count / depth - 0.5
-
-
-def resample(slices: np.ndarray, depth: int) -> np.ndarray:
-  """Linear interpolation between slices, `[S, ...]` to `[depth, ...]`.
+def resample(slices: np.ndarray, depth: int, order: int = 1) -> np.ndarray:
+  """`[S, ...]` resampled to `depth` equally thick slices, `[depth, ...]`.
 
   Args:
-    slices: float, or unsigned integers, which are rounded.
+    slices: any numbers; integers are rounded.
     depth: slices of the result.
+    order: 1: linear interpolation between slices; 0: the nearest one's values.
 
   Returns:
     The same dtype.
   """
-  where = np.clip(_centres(len(slices), depth), 0, len(slices) - 1)
-  low = np.floor(where).astype(int)
-  high = np.minimum(low + 1, len(slices) - 1)
-  rest = (where - low).reshape(-1, *(1,) * (slices.ndim - 1))
-  kind = np.result_type(slices.dtype, np.float32)
-  found = slices[low].astype(kind) * (1 - rest) + slices[high] * rest
-  if np.issubdtype(slices.dtype, np.integer):
-    found = np.rint(found)
-  return found.astype(slices.dtype)
+  zoom = [depth / len(slices), *[1] * (slices.ndim - 1)]
+  return ndimage.zoom(slices, zoom, order=order, mode='nearest', grid_mode=True)
 
 
 def resample_labels(labels: np.ndarray, depth: int) -> np.ndarray:
   """The nearest slice's classes: `[S, ...]` to `[depth, ...]`."""
-  where = np.floor(_centres(len(labels), depth) + 0.5).astype(int)
-  return labels[np.clip(where, 0, len(labels) - 1)]
+  return resample(labels, depth, order=0)
 
 
 class VolumeSource:
