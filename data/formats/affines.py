@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import need
 
 SIZES = 'write the true voxel sizes, in mm, into the header'
 # DICOM's and ITK's axes run to the left and to the back: RAS of LPS, and back.
@@ -28,11 +28,10 @@ def check_regular(affine: np.ndarray, file: str, what: str, remedy: str):
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3]))
     sound = 0 < volume < np.inf and volume >= 1e-3 * np.prod(spacing)
-  if not np.isfinite(affine).all() or not sound:
-    raise ScanError(file, f'{what} is not finite or singular', remedy)
+  sound = sound and np.isfinite(affine).all()
+  need(sound, file, f'{what} is not finite or singular', remedy)
   away = np.abs(affine[:3, 3]).max()
-  if away > _FAR:
-    raise ScanError(file, f'{what} is {away:.3g} mm away', remedy)
+  need(away <= _FAR, file, f'{what} is {away:.3g} mm away', remedy)
 
 
 def check_sides(affine: np.ndarray, file: str, unit: str = '') -> None:
@@ -47,9 +46,9 @@ def check_sides(affine: np.ndarray, file: str, unit: str = '') -> None:
     ScanError: a side below 0.01 mm or above 100 mm.
   """
   sides = np.linalg.norm(affine[:3, :3], axis=0)
-  if sides.min() < 0.01 or sides.max() > 100:
-    remedy = f'{SIZES} (it says {unit})' if unit else SIZES
-    raise ScanError(file, f'voxels of {sides_text(sides)} mm', remedy)
+  sound = sides.min() >= 0.01 and sides.max() <= 100
+  remedy = f'{SIZES} (it says {unit})' if unit else SIZES
+  need(sound, file, f'voxels of {sides_text(sides)} mm', remedy)
 
 
 def distance(a: np.ndarray, b: np.ndarray, shape) -> float:

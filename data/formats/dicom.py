@@ -40,21 +40,20 @@ def _without_copies(
   for header in headers:
     uid, place = map(header.text, ('SOPInstanceUID', 'ImagePositionPatient'))
     alike.setdefault((header.size, uid, place), []).append(header)
-  kept: list[Header] = []
-  copies: list[Header] = []
-  for first, *others in alike.values():
-    kept.append(first)
-    digest = lambda h: hashlib.sha256(h.path.read_bytes()).digest()
-    digests = {digest(first)} if others else set()
-    for header in others:
-      (copies if digest(header) in digests else kept).append(header)
-      digests.add(digest(header))
-  kept.sort(key=lambda header: header.path)
+  copies: list[pathlib.Path] = []
+  for group in alike.values():
+    seen = set()
+    for header in group if len(group) > 1 else ():
+      digest = hashlib.sha256(header.path.read_bytes()).digest()
+      if digest in seen:
+        copies.append(header.path)
+      seen.add(digest)
   if not copies:
-    return kept, ()
-  some = names.few([header.path.name for header in copies], 3)
+    return headers, ()
+  some = names.few([path.name for path in copies], 3)
   many = 's' * (len(copies) > 1)
-  return kept, (f'{len(copies)} file{many} left out, copied twice: {some}',)
+  note = f'{len(copies)} file{many} left out, copied twice: {some}'
+  return [h for h in headers if h.path not in copies], (note,)
 
 
 def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
@@ -64,8 +63,7 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
     ScanError: some lack what the others have.
   """
   for frame in frames:
-    if frame.slope == 0:
-      raise frame.header.error('RescaleSlope is 0')
+    frame.header.need(frame.slope != 0, 'RescaleSlope is 0')
   for name, value in (
     ('RescaleIntercept', lambda f: f.intercept),
     ('RescaleSlope', lambda f: f.slope),
@@ -83,11 +81,8 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
   same_unit = lambda a, b: a.unit == b.unit
   check_alike(frames, 'RescaleType', same_unit, lambda f: f.unit, folder)
   scales = {(f.slope, f.intercept) for f in frames}
-  if len(scales) > 1 and _is_ct(frames[0]):
-    return (
-      f'{len(scales)} rescalings in one CT series: each slice has its own',
-    )
-  return ()
+  note = f'{len(scales)} rescalings in one CT series: each slice has its own'
+  return (note,) if len(scales) > 1 and _is_ct(frames[0]) else ()
 
 
 def _is_ct(frame: Frame) -> bool:
@@ -121,6 +116,7 @@ def _laid_out(
   return laid, notes + _check_rescaling(laid.frames, folder)
 
 
+@unsaid()
 def read_affine(
   folder: str | os.PathLike,
   series: str = '',
@@ -139,10 +135,10 @@ def read_affine(
   Raises:
     ScanError: as `read_dicom`, but for what the pixels would tell.
   """
-  with unsaid():
-    return _laid_out(str(folder), series, files)[0].affine
+  return _laid_out(str(folder), series, files)[0].affine
 
 
+@unsaid()
 def read_dicom(
   folder: str | os.PathLike,
   series: str = '',
@@ -165,45 +161,40 @@ def read_dicom(
     ScanError: for anything that is not one complete series.
   """
   folder = str(folder)
-  with unsaid():
-    laid, notes = _laid_out(folder, series, files)
-    voxels, more = _voxels(laid.frames)
-    check_image(voxels, folder)
-    paths = dict.fromkeys(frame.header.path for frame in laid.frames)
-    return Volume(
-      np.transpose(voxels, (2, 1, 0)),
-      laid.affine,
-      notes=notes + more,
-      files=tuple(paths),
-      tags=_tags(laid.frames[0]),
-    )
+  laid, notes = _laid_out(folder, series, files)
+  voxels, more = _voxels(laid.frames)
+  check_image(voxels, folder)
+  paths = dict.fromkeys(frame.header.path for frame in laid.frames)
+  return Volume(
+    np.transpose(voxels, (2, 1, 0)),
+    laid.affine,
+    notes=notes + more,
+    files=tuple(paths),
+    tags=_tags(laid.frames[0]),
+  )
 
 
 def _voxels(frames: Sequence[Frame]) -> tuple[np.ndarray, tuple[str, ...]]:
   """`[slices, rows, columns]` float32 in scanner units, and notes."""
   voxels = np.empty((len(frames), *frames[0].shape), np.float32)
-  padded: np.ndarray | None = None
-  notes: dict[str, None] = {}
-  places: dict[pathlib.Path, list[tuple[int, Frame]]] = {}
+  padded = np.zeros(voxels.shape, bool)
+  notes: list[str] = []
+  places: dict[pathlib.Path, list[int]] = {}
   for place, frame in enumerate(frames):
-    places.setdefault(frame.header.path, []).append((place, frame))
+    places.setdefault(frame.header.path, []).append(place)
   for own in places.values():
-    stored = dicom_pixels.read_stored(own[0][1].header)
-    notes.update(dict.fromkeys(stored.notes))
-    for place, frame in own:
-      slope = 1.0 if frame.slope is None else frame.slope
-      intercept = 0.0 if frame.intercept is None else frame.intercept
+    stored = dicom_pixels.read_stored(frames[own[0]].header)
+    notes += stored.notes
+    for place in own:
+      frame = frames[place]
       with np.errstate(all='ignore'):  # `check_image` finds what overflows.
-        slice_ = stored.values[frame.number].astype(np.float32)
-        slice_ *= np.float32(slope)
-        slice_ += np.float32(intercept)
-      voxels[place] = slice_
+        voxels[place] = stored.values[frame.number]
+        voxels[place] *= np.float32(frame.scale)
+        voxels[place] += np.float32(frame.intercept or 0)
       if stored.padded is not None:
-        padded = np.zeros(voxels.shape, bool) if padded is None else padded
         padded[place] = stored.padded[frame.number]
-  if padded is not None:
-    notes.update(dict.fromkeys(_unpad(voxels, padded, frames[0])))
-  return voxels, tuple(notes)
+  notes += _unpad(voxels, padded, frames[0])
+  return voxels, tuple(dict.fromkeys(notes))
 
 
 def _unpad(
@@ -216,12 +207,10 @@ def _unpad(
   these voxels show the patient.
   """
   count, others = int(padded.sum()), ~padded
-  if count == padded.size:
+  if count in (0, padded.size):
     return ()
-  low, high = (
-    float(f(voxels, where=padded, initial=start))
-    for f, start in ((np.min, np.inf), (np.max, -np.inf))
-  )
+  low = float(np.min(voxels, where=padded, initial=np.inf))
+  high = float(np.max(voxels, where=padded, initial=-np.inf))
   lowest = float(np.min(voxels, where=others, initial=np.inf))
   if _is_ct(first):
     usual = low >= _AIR[0] and (high <= _AIR[1] or high <= lowest)
@@ -243,7 +232,7 @@ def _unpad(
 
 def _beside(voxels, others, values, first: Frame) -> int:
   """How many voxels have the stored values next to these."""
-  step = 1.01 * abs(1.0 if first.slope is None else first.slope)
+  step = 1.01 * abs(first.scale)
   near = lambda v: (voxels >= v - step) & (voxels <= v + step) & others
   return max(int(near(value).sum()) for value in values)
 

@@ -10,12 +10,11 @@ import os
 import re
 import sys
 import tempfile
-from typing import Any
 
 import numpy as np
 from pydicom import encaps
 from pydicom import uid as uids
-from pydicom.pixels import get_decoder
+from pydicom.pixels import as_pixel_options, get_decoder
 
 from data.formats.dicom_header import Header, frame_count, text
 from data.formats.scan_error import AGAIN
@@ -63,20 +62,16 @@ def check_decoder(header: Header) -> None:
     decoder = get_decoder(syntax)
   except NotImplementedError:
     name = syntax.name if syntax.is_transfer_syntax else str(syntax)
-    raise header.error(
-      f'transfer syntax {name} cannot be decoded', _PLAIN
-    ) from None
+    words = f'transfer syntax {name} cannot be decoded'
+    raise header.error(words, _PLAIN) from None
   packages = next((p for group, p in _PACKAGES if syntax in group), '')
   able = not decoder.is_encapsulated or decoder.is_available
   if syntax == uids.JPEGExtended12Bit and header.whole('BitsStored') > 8:
     # The other plug-ins know 8 bits only.
     packages = _TWELVE_BITS
     able = 'pylibjpeg' in decoder.available_plugins
-  if not able:
-    raise header.error(
-      f'no decoder for {syntax.name} is installed',
-      f'install {packages}, or {_PLAIN}',
-    )
+  words = f'no decoder for {syntax.name} is installed'
+  header.need(able, words, f'install {packages}, or {_PLAIN}')
 
 
 def _bytes(header: Header) -> bytes:
@@ -95,10 +90,9 @@ def _bytes(header: Header) -> bytes:
   while data[at : at + 4] == _ITEM:
     at += 8 + int.from_bytes(data[at + 4 : at + 8], 'little')
   # Some writers forget the last mark: nothing is missing then.
-  if at > len(data) or data[at : at + 4] not in (_END, b''):
-    raise header.error(
-      'truncated, or damaged: its compressed pixels end early', AGAIN
-    )
+  ended = at <= len(data) and data[at : at + 4] in (_END, b'')
+  words = 'truncated, or damaged: its compressed pixels end early'
+  header.need(ended, words, AGAIN)
   return data[:at]
 
 
@@ -158,16 +152,12 @@ def _check_pictures(header: Header, data: bytes, offsets) -> None:
   for encoded in encaps.generate_frames(
     data, number_of_frames=frame_count(header), extended_offsets=offsets
   ):
-    if not encoded.rstrip(b'\0\xff').endswith(b'\xff\xd9'):
-      raise header.error(
-        'truncated, or damaged: a picture in it has no end', AGAIN
-      )
-    if (found := _picture_size(encoded)) != size:
-      raise header.error(
-        f'damaged: a compressed picture of {found or "no"} rows and columns in'
-        f' a file of {size}',
-        AGAIN,
-      )
+    ended = encoded.rstrip(b'\0\xff').endswith(b'\xff\xd9')
+    words = 'truncated, or damaged: a picture in it has no end'
+    header.need(ended, words, AGAIN)
+    found = _picture_size(encoded)
+    words = f'damaged: a compressed picture of {found or "no"} rows and columns'
+    header.need(found == size, f'{words} in a file of {size}', AGAIN)
 
 
 def decode(header: Header) -> np.ndarray:
@@ -177,33 +167,25 @@ def decode(header: Header) -> np.ndarray:
     ScanError: they are damaged.
   """
   found, data, syntax = header.found, _bytes(header), syntax_of(header)
-  options: dict[str, Any] = {
-    'rows': header.whole('Rows'),
-    'columns': header.whole('Columns'),
-    'bits_allocated': header.whole('BitsAllocated'),
-    'bits_stored': header.whole('BitsStored'),
-    'pixel_representation': header.whole('PixelRepresentation'),
-    'number_of_frames': frame_count(header),
-    'samples_per_pixel': 1,
-    'photometric_interpretation': 'MONOCHROME2',
-    'pixel_keyword': 'PixelData',
-    'pixel_vr': header.place.vr or 'OW',
-    'allow_excess_frames': False,
-    'correct_unused_bits': False,
-  }
-  if 'ExtendedOffsetTable' in found and 'ExtendedOffsetTableLengths' in found:
-    options['extended_offsets'] = (
-      found.ExtendedOffsetTable,
-      found.ExtendedOffsetTableLengths,
-    )
+  if 'ExtendedOffsetTableLengths' not in found:
+    found.pop('ExtendedOffsetTable', None)  # Of no use alone.
+  options = as_pixel_options(
+    found,
+    number_of_frames=frame_count(header),
+    photometric_interpretation='MONOCHROME2',
+    pixel_keyword='PixelData',
+    pixel_vr=header.place.vr or 'OW',
+    allow_excess_frames=False,
+    correct_unused_bits=False,
+  )
   if syntax.is_encapsulated and syntax != uids.RLELossless:
     _check_pictures(header, data, options.get('extended_offsets'))
-  decoder = get_decoder(syntax)
-  with contextlib.ExitStack() as silent:
-    packed = decoder.is_encapsulated
-    said = silent.enter_context(c_remarks()) if packed else []
-    values, _ = decoder.as_array(data, raw=True, **options)
+  remarks = (
+    c_remarks() if syntax.is_encapsulated else contextlib.nullcontext([])
+  )
+  with remarks as said:
+    values, _ = get_decoder(syntax).as_array(data, raw=True, **options)
   # It is only a remark to them that a part of a picture is not there.
   if broken := [line for line in said if 'orrupt' in line or 'Prem' in line]:
     raise ValueError(broken[0])
-  return values.reshape(-1, options['rows'], options['columns'])
+  return values.reshape(-1, header.whole('Rows'), header.whole('Columns'))

@@ -4,7 +4,7 @@ Every file is used, or left out with the reason. A file that is damaged is never
 left out: it belongs to its series, which cannot be read without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import os
 import pathlib
 import re
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pydicom import uid as uids
 
+from data.files import names
 from data.formats.dicom_header import (
   LOST_PIXELS,
   Header,
@@ -109,9 +110,10 @@ def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
   )
 
 
+@unsaid()
 def read_headers(
   folder: str | os.PathLike, files: Sequence[pathlib.Path] | None = None
-) -> tuple[list[tuple[Series, list[Header]]], list[ScanError]]:
+) -> tuple[dict[Series, list[Header]], list[ScanError]]:
   """Every series of a folder with its files' headers; what was left out.
 
   Args:
@@ -126,17 +128,12 @@ def read_headers(
       files = files_in(pathlib.Path(folder))
     except OSError as error:
       raise cannot_read(folder, error) from error
-  with unsaid():
-    return _read_headers(sorted(files))
-
-
-def _read_headers(paths: Sequence[pathlib.Path]):
   headers: list[Header] = []
   pixelless: list[tuple[Header, ScanError]] = []
   # Of each what it is, and what it is if it was a slice once.
   strangers: list[tuple[pathlib.Path, ScanError, ScanError]] = []
   left_out: list[ScanError] = []
-  for path in paths:
+  for path in sorted(files):
     try:
       header = read_header(path)
     except OSError as error:
@@ -178,7 +175,7 @@ def _read_headers(paths: Sequence[pathlib.Path]):
 
 def _grouped(
   headers: list[Header], left_out: list[ScanError]
-) -> list[tuple[Series, list[Header]]]:
+) -> dict[Series, list[Header]]:
   """The headers of every series; a damaged one of no series goes with all."""
   groups: dict[str, list[Header]] = {}
   lost = []
@@ -192,10 +189,10 @@ def _grouped(
   groups = _scans_only(groups, left_out)
   if lost and not groups:
     groups[''] = []
-  out = []
+  out = {}
   for uid, members in groups.items():
     members = sorted([*members, *lost], key=lambda header: header.path)
-    out.append((_series(uid, members), members))
+    out[_series(uid, members)] = members
   return out
 
 
@@ -270,18 +267,27 @@ def series_in(
     files: only these of them.
   """
   found, left_out = read_headers(folder, files)
-  return [series for series, _ in found], left_out
+  return list(found), left_out
+
+
+def fitting(found: Iterable[Series], wanted: str) -> list[Series]:
+  """The series that a UID, a number or a description (or its part) means."""
+  plain = lambda text: ' '.join(names.normal(text).casefold().split())
+  for key in ('uid', 'number', 'description'):
+    exact = [s for s in found if plain(getattr(s, key)) == plain(wanted)]
+    if exact:
+      return exact
+  return [s for s in found if plain(wanted) in plain(s.description)]
 
 
 def choose(
-  found: list[tuple[Series, list[Header]]], wanted: str, folder: str
+  found: dict[Series, list[Header]], wanted: str, folder: str
 ) -> list[Header]:
   """The headers of the one series that is wanted.
 
   Args:
     found: of `read_headers`.
-    wanted: a SeriesInstanceUID, SeriesNumber or SeriesDescription; '' where
-      there must be only one.
+    wanted: as of `fitting`; '' where there must be only one.
     folder: shown in errors.
 
   Raises:
@@ -289,32 +295,24 @@ def choose(
   """
   if not found:
     raise ScanError(folder, 'no DICOM images in it', 'copy the series there')
-  matching = found
-  if wanted:
-    plain = lambda value: ' '.join(value.casefold().split())
-    for key in ('uid', 'number', 'description'):
-      matching = [
-        pair for pair in found if plain(getattr(pair[0], key)) == plain(wanted)
-      ]
-      if matching:
-        break
+  matching = fitting(found, wanted) if wanted else list(found)
   if len(matching) == 1:
-    return matching[0][1]
-  if len(matching) > 2 and all(s.images == 1 for s, _ in matching):
+    return found[matching[0]]
+  if len(matching) > 2 and all(series.images == 1 for series in matching):
     raise ScanError(
       folder,
       f'{len(matching)} series of one image each: every slice has a'
       ' SeriesInstanceUID of its own',
       'export them as one series',
     )
-  names = '; '.join(str(series) for series, _ in (matching or found)[:8])
+  told = '; '.join(map(str, (matching or list(found))[:8]))
   if not matching:
-    raise ScanError(
-      folder, f'no series "{wanted}" in it, but {names}', '--series DESCRIPTION'
-    )
+    reason = f'no series "{wanted}" in it, but {told}'
+    raise ScanError(folder, reason, '--series DESCRIPTION')
   more = f' and {len(matching) - 8} more' if len(matching) > 8 else ''
+  key = 'NUMBER' if wanted else 'DESCRIPTION'
   raise ScanError(
     folder,
-    f'{len(matching)} series in one folder: {names}{more}',
-    f'--series {"NUMBER" if wanted else "DESCRIPTION"}, or a folder per series',
+    f'{len(matching)} series in one folder: {told}{more}',
+    f'--series {key}, or a folder per series',
   )

@@ -22,18 +22,6 @@ from data.formats.dicom_header import (
 )
 from data.formats.scan_error import ScanError
 
-_MACROS = (
-  'PlanePositionSequence', 'PlaneOrientationSequence', 'PixelMeasuresSequence',
-  'PixelValueTransformationSequence', 'FrameContentSequence',
-  'TemporalPositionSequence', 'MREchoSequence', 'MRDiffusionSequence',
-  'MRTimingAndRelatedParametersSequence', 'MRModifierSequence',
-  'MRImageFrameTypeSequence', 'CTImageFrameTypeSequence',
-  'PETFrameTypeSequence', 'CTXRayDetailsSequence', 'CTReconstructionSequence',
-  'CardiacSynchronizationSequence',
-  'UnassignedPerFrameConvertedAttributesSequence',
-  'UnassignedSharedConvertedAttributesSequence',
-)  # fmt: skip
-
 
 class Frame(NamedTuple):
   """One slice.
@@ -47,7 +35,6 @@ class Frame(NamedTuple):
     orientation: LPS directions along a row and along a column, `[6]`.
     slope: of the rescaling; None if it has none.
     intercept: of the rescaling; None if it has none.
-    unit: the rescaling's type, e.g. 'HU', or ''.
     places: the data sets that speak of it, the most special one first.
   """
 
@@ -59,8 +46,17 @@ class Frame(NamedTuple):
   orientation: np.ndarray
   slope: float | None
   intercept: float | None
-  unit: str
   places: tuple[pydicom.Dataset, ...]
+
+  @property
+  def scale(self) -> float:
+    """The slope, 1 if it has none."""
+    return 1.0 if self.slope is None else self.slope
+
+  @property
+  def unit(self) -> str:
+    """The rescaling's type, e.g. 'HU', or ''."""
+    return self.said('RescaleType')
 
   @property
   def name(self) -> str:
@@ -131,12 +127,16 @@ def element_of(places: Sequence[pydicom.Dataset], key: str | int):
 
 
 def _macros(found: pydicom.Dataset, groups: str, index: int) -> list:
-  """The functional groups of a frame, or the shared ones, as data sets."""
-  members = items(found, groups)
-  if index >= len(members):
-    return []
-  sequences = (items(members[index], name) for name in _MACROS)
-  return [sequence[0] for sequence in sequences if sequence]
+  """The functional groups of a frame, or the shared ones, as data sets.
+
+  Those of the standard: a vendor's own may repeat what another frame says.
+  """
+  return [
+    sequence[0]
+    for group in items(found, groups)[index : index + 1]
+    for name in group.dir('Sequence')
+    if (sequence := items(group, name))
+  ]
 
 
 def frames_of(header: Header) -> list[Frame]:
@@ -148,10 +148,8 @@ def frames_of(header: Header) -> list[Frame]:
   found, count = header.found, frame_count(header)
   shared = _macros(found, 'SharedFunctionalGroupsSequence', 0)
   described = len(header.items('PerFrameFunctionalGroupsSequence'))
-  if described and described != count:
-    raise header.error(
-      f'{count} frames are announced, {described} are described', EXPORT
-    )
+  words = f'{count} frames are announced, {described} are described'
+  header.need(described in (0, count), words, EXPORT)
   out = []
   for index in range(count):
     own = _macros(found, 'PerFrameFunctionalGroupsSequence', index)
@@ -170,27 +168,25 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
     own = places[:-1] if count > 1 and size == 3 else places
     found = numbers(own, name, size, file)
     if found is None:
-      words = f'{name} is missing'
-      words += f' for its {count} frames' if count > 1 else ''
-      raise header.error(words)
+      which = f' for its {count} frames' if count > 1 else ''
+      raise header.error(f'{name} is missing{which}')
     needed.append(found)
   spacing, position, orientation = needed
-  if (spacing <= 0).any():
-    raise header.error(f'PixelSpacing {spacing.tolist()} is not positive')
+  words = f'PixelSpacing {spacing.tolist()} is not positive'
+  header.need((spacing > 0).all(), words)
   slope, intercept = (
-    numbers(places, name, 1, file)
+    None if found is None else float(found[0])
     for name in ('RescaleSlope', 'RescaleIntercept')
+    for found in [numbers(places, name, 1, file)]
   )
-  frame = Frame(
+  return Frame(
     header,
     index,
     (int(header.found.Rows), int(header.found.Columns)),
     spacing,
     position,
     orientation,
-    None if slope is None else float(slope[0]),
-    None if intercept is None else float(intercept[0]),
-    '',
+    slope,
+    intercept,
     tuple(places),
   )
-  return frame._replace(unit=frame.said('RescaleType'))

@@ -122,6 +122,11 @@ class Header(NamedTuple):
     """What is wrong with the file."""
     return ScanError(self.path, reason, remedy)
 
+  def need(self, sound: object, reason: str, remedy: str = HEADERS) -> None:
+    """Refuses a file that is not sound, saying what is wrong."""
+    if not sound:
+      raise self.error(reason, remedy)
+
   def whole(self, keyword: str) -> int:
     """An element's whole number.
 
@@ -255,17 +260,15 @@ def _parse(path, file, size: int, preamble: bool) -> Header:
   except Exception as error:
     reason = f'not a readable DICOM file, or truncated ({error})'
     return damaged(ScanError(path, reason, AGAIN))
-  damage = None
+  reason = ''
   place = pixels[0] if pixels else None
   if place is None and _should_have_pixels(found, cut):
-    damage = ScanError(path, LOST_PIXELS, AGAIN)
+    reason = LOST_PIXELS
   elif place and place.length and place.offset + place.length > size:
-    damage = ScanError(
-      path,
-      f'truncated: {max(size - place.offset, 0)} of the {place.length} bytes'
-      ' of its pixels are there',
-      AGAIN,
-    )
+    there = max(size - place.offset, 0)
+    reason = f'truncated: {there} of the {place.length} bytes of its pixels'
+    reason += ' are there'
+  damage = ScanError(path, reason, AGAIN) if reason else None
   return Header(path, found, place, size, damage, {})
 
 
@@ -299,6 +302,5 @@ def frame_count(header: Header) -> int:
   if not header.text('NumberOfFrames'):
     return 1
   count = header.whole('NumberOfFrames')
-  if count < 0:
-    raise header.error(f'impossible NumberOfFrames {count}')
+  header.need(count >= 0, f'impossible NumberOfFrames {count}')
   return max(count, 1)

@@ -37,23 +37,20 @@ def check_meaning(header: Header) -> None:
     ScanError: they are colours, run the other way, or mean something else.
   """
   kind = header.text('PhotometricInterpretation').upper()
-  if not kind:
-    raise header.error('PhotometricInterpretation is missing')
-  if kind == 'MONOCHROME1':
-    raise header.error(
-      'MONOCHROME1: low values are bright', 'export as MONOCHROME2'
-    )
-  if kind == 'PALETTE COLOR':
-    raise header.error('PALETTE COLOR: colours by a palette', _GREY)
-  if kind.startswith(('RGB', 'YBR', 'ARGB', 'CMYK', 'HSV', 'XYB')):
-    raise header.error(f'{kind}: colours, no grey-value slice', _GREY)
-  if kind != 'MONOCHROME2':
-    raise header.error(f'impossible PhotometricInterpretation {kind}')
-  if header.items('ModalityLUTSequence'):
-    raise header.error(
-      'a Modality LUT Sequence: a table says what its values mean',
-      'export with RescaleSlope and RescaleIntercept instead',
-    )
+  colours = kind.startswith(('RGB', 'YBR', 'ARGB', 'CMYK', 'HSV', 'XYB'))
+  need = header.need
+  need(kind, 'PhotometricInterpretation is missing')
+  inverse = 'MONOCHROME1: low values are bright'
+  need(kind != 'MONOCHROME1', inverse, 'export as MONOCHROME2')
+  palette = 'PALETTE COLOR: colours by a palette'
+  need(kind != 'PALETTE COLOR', palette, _GREY)
+  need(not colours, f'{kind}: colours, no grey-value slice', _GREY)
+  need(kind == 'MONOCHROME2', f'impossible PhotometricInterpretation {kind}')
+  need(
+    not header.items('ModalityLUTSequence'),
+    'a Modality LUT Sequence: a table says what its values mean',
+    'export with RescaleSlope and RescaleIntercept instead',
+  )
 
 
 def voxel_count(header: Header) -> int:
@@ -63,15 +60,14 @@ def voxel_count(header: Header) -> int:
     ScanError: no sensible number.
   """
   rows, columns = (header.whole(name) for name in ('Rows', 'Columns'))
-  if min(rows, columns) < 1:
-    raise header.error(f'impossible Rows x Columns {rows} x {columns}')
+  sides = f'{rows} x {columns}'
+  header.need(min(rows, columns) > 0, f'impossible Rows x Columns {sides}')
   count = rows * columns * frame_count(header)
-  if count > MAX_VOXELS:
-    raise header.error(
-      f'announces {rows} x {columns} x {frame_count(header)} voxels, more than'
-      ' any scan has',
-      AGAIN + ', or resample it if it is that large',
-    )
+  header.need(
+    count <= MAX_VOXELS,
+    f'announces {sides} x {frame_count(header)} voxels, more than any scan has',
+    AGAIN + ', or resample it if it is that large',
+  )
   return count
 
 
@@ -81,51 +77,41 @@ def check_layout(header: Header) -> None:
   Raises:
     ScanError: it makes no sense, or bytes are missing.
   """
-  place = header.place
-  if place.tag != _PIXEL_DATA:
-    raise header.error('floating-point pixels', 'export it as integers')
+  there, need = header.place.length, header.need
+  integers = header.place.tag == _PIXEL_DATA
+  need(integers, 'floating-point pixels', 'export it as integers')
   samples = header.whole('SamplesPerPixel')
-  if samples != 1:
-    raise header.error(
-      f'{samples} samples a pixel: colours, no grey-value slice', _GREY
-    )
+  colours = f'{samples} samples a pixel: colours, no grey-value slice'
+  need(samples == 1, colours, _GREY)
   allocated, bits, sign = (
     header.whole(name)
     for name in ('BitsAllocated', 'BitsStored', 'PixelRepresentation')
   )
-  if allocated not in (1, 8, 16, 32) or not 1 <= bits <= allocated:
-    raise header.error(
-      f'impossible BitsAllocated {allocated}, BitsStored {bits}'
-    )
-  if sign not in (0, 1):
-    raise header.error(f'impossible PixelRepresentation {sign}')
-  if header.text('HighBit') and header.whole('HighBit') >= bits:
-    high = header.text('HighBit')
-    raise header.error(f'HighBit {high} beyond the {bits} bits stored', EXPORT)
+  need(
+    allocated in (1, 8, 16, 32) and 1 <= bits <= allocated,
+    f'impossible BitsAllocated {allocated}, BitsStored {bits}',
+  )
+  need(sign in (0, 1), f'impossible PixelRepresentation {sign}')
+  high = header.whole('HighBit') if header.text('HighBit') else 0
+  need(high < bits, f'HighBit {high} beyond the {bits} bits stored', EXPORT)
   count = voxel_count(header)
-  there, encapsulated = place.length, place.length is None
   syntax = dicom_codec.syntax_of(header)
   known = syntax.is_transfer_syntax and not syntax.is_private
-  if known and syntax.is_encapsulated != encapsulated:
-    raise header.error(
-      f'its pixels are not stored as {syntax.name} says', EXPORT
-    )
-  needed = -(-count * allocated // 8)
+  fits = not known or syntax.is_encapsulated == (there is None)
+  need(fits, f'its pixels are not stored as {syntax.name} says', EXPORT)
   if there is None:
     return
-  if there < needed:
-    raise header.error(
-      f'{there} of the {needed} bytes that its header announces are'
-      ' there: truncated, or a damaged header',
-      AGAIN,
-    )
-  extra = there - needed
-  frame = max(needed // frame_count(header), 1)
-  if extra >= frame and extra % frame <= 1:
-    raise header.error(
-      f'{extra // frame} more frames than the {frame_count(header)} announced',
-      EXPORT,
-    )
+  needed = -(-count * allocated // 8)
+  need(
+    there >= needed,
+    f'{there} of the {needed} bytes that its header announces are there:'
+    ' truncated, or a damaged header',
+    AGAIN,
+  )
+  frames = frame_count(header)
+  more, rest = divmod(there - needed, max(needed // frames, 1))
+  words = f'{more} more frames than the {frames} announced'
+  need(not more or rest > 1, words, EXPORT)
 
 
 def _paddings(header: Header, dtype: np.dtype) -> Iterator[int]:
@@ -161,11 +147,10 @@ def read_stored(header: Header) -> StoredPixels:
     raise
   except Exception as error:
     words = ' '.join(str(error).split())[:200]
-    raise header.error(
-      f'damaged: its pixels cannot be decoded ({words})', AGAIN
-    ) from error
-  shift = 8 * raw.dtype.itemsize - header.whole('BitsStored')
-  values = raw
+    text = f'damaged: its pixels cannot be decoded ({words})'
+    raise header.error(text, AGAIN) from error
+  bits = header.whole('BitsStored')
+  shift, values = 8 * raw.dtype.itemsize - bits, raw
   syntax = dicom_codec.syntax_of(header)
   # What these decode to has its own number of bits, and a sign.
   own = syntax in (*dicom_codec.JPEG_2000, *uids.JPEGLSTransferSyntaxes)
@@ -178,13 +163,8 @@ def read_stored(header: Header) -> StoredPixels:
     padded = (raw >= low) & (raw <= high)
     padded |= (values >= low) & (values <= high)
     padded = padded if padded.any() else None
-  differs = values != raw if values is not raw else None
-  if padded is not None and differs is not None:
+  differs = values is not raw and (values != raw)
+  if padded is not None:
     differs &= ~padded
-  notes = []
-  if differs is not None and differs.any():
-    notes.append(
-      f'bits beyond the {header.whole("BitsStored")} stored ones are not'
-      ' zero: they are ignored'
-    )
-  return StoredPixels(values, padded, tuple(notes))
+  note = f'bits beyond the {bits} stored ones are not zero: they are ignored'
+  return StoredPixels(values, padded, (note,) if np.any(differs) else ())

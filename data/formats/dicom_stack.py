@@ -5,6 +5,7 @@ A real disagreement names the frames that are not like most.
 """
 
 from collections.abc import Callable, Sequence
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ _DEGREES = 0.1
 _DRIFT, _LENGTH = 0.01, 1e-4
 _AWAY = 'move {} away, or export the whole series again'
 _APART = 'export each of them as its own series, a folder each'
+_EVEN = 'resample the series to even steps, or give each part its own folder'
 # What may differ between images of one place: what people call it, the elements
 # that tell it, the unit.
 _KINDS: tuple[tuple[str, tuple[str | int, ...], str], ...] = (
@@ -63,22 +65,6 @@ class Stack(NamedTuple):
   affine: np.ndarray
 
 
-def odd_ones(
-  frames: Sequence[Frame], same: Callable[[Frame, Frame], bool]
-) -> tuple[Frame, list[list[Frame]]]:
-  """A frame of the majority, and the groups of those that are not like it."""
-  groups: list[list[Frame]] = []
-  for frame in frames:
-    for group in groups:
-      if same(group[0], frame):
-        group.append(frame)
-        break
-    else:
-      groups.append([frame])
-  groups.sort(key=len, reverse=True)
-  return groups[0][0], groups[1:]
-
-
 def listed(frames: Sequence[Frame]) -> str:
   """The names of some frames, the first ones."""
   return names.listed([frame.name for frame in frames], 3)
@@ -96,7 +82,15 @@ def check_alike(
   Raises:
     ScanError: naming those that differ, with their value and the others'.
   """
-  usual, others = odd_ones(frames, same)
+  groups: list[list[Frame]] = []
+  for frame in frames:
+    like = (group for group in groups if same(group[0], frame))
+    group = next(like, None)
+    if group is None:
+      groups.append([frame])
+    else:
+      group.append(frame)
+  (usual, *_), *others = sorted(groups, key=len, reverse=True)
   if not others:
     return
   odd = [frame for group in others for frame in group]
@@ -210,10 +204,8 @@ def _check_places(
   new = gaps > 1e-3 * gaps.max(initial=0) + 1e-6
   if not new.all():
     cuts = np.flatnonzero(new) + 1
-    places = [
-      [frames[i] for i in part]
-      for part in np.split(np.arange(len(frames)), cuts)
-    ]
+    bounds = itertools.pairwise([0, *cuts, len(frames)])
+    places = [frames[start:stop] for start, stop in bounds]
     raise _explain(places, positions[int(np.argmin(new))], folder)
   step = float(np.median(gaps))
   uneven = np.abs(gaps - step) > _GAP_TOLERANCE * step
@@ -230,9 +222,7 @@ def _check_places(
   remedy = EXPORT
   if 2 * wide.sum() > len(gaps) or not whole.all():
     span = f'{gaps.min():.2f} to {gaps.max():.2f}'
-    reason = f'slices lie unevenly, {span} mm apart'
-    remedy = 'resample the series to even steps, or give each part its own'
-    remedy += ' folder'
+    reason, remedy = f'slices lie unevenly, {span} mm apart', _EVEN
   raise ScanError(folder, reason, remedy)
 
 
@@ -247,33 +237,25 @@ def _check_straight(places, normal, frames, folder) -> None:
   if sideways.max() <= allowed:
     return
   even = np.abs(np.diff(moved, axis=0) - moved[-1] / (len(moved) - 1)).max()
+  reason = 'slices are shifted sideways'
   if even <= allowed:
     tilt = np.degrees(np.arctan2(sideways[-1], along[-1]))
-    raise ScanError(
-      folder,
-      f'slices are shifted sideways, each by the same: a gantry tilted by'
-      f' {tilt:.1f} degrees',
-      'resample the series to a straight grid',
-    )
+    reason += f', each by the same: a gantry tilted by {tilt:.1f} degrees'
+    raise ScanError(folder, reason, 'resample the series to a straight grid')
   worst = frames[int(np.argmax(sideways))]
-  raise ScanError(
-    folder,
-    f'slices are shifted sideways by up to {sideways.max():.2f} mm'
-    f' ({worst.name})',
-    EXPORT + ', or resample it to a straight grid',
-  )
+  reason += f' by up to {sideways.max():.2f} mm ({worst.name})'
+  remedy = EXPORT + ', or resample it to a straight grid'
+  raise ScanError(folder, reason, remedy)
 
 
 def _affine(first: Frame, normal: np.ndarray, step: float) -> np.ndarray:
   """Affine of `[columns, rows, slices]`, LPS turned into RAS."""
-  rows_apart, columns_apart = first.spacing
-  row, column = first.orientation[:3], first.orientation[3:]
-  lengths = [np.linalg.norm(row), np.linalg.norm(column)]
-  if np.abs(np.array(lengths) - 1).max() > _LENGTH:
-    row, column = row / lengths[0], column / lengths[1]
+  directions = first.orientation.reshape(2, 3).T
+  lengths = np.linalg.norm(directions, axis=0)
+  if np.abs(lengths - 1).max() > _LENGTH:
+    directions = directions / lengths
   affine = np.eye(4)
-  affine[:3, 0] = row * columns_apart
-  affine[:3, 1] = column * rows_apart
+  affine[:3, :2] = directions * first.spacing[::-1]
   affine[:3, 2] = normal * step
   affine[:3, 3] = first.position
   return affines.LPS @ affine

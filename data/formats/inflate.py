@@ -6,7 +6,7 @@ checksum passes, and they allocate what a header claims.
 
 import zlib
 
-from data.formats.scan_error import AGAIN, EXPORT, ScanError
+from data.formats.scan_error import AGAIN, EXPORT, ScanError, need
 
 # Of `zlib`: gzip alone, and gzip or zlib, whichever it is.
 GZIP, EITHER = 31, 47
@@ -50,19 +50,19 @@ def check_ratio(announced: int, compressed: int, file: str) -> None:
   Raises:
     ScanError: they cannot; or they are far more than deflate ever makes of it.
   """
-  if announced > _MAX_RATIO * compressed:
-    raise ScanError(
-      file,
-      f'its header announces {announced} bytes, which cannot come out of'
-      f' {compressed}: truncated, or a damaged header',
-      AGAIN,
-    )
-  if compressed > 2 * announced + (1 << 20):
-    raise _more(announced, file)
+  need(
+    announced <= _MAX_RATIO * compressed,
+    file,
+    f'its header announces {announced} bytes, which cannot come out of'
+    f' {compressed}: truncated, or a damaged header',
+    AGAIN,
+  )
+  _need_no_more(compressed <= 2 * announced + (1 << 20), announced, file)
 
 
-def _more(announced: int, file: str) -> ScanError:
-  return ScanError(
+def _need_no_more(sound: bool, announced: int, file: str) -> None:
+  need(
+    sound,
     file,
     f'holds more than the {announced} bytes its header announces',
     EXPORT + ': the dimensions in its header are not those of its voxels',
@@ -93,18 +93,14 @@ def inflate(raw: bytes, announced: int, file: str, kind: int = GZIP) -> bytes:
       raise _damaged(file, error) from error
     length += len(parts[-1])
     if not decompressor.eof:
-      if length > announced:
-        raise _more(announced, file)
-      raise ScanError(
-        file,
-        f'truncated: {length} of {announced} bytes, or no gzip trailer',
-        AGAIN,
-      )
+      _need_no_more(length <= announced, announced, file)
+      words = f'truncated: {length} of {announced} bytes, or no gzip trailer'
+      raise ScanError(file, words, AGAIN)
     rest = decompressor.unused_data.lstrip(b'\0')
-    if rest and rest[:2] != b'\x1f\x8b':
-      raise ScanError(file, 'bytes behind the end of the gzip data', AGAIN)
-    if rest and length >= announced + SLACK:
-      raise _more(announced, file)
+    member = not rest or rest[:2] == b'\x1f\x8b'
+    need(member, file, 'bytes behind the end of the gzip data', AGAIN)
+    fits = not rest or length < announced + SLACK
+    _need_no_more(fits, announced, file)
   check_length(length, announced, file)
   return parts[0] if len(parts) == 1 else b''.join(parts)
 
@@ -115,12 +111,11 @@ def check_length(length: int, announced: int, file: str) -> None:
   Raises:
     ScanError: there are fewer; or over a MiB more, which no padding is.
   """
-  if length < announced:
-    raise ScanError(
-      file,
-      f'its header announces {announced} bytes, the file holds {length}:'
-      ' truncated, or a damaged header',
-      AGAIN,
-    )
-  if length > announced + (1 << 20):
-    raise _more(announced, file)
+  need(
+    length >= announced,
+    file,
+    f'its header announces {announced} bytes, the file holds {length}:'
+    ' truncated, or a damaged header',
+    AGAIN,
+  )
+  _need_no_more(length <= announced + (1 << 20), announced, file)

@@ -18,6 +18,7 @@ from data.formats.nifti import Volume, check_shape, nifti_bytes, volume_of
 from data.formats.scan_error import (
   ScanError,
   dead_link,
+  need,
   unreadable,
   without_voxels,
 )
@@ -64,13 +65,10 @@ def companions(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
 
 
 def _pair_header(path: pathlib.Path) -> pathlib.Path:
-  header = header_of(path)
-  if header.suffix.lower() != '.hdr':
-    raise ScanError(
-      path,
-      f'its header, {path.stem}.hdr, is not beside it',
-      f'put {path.stem}.hdr there, or move it away if it is no scan',
-    )
+  header, name = header_of(path), f'{path.stem}.hdr'
+  remedy = f'put {name} there, or move it away if it is no scan'
+  there = header.suffix.lower() == '.hdr'
+  need(there, path, f'its header, {name}, is not beside it', remedy)
   return header
 
 
@@ -79,9 +77,8 @@ def _stored(path: pathlib.Path) -> Stored:
   stored = itk_headers.read(path)
   data = stored.data
   if not data.exists():
-    if data.is_symlink():
-      raise dead_link(data)
-    raise without_voxels(path, data.name)
+    dead = data.is_symlink()
+    raise dead_link(data) if dead else without_voxels(path, data.name)
   check_shape(stored.shape, str(path))
   return stored
 
@@ -97,8 +94,8 @@ def _itk_place(stored: Stored, file: str) -> np.ndarray:
     why = (str(error).strip().splitlines() or [''])[-1]
     raise ScanError(file, f'unreadable header ({why})', _ANEW) from error
   shape, sides = stored.shape[:3], tuple(reader.GetSize())
-  if sides[:3] != shape or np.prod(sides[3:], initial=1) != 1:
-    raise ScanError(file, f'{shape} voxels, of which ITK sees {sides}', _ANEW)
+  same = sides[:3] == shape and np.prod(sides[3:], initial=1) == 1
+  need(same, file, f'{shape} voxels, of which ITK sees {sides}', _ANEW)
   dims = len(sides)
   axes = np.reshape(reader.GetDirection(), (dims, dims))[:3, :3]
   place = np.eye(4)
@@ -114,9 +111,8 @@ def _place(stored: Stored, file: str) -> np.ndarray:
     if place is None:
       place = _itk_place(stored, file)
     affine = affines.LPS @ place + 0.0  # No -0.
-  affines.check_regular(
-    affine, file, 'the place of its voxels', 'repair the header, or ' + _ANEW
-  )
+  remedy = 'repair the header, or ' + _ANEW
+  affines.check_regular(affine, file, 'the place of its voxels', remedy)
   affines.check_sides(affine, file)
   return affine
 

@@ -4,6 +4,7 @@ ITK fills what is missing with zeros or with whatever is in memory, and opens
 any file that a header names. Here a header is checked before it is believed.
 """
 
+from collections.abc import Sequence
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import numpy as np
 
 from data.formats.affines import SIZES
 from data.formats.nifti_bytes import check_voxels, read_start
-from data.formats.scan_error import AGAIN, DAMAGED, ScanError
+from data.formats.scan_error import AGAIN, DAMAGED, GREY, ScanError, need
 
 _MAX_HEADER = 1 << 20
 _ANEW = 'save it again as one .mha, .nrrd or .nii.gz file'
@@ -90,15 +91,14 @@ def _beside(path: pathlib.Path, name: str) -> pathlib.Path:
     ScanError: another folder, several files, or the header itself.
   """
   name = name.removeprefix('./')
-  if name.split(' ')[0].upper() == 'LIST' or '%' in name:
-    raise ScanError(path, 'its voxels are in several files', _ANEW)
-  plain = name not in ('', '.', '..', path.name) and '\0' not in name
-  if not plain or '/' in name or '\\' in name:
-    raise ScanError(
-      path,
-      f'names {name!r} as its data file, which is no file beside it',
-      'put the data file beside it and its plain name into the header',
-    )
+  one = name.split(' ')[0].upper() != 'LIST' and '%' not in name
+  need(one, path, 'its voxels are in several files', _ANEW)
+  need(
+    name not in ('', '.', '..', path.name) and not {*'\0/\\'} & {*name},
+    path,
+    f'names {name!r} as its data file, which is no file beside it',
+    'put the data file beside it and its plain name into the header',
+  )
   return path.with_name(name)
 
 
@@ -107,18 +107,25 @@ def _numbers(text: str, field: str, file: str) -> list[float]:
     found = [float(word) for word in text.split()]
   except ValueError:
     found = []
-  if not found or not np.isfinite(found).all():
-    raise ScanError(file, f'{field} is {text[:40]!r}: no numbers', DAMAGED)
+  sound = found and np.isfinite(found).all()
+  need(sound, file, f'{field} is {text[:40]!r}: no numbers', DAMAGED)
   return found
 
 
 def _whole(values: list[float], field: str, file: str) -> tuple[int, ...]:
   """Sides of a volume."""
-  if min(values) < 1 or any(value != int(value) for value in values):
-    raise ScanError(file, f'impossible {field} {values}', DAMAGED)
-  sides = tuple(int(value) for value in values)
+  sides = tuple(map(int, values))
+  sound = min(values) >= 1 and sides == tuple(values)
+  need(sound, file, f'impossible {field} {values}', DAMAGED)
   check_voxels(sides, file)
   return sides
+
+
+def _need_fields(
+  fields: dict[str, str], names: Sequence[str], file: str
+) -> None:
+  for name in names:
+    need(name in fields, file, f'its header has no {name}', DAMAGED)
 
 
 def _meta_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
@@ -135,16 +142,14 @@ def _meta_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
       if not key:
         continue
       break
-    if key in fields:
-      raise ScanError(path, f'its header has {key} twice', DAMAGED)
+    need(key not in fields, path, f'its header has {key} twice', DAMAGED)
     fields[key] = value[0]
     if key == 'ElementDataFile':
       return fields, place
-  if 'NDims' in fields or 'ObjectType' in fields:
-    raise ScanError(
-      path, 'its header ends without ElementDataFile: truncated', AGAIN
-    )
-  raise ScanError(path, 'not a MetaImage file', _ANEW)
+  known = {'NDims', 'ObjectType'} & fields.keys()
+  need(known, path, 'not a MetaImage file', _ANEW)
+  reason = 'its header ends without ElementDataFile: truncated'
+  raise ScanError(path, reason, AGAIN)
 
 
 def _meta_numbers(fields, file: str) -> dict[str, list[float]]:
@@ -152,37 +157,27 @@ def _meta_numbers(fields, file: str) -> dict[str, list[float]]:
   out = {}
   for field in ('NDims', *(k for k in _META_NUMBERS if k in fields)):
     out[field] = _numbers(fields.get(field, ''), field, file)
-    dims = out['NDims'][0]
-    if not 1 <= dims <= 10 or dims != int(dims):
-      raise ScanError(file, f'impossible NDims {dims:g}', DAMAGED)
-    if len(out[field]) != int(dims) ** _META_NUMBERS[field]:
-      raise ScanError(
-        file, f'{field} has {len(out[field])} numbers, NDims {dims:g}', DAMAGED
-      )
+    dims, count = out['NDims'][0], len(out[field])
+    sound = 1 <= dims <= 10 and dims == int(dims)
+    need(sound, file, f'impossible NDims {dims:g}', DAMAGED)
+    fits = count == int(dims) ** _META_NUMBERS[field]
+    need(fits, file, f'{field} has {count} numbers, NDims {dims:g}', DAMAGED)
   return out
 
 
 def _check_meta(fields, numbers, file: str) -> None:
   """Checks what makes voxels something else than one grey value each."""
-  for field in ('DimSize', 'ElementType'):
-    if field not in fields:
-      raise ScanError(file, f'its header has no {field}', DAMAGED)
+  _need_fields(fields, ('DimSize', 'ElementType'), file)
   channels = numbers.get('ElementNumberOfChannels', [1])[0]
-  if channels != 1 or fields['ElementType'].endswith('_ARRAY'):
-    raise ScanError(
-      file, f'{channels:g} values a voxel', 'export the scan as grey values'
-    )
-  if fields.get('BinaryData', '1')[:1].lower() not in _TRUE:
-    raise ScanError(file, 'its voxels are written as text', _ANEW)
+  grey = channels == 1 and not fields['ElementType'].endswith('_ARRAY')
+  need(grey, file, f'{channels:g} values a voxel', GREY)
+  binary = fields.get('BinaryData', '1')[:1].lower() in _TRUE
+  need(binary, file, 'its voxels are written as text', _ANEW)
   slope = numbers.get('ElementToIntensityFunctionSlope', [1])[0]
   inter = numbers.get('ElementToIntensityFunctionOffset', [0])[0]
-  if (slope, inter) != (1, 0):
-    raise ScanError(
-      file,
-      f'its values are to be scaled by {slope:g} and shifted by {inter:g}: no'
-      ' reader does so',
-      'save the scaled values',
-    )
+  reason = f'its values are to be scaled by {slope:g} and shifted by {inter:g}'
+  reason += ': no reader does so'
+  need((slope, inter) == (1, 0), file, reason, 'save the scaled values')
 
 
 def _meta_place(numbers, file: str) -> np.ndarray:
@@ -197,12 +192,11 @@ def _meta_place(numbers, file: str) -> np.ndarray:
     (('Offset', 'Position', 'Origin'), np.zeros(3)),
   ):
     said = [numbers[name] for name in names if name in numbers]
-    if any(values != said[0] for values in said):
-      raise ScanError(file, f'{names[0]} is given twice', DAMAGED)
+    alike = all(values == said[0] for values in said)
+    need(alike, file, f'{names[0]} is given twice', DAMAGED)
     found.append(np.array(said[0] if said else plain))
-  sizes = numbers.get('ElementSpacing', numbers.get('ElementSize'))
-  if sizes is None:
-    raise ScanError(file, 'its header has no ElementSpacing', SIZES)
+  sizes = numbers.get('ElementSpacing', numbers.get('ElementSize', []))
+  need(sizes, file, 'its header has no ElementSpacing', SIZES)
   dims = int(np.sqrt(found[0].size))
   place = np.eye(4)
   axes = found[0].reshape(dims, dims)[:3, :3].T
@@ -224,8 +218,7 @@ def metaimage(path: pathlib.Path) -> Stored:
   _check_meta(fields, numbers, file)
   shape = _whole(numbers['DimSize'], 'DimSize', file)
   kind = fields['ElementType'].removeprefix('MET_')
-  if kind not in _META_TYPES:
-    raise ScanError(file, f'unknown ElementType {kind}', DAMAGED)
+  need(kind in _META_TYPES, file, f'unknown ElementType {kind}', DAMAGED)
   yes = lambda name: fields.get(name, '')[:1].lower() in _TRUE
   big = yes('BinaryDataByteOrderMSB') or yes('ElementByteOrderMSB')
   compressed = yes('CompressedData')
@@ -233,8 +226,8 @@ def metaimage(path: pathlib.Path) -> Stored:
   if name.upper() != 'LOCAL':
     data, end = _beside(path, name), 0
   skipped = int(numbers.get('HeaderSize', [0])[0])
-  if 0 < skipped < end or (skipped < 0 and compressed):
-    raise ScanError(file, f'impossible HeaderSize {skipped}', DAMAGED)
+  sound = not compressed if skipped < 0 else skipped >= end or not skipped
+  need(sound, file, f'impossible HeaderSize {skipped}', DAMAGED)
   size = int(numbers.get('CompressedDataSize', [-1])[0])
   turned = {'TransformMatrix', 'Rotation', 'Orientation'} & fields.keys()
   return Stored(
@@ -252,11 +245,10 @@ def metaimage(path: pathlib.Path) -> Stored:
 def _nrrd_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
   """Fields of an NRRD header in lower case, and where it ends."""
   data = read_start(path, _MAX_HEADER)
-  if not re.match(rb'NRRD000\d\r?\n', data):
-    raise ScanError(path, 'not an NRRD file', _ANEW)
+  need(re.match(rb'NRRD000\d\r?\n', data), path, 'not an NRRD file', _ANEW)
   ended = re.search(rb'\n\r?\n', data)
-  if not ended and len(data) == _MAX_HEADER:
-    raise ScanError(path, 'its header does not end', DAMAGED)
+  whole = ended or len(data) < _MAX_HEADER
+  need(whole, path, 'its header does not end', DAMAGED)
   end = ended.end() if ended else len(data)
   fields = {}
   for line in os.fsdecode(data[:end]).splitlines()[1:]:
@@ -265,11 +257,10 @@ def _nrrd_fields(path: pathlib.Path) -> tuple[dict[str, str], int]:
       continue
     key = key.strip().lower().replace('datafile', 'data file')
     key = re.sub('^(line|byte)skip$', r'\1 skip', key)
-    if key in fields:
-      raise ScanError(path, f'its header has {key} twice', DAMAGED)
+    need(key not in fields, path, f'its header has {key} twice', DAMAGED)
     fields[key] = value.strip()
-  if not ended and 'data file' not in fields:
-    raise ScanError(path, 'its header does not end: truncated', AGAIN)
+  whole = ended or 'data file' in fields
+  need(whole, path, 'its header does not end: truncated', AGAIN)
   return fields, end
 
 
@@ -281,20 +272,19 @@ def _check_nrrd(fields, shape, file: str) -> None:
     for kind, side in zip(kinds, shape, strict=False)
     if kind not in _SPATIAL and side > 1
   ]
-  if other:
-    raise ScanError(
-      file,
-      f'has an axis of kind {other[0]}: several layers, colours or times',
-      'save one 3-D volume of grey values, or one label map without overlaps',
-    )
-  if fields.get('encoding', '').lower() not in ('raw', 'gzip', 'gz'):
-    raise ScanError(
-      file,
-      f'unknown encoding {fields.get("encoding", "")!r}',
-      'save it raw or gzip-compressed',
-    )
-  if not {'spacings', 'space directions'} & fields.keys():
-    raise ScanError(file, 'its header has no voxel sizes', SIZES)
+  need(
+    not other,
+    file,
+    f'has an axis of kind {"".join(other[:1])}: several layers, colours or'
+    ' times',
+    'save one 3-D volume of grey values, or one label map without overlaps',
+  )
+  encoding = fields.get('encoding', '')
+  known = encoding.lower() in ('raw', 'gzip', 'gz')
+  remedy = 'save it raw or gzip-compressed'
+  need(known, file, f'unknown encoding {encoding!r}', remedy)
+  sized = {'spacings', 'space directions'} & fields.keys()
+  need(sized, file, 'its header has no voxel sizes', SIZES)
 
 
 def nrrd(path: pathlib.Path) -> Stored:
@@ -305,28 +295,21 @@ def nrrd(path: pathlib.Path) -> Stored:
   """
   file = str(path)
   fields, end = _nrrd_fields(path)
-  missing = [n for n in ('type', 'dimension', 'sizes') if n not in fields]
-  if missing:
-    raise ScanError(file, f'its header has no {missing[0]}', DAMAGED)
-  shape = _whole(_numbers(fields['sizes'], 'sizes', file), 'sizes', file)
-  if _numbers(fields['dimension'], 'dimension', file) != [len(shape)]:
-    raise ScanError(
-      file, f'dimension {fields["dimension"]}, sizes {shape}', DAMAGED
-    )
+  _need_fields(fields, ('type', 'dimension', 'sizes'), file)
+  number = lambda field: _numbers(fields.get(field, '0'), field, file)
+  shape = _whole(number('sizes'), 'sizes', file)
+  reason = f'dimension {fields["dimension"]}, sizes {shape}'
+  need(number('dimension') == [len(shape)], file, reason, DAMAGED)
   _check_nrrd(fields, shape, file)
-  code = _NRRD_CODES.get(' '.join(fields['type'].lower().split()))
+  code = _NRRD_CODES.get(' '.join(fields['type'].lower().split()), '')
   endian = fields.get('endian', 'none').lower()
-  if not code or (endian not in ('little', 'big') and code not in ('i1', 'u1')):
-    raise ScanError(
-      file, f'unknown type {fields["type"]!r}, endian {endian}', DAMAGED
-    )
+  known = code and (endian in ('little', 'big') or code in ('i1', 'u1'))
+  reason = f'unknown type {fields["type"]!r}, endian {endian}'
+  need(known, file, reason, DAMAGED)
   compressed = fields['encoding'].lower() != 'raw'
-  skips = [
-    _numbers(fields.get(f'{what} skip', '0'), f'{what} skip', file)[0]
-    for what in ('line', 'byte')
-  ]
-  if skips[0] or (compressed and skips[1]):
-    raise ScanError(file, 'skips a part of its data', _ANEW)
+  lines, skipped = number('line skip')[0], number('byte skip')[0]
+  whole = not lines and not (compressed and skipped)
+  need(whole, file, 'skips a part of its data', _ANEW)
   data = path
   if 'data file' in fields:
     data, end = _beside(path, fields['data file']), 0
@@ -335,7 +318,7 @@ def nrrd(path: pathlib.Path) -> Stored:
     shape,
     np.dtype(('>' if endian == 'big' else '<') + code),
     data,
-    -1 if skips[1] < 0 else end + int(skips[1]),
+    -1 if skipped < 0 else end + int(skipped),
     compressed,
     -1,
     () if space in _SPACES else (_ASSUMED,),

@@ -6,7 +6,7 @@ import os
 import numpy as np
 from numpy import typing as npt
 
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, need
 
 # Up to this step every whole number has a stored value of its own, well apart
 # from the next one's.
@@ -44,34 +44,27 @@ def label_codes(
       notes = _check_rounding(voxels, gap, step, file)
   # A cast would wrap them, possibly onto a code that exists.
   wild = max(float(rounded.max()), -float(rounded.min()))
-  if wild > np.iinfo(np.int32).max:
-    raise ScanError(
-      file, f'label codes as large as {wild:.4g}', 'correct the label map'
-    )
+  fits, words = wild <= np.iinfo(np.int32).max, f'as large as {wild:.4g}'
+  need(fits, file, f'label codes {words}', 'correct the label map')
   return rounded.astype(np.int32), notes
 
 
 def _check_rounding(voxels, gap, step: float, file: str) -> tuple[str, ...]:
   """What to tell of values off whole numbers by `gap`, if they are codes."""
   empty = int(np.isnan(voxels).sum())
-  if empty:
-    raise ScanError(file, f'{empty} voxels are NaN', 'set them to 0')
+  need(not empty, file, f'{empty} voxels are NaN', 'set them to 0')
   scaled = step not in (0.0, 1.0)
+  told = f'saved with intensity scaling (scl_slope {step:.3g})'
   if scaled and step <= _FINE_STEP and (gap <= 0.5 * step + 1e-3).all():
-    return (f'saved with intensity scaling (scl_slope {step:.3g}): rounded',)
-  if scaled and step > 1e-3:
-    raise ScanError(
-      file,
-      f'saved with intensity scaling (scl_slope {step:.3g}): its codes are no'
-      ' longer whole numbers',
-      'save it as integers, from its source: np.round(data).astype(np.uint16)',
-    )
-  bad = int((~(gap <= 1e-3)).sum())
-  raise ScanError(
+    return (f'{told}: rounded',)
+  need(
+    not scaled or step <= 1e-3,
     file,
-    f'{bad} label voxels are not whole numbers',
-    'resample labels with nearest neighbour',
+    f'{told}: its codes are no longer whole numbers',
+    'save it as integers, from its source: np.round(data).astype(np.uint16)',
   )
+  words = f'{int((~(gap <= 1e-3)).sum())} label voxels are not whole numbers'
+  raise ScanError(file, words, 'resample labels with nearest neighbour')
 
 
 def count_codes(label: np.ndarray) -> dict[int, int]:
@@ -125,23 +118,18 @@ def map_codes(
       labelled.
   """
   counts = count_codes(label)
-  if not counts.keys() - {0}:
-    raise ScanError(
-      file,
-      'all background: no voxel is labelled',
-      'give the label map of this scan, or move the scan to the unlabelled'
-      ' ones',
-    )
-  unknown = [
-    f'{code} ({count} voxels)'
-    for code, count in counts.items()
-    if code not in codes
-  ]
-  if unknown:
-    raise ScanError(
-      file,
-      f'unknown label codes: {", ".join(unknown[:8])}',
-      f'expected {sorted(codes)}; correct the label map, or list codes that are'
-      ' not segmented under "background" in the labels of dataset.json',
-    )
+  need(
+    counts.keys() - {0},
+    file,
+    'all background: no voxel is labelled',
+    'give the label map of this scan, or move the scan to the unlabelled ones',
+  )
+  unknown = [f'{c} ({n} voxels)' for c, n in counts.items() if c not in codes]
+  need(
+    not unknown,
+    file,
+    f'unknown label codes: {", ".join(unknown[:8])}',
+    f'expected {sorted(codes)}; correct the label map, or list codes that are'
+    ' not segmented under "background" in the labels of dataset.json',
+  )
   return look_up(label, {code: codes[code] for code in counts}, np.uint8)

@@ -23,7 +23,7 @@ from data.formats.affines import close_affines
 from data.formats.label_maps import label_codes
 from data.formats.nifti_affine import place, round_quaternion
 from data.formats.nifti_bytes import Layout, layout, read_bytes, read_head
-from data.formats.scan_error import AGAIN, EXPORT, ScanError
+from data.formats.scan_error import AGAIN, EXPORT, GREY, ScanError, need
 
 
 class Volume(NamedTuple):
@@ -92,23 +92,16 @@ def check_shape(shape: tuple[int, ...], file: str) -> tuple[int, int, int]:
   short = shape
   while len(short) > 3 and short[-1] == 1:
     short = short[:-1]
-  if len(short) != 3:
-    raise ScanError(
-      file, f'{len(short)}-dimensional, {short}', 'give one 3-D volume a file'
-    )
+  words = f'{len(short)}-dimensional, {short}'
+  need(len(short) == 3, file, words, 'give one 3-D volume a file')
   return short
 
 
 def _head(found: Layout, data: bytes, file: str):
   """Header, shape, affine and notes of a volume of one channel."""
-  if found.dtype.fields is not None:
-    raise ScanError(
-      file, 'a colour (RGB) volume', 'export the scan as grey values'
-    )
-  if found.dtype.kind == 'c':
-    raise ScanError(
-      file, 'complex voxels', 'export the scan as grey values (magnitude)'
-    )
+  need(found.dtype.fields is None, file, 'a colour (RGB) volume', GREY)
+  real = found.dtype.kind != 'c'
+  need(real, file, 'complex voxels', GREY + ' (magnitude)')
   shape = check_shape(found.shape, file)
   with np.errstate(all='ignore'):  # The checks find what overflows.
     header = _sound_header(found, data)
@@ -209,8 +202,7 @@ def read_affine(path: str | os.PathLike) -> np.ndarray:
   Raises:
     ScanError: as `read_nifti`, as far as the header says.
   """
-  head, file = read_head(pathlib.Path(path)), str(path)
-  return nifti_affine(head, file)
+  return nifti_affine(read_head(pathlib.Path(path)), str(path))
 
 
 def nifti_affine(head: bytes, file: str) -> np.ndarray:
@@ -233,18 +225,11 @@ def check_image(voxels: np.ndarray, file: str) -> None:
     ScanError: NaN or infinite voxels, or all of them equal.
   """
   bad = voxels.size - int(np.isfinite(voxels).sum())
-  if bad:
-    raise ScanError(
-      file,
-      f'{bad} voxels are NaN or infinite',
-      f"set them to the background's value, or {EXPORT}",
-    )
-  if voxels.min() == voxels.max():
-    raise ScanError(
-      file,
-      f'constant: every voxel is {voxels.flat[0]}',
-      f'{EXPORT}, or {AGAIN}',
-    )
+  remedy = f"set them to the background's value, or {EXPORT}"
+  need(not bad, file, f'{bad} voxels are NaN or infinite', remedy)
+  varied = voxels.min() < voxels.max()
+  words = f'constant: every voxel is {voxels.flat[0]}'
+  need(varied, file, words, f'{EXPORT}, or {AGAIN}')
 
 
 def check_pair(
@@ -255,20 +240,17 @@ def check_pair(
   Raises:
     ScanError: other shape, or an affine that is off by over half a voxel.
   """
-  if image.voxels.shape != label.voxels.shape:
-    raise ScanError(
-      label_file,
-      f'label shape {label.voxels.shape} is not the image shape'
-      f' {image.voxels.shape}',
-      'give the label map that was drawn on this image',
-    )
-  if not close_affines(image.affine, label.affine, image.voxels.shape):
-    told = '; '.join(('affines differ', *image.notes, *label.notes))
-    raise ScanError(
-      label_file,
-      f'the label lies elsewhere than the image ({told})',
-      'resample the label map to the image',
-    )
+  shape, drawn = image.voxels.shape, label.voxels.shape
+  words = f'label shape {drawn} is not the image shape {shape}'
+  remedy = 'give the label map that was drawn on this image'
+  need(shape == drawn, label_file, words, remedy)
+  told = '; '.join(('affines differ', *image.notes, *label.notes))
+  need(
+    close_affines(image.affine, label.affine, shape),
+    label_file,
+    f'the label lies elsewhere than the image ({told})',
+    'resample the label map to the image',
+  )
 
 
 def nifti_bytes(voxels: np.ndarray, like: Volume, *, level: int = 1) -> bytes:
@@ -293,9 +275,8 @@ def nifti_bytes(voxels: np.ndarray, like: Volume, *, level: int = 1) -> bytes:
     # Said of the scan's values, not of these.
     header['cal_min'] = header['cal_max'] = 0
     header.set_slope_inter(1, 0)
-    kind = nib.Nifti1Image
-    if isinstance(header, nib.Nifti2Header):
-      kind = nib.Nifti2Image
+    two = isinstance(header, nib.Nifti2Header)
+    kind = nib.Nifti2Image if two else nib.Nifti1Image
     image = kind(voxels.reshape(header.get_data_shape()), None, header)
   data = image.to_bytes()
   # No time stamp: the same voxels give the same bytes.

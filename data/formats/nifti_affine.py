@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from data.formats import affines
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, need
 
 _UNITS = {1: 'metres', 3: 'micrometres'}
 # Quaternions are stored in single precision. Nibabel allows for 3.6e-7.
@@ -63,16 +63,12 @@ def _compare(affine, other, shape, file: str) -> tuple[str, ...]:
   for form in (affine, affines.straightened(affine)):
     if affines.close_affines(form, other, shape):
       return ()
-  names = [''.join(nib.aff2axcodes(form)) for form in (affine, other)]
+  one, two = (''.join(nib.aff2axcodes(form)) for form in (affine, other))
   # Close to 45 degrees two names may stand for nearly the same axes.
   turn = nib.io_orientation(np.linalg.inv(affine) @ other)
-  same = np.array_equal(turn, [[0, 1], [1, 1], [2, 1]])
-  if names[0] != names[1] and not same:
-    raise ScanError(
-      file,
-      f'sform and qform disagree on the orientation: {names[0]} and {names[1]}',
-      _BOTH_WAYS,
-    )
+  same = one == two or np.array_equal(turn, [[0, 1], [1, 1], [2, 1]])
+  words = f'sform and qform disagree on the orientation: {one} and {two}'
+  need(same, file, words, _BOTH_WAYS)
   apart = affines.distance(affine, other, shape)
   return (f'sform and qform differ by up to {apart:.3g} mm: the sform is used',)
 
@@ -118,18 +114,13 @@ def place(
     ScanError: nothing in the header says where voxels lie, or two things do.
   """
   sides = np.asarray(raw['pixdim'], np.float64)[1:4]
-  if not np.isfinite(sides).all() or not sides.all():
-    raise ScanError(
-      file, f'pixel sizes {sides.tolist()} are not all positive', affines.SIZES
-    )
+  sound = np.isfinite(sides).all() and sides.all()
+  words = f'pixel sizes {sides.tolist()} are not all positive'
+  need(sound, file, words, affines.SIZES)
   for form in ('sform', 'qform'):
     code = int(raw[f'{form}_code'])
-    if not 0 <= code <= 5:
-      raise ScanError(
-        file,
-        f'unknown {form}_code {code}',
-        f'set {form}_code to 1 if the {form} is right, or to 0',
-      )
+    remedy = f'set {form}_code to 1 if the {form} is right, or to 0'
+    need(0 <= code <= 5, file, f'unknown {form}_code {code}', remedy)
   notes: tuple[str, ...] = ()
   if header['sform_code'] > 0:
     affine, notes = _by_sform(header, shape, file)

@@ -17,6 +17,7 @@ from data.formats.scan_error import (
   DAMAGED,
   EXPORT,
   ScanError,
+  need,
   unreadable,
 )
 
@@ -54,14 +55,13 @@ def check_voxels(shape: tuple[int, ...], file: str) -> int:
   Raises:
     ScanError: more than any scan has.
   """
-  count = math.prod(shape)
-  if count > MAX_VOXELS:
-    sides = ' x '.join(map(str, shape))
-    raise ScanError(
-      file,
-      f'its header announces {sides} voxels, more than any scan has',
-      EXPORT + ', at a lower resolution if it is that large',
-    )
+  count, sides = math.prod(shape), ' x '.join(map(str, shape))
+  need(
+    count <= MAX_VOXELS,
+    file,
+    f'its header announces {sides} voxels, more than any scan has',
+    EXPORT + ', at a lower resolution if it is that large',
+  )
   return count
 
 
@@ -71,22 +71,19 @@ def raw_header(head: bytes, file: str) -> nib.Nifti1Header:
   Raises:
     ScanError: the bytes are none.
   """
-  if len(head) < 348:
-    raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
+  short = f'only {len(head)} bytes: no NIfTI header'
+  need(len(head) >= 348, file, short, AGAIN)
   for order in '<>':
     size = int(np.frombuffer(head, order + 'i4', 1)[0])
     if size in _FIRST:
-      break
-  else:
-    raise ScanError(
-      file,
-      'not a NIfTI file',
-      'give scans as NIfTI (.nii, .nii.gz) or DICOM folders, or move it away',
-    )
-  if len(head) < size:
-    raise ScanError(file, f'only {len(head)} bytes: no NIfTI header', AGAIN)
-  kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
-  return kind(head[:size], endianness=order, check=False)
+      need(len(head) >= size, file, short, AGAIN)
+      kind = nib.Nifti1Header if size == 348 else nib.Nifti2Header
+      return kind(head[:size], endianness=order, check=False)
+  raise ScanError(
+    file,
+    'not a NIfTI file',
+    'give scans as NIfTI (.nii, .nii.gz) or DICOM folders, or move it away',
+  )
 
 
 def layout(head: bytes, file: str) -> Layout:
@@ -98,28 +95,24 @@ def layout(head: bytes, file: str) -> Layout:
   header = raw_header(head, file)
   kind = type(header)
   magic = header['magic'].item()
-  if magic == kind.pair_magic:
-    raise ScanError(
-      file,
-      'the header of a pair of files (its magic is ni1), named as one file',
-      'name it .hdr and put its .img beside it',
-    )
-  if magic != kind.single_magic:
-    raise ScanError(file, f'no NIfTI header: its magic is {magic!r}', DAMAGED)
+  pair = 'the header of a pair of files (its magic is ni1), named as one file'
+  remedy = 'name it .hdr and put its .img beside it'
+  need(magic != kind.pair_magic, file, pair, remedy)
+  single = magic == kind.single_magic
+  need(single, file, f'no NIfTI header: its magic is {magic!r}', DAMAGED)
   try:
     dtype = header.get_data_dtype()
   except (KeyError, nib.spatialimages.HeaderDataError):
     dtype = np.dtype('V')
-  if not dtype.itemsize:
-    code = int(header['datatype'])
-    raise ScanError(file, f'unknown data type {code} in the header', DAMAGED)
+  unknown = f'unknown data type {int(header["datatype"])} in the header'
+  need(dtype.itemsize, file, unknown, DAMAGED)
   dims = [int(d) for d in header['dim']]
   shape = tuple(dims[1 : dims[0] + 1])
-  if not 1 <= dims[0] <= 7 or min(shape) < 1:
-    raise ScanError(file, f'impossible dimensions {dims}', DAMAGED)
+  sound = 1 <= dims[0] <= 7 and min(shape) >= 1
+  need(sound, file, f'impossible dimensions {dims}', DAMAGED)
   offset = float(header['vox_offset'])
-  if not np.isfinite(offset) or offset > _MAX_OFFSET:
-    raise ScanError(file, f'impossible voxel offset {offset}', DAMAGED)
+  sound = np.isfinite(offset) and offset <= _MAX_OFFSET
+  need(sound, file, f'impossible voxel offset {offset}', DAMAGED)
   start = max(int(offset), _FIRST[kind.sizeof_hdr])
   length = start + check_voxels(shape, file) * dtype.itemsize
   return Layout(header, start, dtype, shape, length)
@@ -136,8 +129,7 @@ def read_start(path: pathlib.Path, count: int) -> bytes:
       raw = file.read(count)
   except OSError as error:
     raise unreadable(path, error) from error
-  if not raw:
-    raise ScanError(path, 'the file is empty', AGAIN)
+  need(raw, path, 'the file is empty', AGAIN)
   return raw
 
 
@@ -150,12 +142,12 @@ def read_head(path: pathlib.Path) -> bytes:
   raw = read_start(path, 1 << 16)
   if raw[:2] == b'\x1f\x8b':
     return peek(raw, _HEAD, str(path))
-  if path.suffix.lower() == '.gz':
-    raise ScanError(
-      path,
-      'named .gz but not gzip-compressed',
-      'take .gz off its name if it opens then, or compress it with gzip',
-    )
+  need(
+    path.suffix.lower() != '.gz',
+    path,
+    'named .gz but not gzip-compressed',
+    'take .gz off its name if it opens then, or compress it with gzip',
+  )
   return raw[:_HEAD]
 
 

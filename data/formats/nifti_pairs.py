@@ -12,7 +12,7 @@ import numpy as np
 
 from data.formats.nifti import Volume, nifti_affine, nifti_volume
 from data.formats.nifti_bytes import layout, raw_header, read_all, read_head
-from data.formats.scan_error import EXPORT, ScanError, without_voxels
+from data.formats.scan_error import EXPORT, need, without_voxels
 
 _MAX_HEADER = 1 << 20
 _ASSUMED = 'left and right are assumed: Analyze headers do not tell them'
@@ -71,19 +71,13 @@ def _single_header(path: pathlib.Path) -> tuple[bytes, int, bool]:
   analyze = size == 348 and magic not in (kind.pair_magic, kind.single_magic)
   if analyze:
     header = _from_analyze(head, header.endianness)
-  elif magic != kind.pair_magic:
-    raise ScanError(
-      file,
-      f'its magic is {magic!r}, not that of a pair of files',
-      'name it .nii if it holds voxels too; else ' + EXPORT,
-    )
+  remedy = 'name it .nii if it holds voxels too; else ' + EXPORT
+  words = f'its magic is {magic!r}, not that of a pair of files'
+  need(analyze or magic == kind.pair_magic, file, words, remedy)
   start = float(header['vox_offset'])
-  if not np.isfinite(start) or not 0 <= start <= _MAX_HEADER:
-    raise ScanError(
-      file, f'impossible voxel offset {start}', EXPORT + ' as .nii.gz'
-    )
-  first = size + 4
-  header['vox_offset'] = first
+  sound, remedy = 0 <= start <= _MAX_HEADER, EXPORT + ' as .nii.gz'
+  need(sound, file, f'impossible voxel offset {start}', remedy)
+  header['vox_offset'] = size + 4
   header['magic'] = b'n+1' if size == 348 else nib.Nifti2Header.single_magic
   return header.binaryblock + bytes(4), int(start), analyze
 

@@ -11,6 +11,7 @@ AGAIN = 'copy the file again from its source'
 # Any scan's files are written again by the program that wrote them.
 EXPORT = 'export the scan again'
 DAMAGED = EXPORT + ': its header is damaged'
+GREY = 'export the scan as grey values'
 NOTHING = 'nothing to do'
 
 
@@ -32,6 +33,18 @@ class ScanError(errors.Refusal):
   def told(self) -> str:
     """The error as a table of one."""
     return table([self])
+
+
+def need(
+  sound: object, file: str | os.PathLike, reason: str, remedy: str = NOTHING
+) -> None:
+  """Refuses a scan that is not sound.
+
+  Raises:
+    ScanError: of the other arguments.
+  """
+  if not sound:
+    raise ScanError(file, reason, remedy)
 
 
 def dead_link(path: pathlib.Path) -> ScanError:

@@ -3,14 +3,12 @@
 Only headers are read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 import os
 import pathlib
 import stat
 
-from data.files import names
 from data.formats import dicom_files, file_kinds, itk
-from data.formats.dicom_files import Series
 from data.formats.scan_error import ScanError, dead_link
 from data.formats.scan_source import Source
 
@@ -21,17 +19,6 @@ _DEEPEST = 16
 _MOST_FOLDERS = 20_000
 # Endings of files that name others, which hold the voxels.
 _HEADERS = ('.hdr', '.mhd', '.nhdr')
-
-
-def _fitting(found: Sequence[Series], wanted: str) -> list[Series]:
-  """The series that a description, number or UID means."""
-  wanted = names.normal(wanted).strip().casefold()
-  words = [
-    (s, names.normal(s.description).strip().casefold(), str(s.number), s.uid)
-    for s in found
-  ]
-  exact = [s for s, *said in words if wanted in said]
-  return exact or [s for s, description, *_ in words if wanted in description]
 
 
 class Walk:
@@ -193,7 +180,7 @@ class Walk:
     series, left = dicom_files.series_in(place, files)
     self.left_out += left
     if series and self._series:
-      fitting = _fitting(series, self._series)
+      fitting = dicom_files.fitting(series, self._series)
       if not fitting:
         reason = f'no series {self._series!r}: {"; ".join(map(str, series))}'
         remedy = 'choose one that is there: --series ("series" in dataset.json)'
