@@ -180,10 +180,9 @@ def decode(header: Header) -> np.ndarray:
   )
   if syntax.is_encapsulated and syntax != uids.RLELossless:
     _check_pictures(header, data, options.get('extended_offsets'))
-  remarks = (
-    c_remarks() if syntax.is_encapsulated else contextlib.nullcontext([])
-  )
-  with remarks as said:
+  with contextlib.ExitStack() as silent:
+    packed = syntax.is_encapsulated
+    said = silent.enter_context(c_remarks()) if packed else []
     values, _ = get_decoder(syntax).as_array(data, raw=True, **options)
   # It is only a remark to them that a part of a picture is not there.
   if broken := [line for line in said if 'orrupt' in line or 'Prem' in line]:

@@ -83,7 +83,7 @@ def _sound_header(found: Layout, data: bytes) -> nib.Nifti1Header:
   return header
 
 
-def check_shape(shape: tuple[int, ...], file: str) -> tuple[int, int, int]:
+def check_shape(shape: tuple[int, ...], file: str) -> tuple[int, ...]:
   """A volume's three sides, without trailing axes of 1.
 
   Raises:
