@@ -6,249 +6,12 @@ are overridden by `--config.field=value`, which always wins.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
 from configs import presets
 from data.task import TASKS
-
-
-def base() -> ml_collections.ConfigDict:
-  """The paper's settings, without a task."""
-  config = ml_collections.ConfigDict()
-  # 'heart' or 'abdomen' (data/task.py), or the path of a dataset.json.
-  config.task = ''
-  # Comma-separated modality names in bank order; '' means all of the task.
-  config.modalities = ''
-  # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
-  # for one modality ('mean_teacher', 'uamt', 'cps', 'ict', 'evil'), for two who
-  # teach each other ('summl', 'mass'), or from one to another (see source,
-  # target). They are the files of dbdc_jax/methods/.
-  config.method = 'dbdc'
-  # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
-  # are trained as they were published instead: SGD (momentum 0.9, weight decay
-  # 1e-4, 'evil' 1e-3), optimizer.own_learning_rate, no scaling and no intensity
-  # curves (augment.scale, .intensity_labeled), a Gaussian ramp over all epochs
-  # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
-  # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
-  # Adam of rate 1e-3, see their files.
-  config.recipe = 'dbdc'
-  # 'ram_dsir' and 'varda' transfer from this labelled modality ('_full': with
-  # all of its training labels); '' = the first of the run's two ...
-  config.source = ''
-  # ... to this one, whose training labels are never read, and whose test scans
-  # are scored; '' = the second.
-  config.target = ''
-  # 'true': one network takes all modalities; 'false': one network for each;
-  # 'auto': as is the method's way (dbdc: one for all, the others: one each).
-  config.joint = 'auto'
-  # Weights, batches, augmentation. Who is in which split: config.data.
-  config.seed = 0
-  # Share of the training patients whose labels are used; 1 = upper bound.
-  config.labeled_fraction = 0.2
-  # Passes over the largest modality's unlabelled slices.
-  config.epochs = 100
-  # Labelled and as many unlabelled slices per modality and step.
-  config.batch_size = 8
-  # 'auto' (bfloat16 on GPU and TPU, float32 on CPU), 'float32', 'bfloat16'.
-  config.dtype = 'auto'
-  # The same bits each time on a GPU too, which makes it slower; CPUs give them
-  # anyway with the same number of threads (set NPROC).
-  config.deterministic = False
-  # Only test the finished run of the workdir again.
-  config.eval_only = False
-  # Workdir of a finished run, or an export, whose best weights and memory to
-  # start from. Its modalities may be some of this run's: they are found by
-  # name, and new ones start from the mean of its bank rows.
-  config.init_from = ''
-  # 'banks': only the bank rows of modalities that init_from lacks are trained;
-  # all else keeps its bits. '' = everything is trained.
-  config.train_only = ''
-  # What this config is expected to take and give; the banner prints it.
-  config.expectation = ''
-
-  _input(config)
-  _dbdc(config)
-  _other_methods(config)
-  _course(config)
-  return config
-
-
-def _input(config: ml_collections.ConfigDict) -> None:
-  """The scans, the network, and what it is shown."""
-  config.data = ml_collections.ConfigDict()
-  # Folder of each archive (mmwhs, btcv, chaos), or of own scans (folder); all
-  # empty means: the built-in phantom.
-  for source in sources():
-    config.data[source] = ''
-  # Side of the square prepared slices, in pixels; the scan's longer side.
-  config.data.slice_size = 0
-  # 'label' crops to the label's bounding box (scans without a label stay
-  # whole), 'none' keeps whole slices.
-  config.data.roi = ''
-  # Where prepared data is kept; '' = dbdc_jax in the user's cache folder.
-  config.data.cache = ''
-  # Go on without bad scans (listed and recorded) instead of stopping.
-  config.data.skip_bad = False
-  # Add the archives' own test scans (no labels) to the unlabelled set.
-  config.data.extra_unlabeled = False
-  # Who is in which split: 70/10/20 % of the patients, drawn by this seed ...
-  config.data.split_seed = 0
-  # ... rotated by this fold (0 to 4 give five disjoint test sets) ...
-  config.data.fold = 0
-  # ... or read from a split.json of another run, which also says who is
-  # labelled (labeled_fraction is not used then).
-  config.data.split = ''
-  # Decoded slices of training and validation are kept in memory up to this
-  # size, on a GPU or TPU in its own memory where they fit; the rest is
-  # decoded again each time.
-  config.data.memory_limit_gib = 8.0
-
-  config.model = ml_collections.ConfigDict()
-  # Channels of the first convolution; all others scale with it.
-  config.model.width = 32
-  # D, length of an embedding and of a prototype.
-  config.model.embedding_dim = 64
-  # Where a network of several modalities has a normalisation of its own for
-  # each (MLMB, the paper's Table IV): 'all', 'encoder+bottleneck', 'encoder' or
-  # 'none'. Elsewhere they share one, through which each goes on its own.
-  # 'mixed': none, and all modalities go through it together.
-  config.model.modulation = 'all'
-
-  config.augment = ml_collections.ConfigDict()
-  # Side of the random training crops, in pixels; divisible by 8.
-  config.augment.patch_size = 96
-  # Rotation by up to this many degrees either way.
-  config.augment.rotation = 20.0
-  # Quarter turns and flips instead, every other time (not for organs that
-  # have a side).
-  config.augment.flips = False
-  # Scale per axis, uniform in 1 -+ this.
-  config.augment.scale = 0.1
-  # Chance of the intensity curve on labelled images.
-  config.augment.intensity_labeled = 0.25
-  # Chance and standard deviation of the strong view's Gaussian noise.
-  config.augment.noise_probability = 0.5
-  config.augment.noise_sigma = 0.1
-
-
-def _dbdc(config: ml_collections.ConfigDict) -> None:
-  """The terms of DBDC."""
-  config.mpcl = ml_collections.ConfigDict()
-  # False switches MLPB (projector, prototypes, all of MPCL) off.
-  config.mpcl.enabled = True
-  # Each term of eq 12: prototype segmentation, modality contrast, prototype
-  # contrast, prototype distance.
-  config.mpcl.pseg = True
-  config.mpcl.mc = True
-  config.mpcl.pc = True
-  config.mpcl.pd = True
-  # delta, weight of MPCL in eq 18, 19 and 21.
-  config.mpcl.delta = 0.1
-  # tau of eq 10.
-  config.mpcl.temperature = 0.1
-  # alpha of eq 7.
-  config.mpcl.momentum = 0.99
-  # 'sinkhorn' (eq 4-6) or 'label': every pixel joins its label's prototype.
-  config.mpcl.assignment = 'sinkhorn'
-  # Entropy weight (phi of eq 5) and number of Sinkhorn iterations.
-  config.mpcl.epsilon = 0.05
-  config.mpcl.iterations = 3
-  # Embeddings at every n-th pixel in each direction; 1 = the paper.
-  config.mpcl.stride = 1
-
-  config.dc = ml_collections.ConfigDict()
-  # Image and feature perturbation consistency (eq 18, 19); with both off,
-  # unlabelled scans are not used.
-  config.dc.ipc = True
-  config.dc.fpc = True
-  # 'gaussian' (the paper's ramp over all epochs) or 'constant'.
-  config.dc.ramp = 'gaussian'
-  # Supervised-only epochs at the start.
-  config.dc.warmup_epochs = 4
-  # Share of bottleneck elements that the dropout pass drops.
-  config.dc.dropout = 0.5
-
-
-def _other_methods(config: ml_collections.ConfigDict) -> None:
-  """The methods other than DBDC."""
-  # The semi-supervised methods other than DBDC.
-  config.ssl = ml_collections.ConfigDict()
-  # Largest weight of the unlabelled losses; the ramp multiplies it.
-  config.ssl.weight = 0.1
-  # mean_teacher, uamt, ict: largest share of the teacher that a step keeps.
-  config.ssl.decay = 0.99
-  # mean_teacher, uamt: standard deviation of the noise on its images.
-  config.ssl.noise = 0.1
-  # uamt: noisy passes that its uncertainty is taken from.
-  config.ssl.passes = 8
-  # ict: both parameters of the Beta distribution that shares are drawn from.
-  config.ssl.mix = 0.2
-  # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
-  # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
-  config.ssl.threshold = 0.2
-  # summl: first learning rate of translators and discriminators; it falls as
-  # optimizer.learning_rate does, which is the segmenters'.
-  config.ssl.gan_learning_rate = 2e-4
-  # summl: earlier translations into each modality that discriminators are
-  # shown (at least a step's are kept).
-  config.ssl.pool = 50
-
-  config.ram_dsir = ml_collections.ConfigDict()
-  # Half of the side of the mixed square of low frequencies, as a share of the
-  # image's side.
-  config.ram_dsir.window = 0.1
-  # Weight of the two views' divergence, and of the restored image's error.
-  config.ram_dsir.consistency = 0.5
-  config.ram_dsir.restoration = 0.1
-
-  config.varda = ml_collections.ConfigDict()
-  # Weights: of the source's cross entropies, of the drawn images' error, of the
-  # latents' divergence from the normal distribution, of the domains' distance.
-  config.varda.segmentation = 1000.0
-  config.varda.drawing = 10.0
-  config.varda.prior = 1.0
-  config.varda.distance = 1e-3
-
-  # The method 'mass', which registers whole scans.
-  config.mass = ml_collections.ConfigDict()
-  # Slices that each scan is resampled to; divisible by 8, as data.slice_size.
-  config.mass.depth = 40
-  # Labelled and as many unlabelled scans per modality and step, instead of
-  # batch_size slices; divisible by the number of devices.
-  config.mass.volumes = 1
-
-
-def _course(config: ml_collections.ConfigDict) -> None:
-  """How it is trained and tested; the phantom."""
-  config.weighting = ml_collections.ConfigDict()
-  # dbdc: False: all modalities weigh 1 (as they always do in other methods).
-  config.weighting.enabled = True
-  # Bounds 'low,high' of the learning-speed factor; '' = the paper, none.
-  config.weighting.clip = ''
-
-  config.optimizer = ml_collections.ConfigDict()
-  # Adam, decayed polynomially to 0 with this power.
-  config.optimizer.learning_rate = 1e-4
-  config.optimizer.power = 0.9
-  # SGD's first learning rate with recipe=own.
-  config.optimizer.own_learning_rate = 0.01
-
-  config.evaluation = ml_collections.ConfigDict()
-  # Slices per call of the sliding window; each GPU or TPU takes four times as
-  # many, to be filled.
-  config.evaluation.batch_size = 8
-  # Validate every n-th epoch (and the last).
-  config.evaluation.every = 1
-  # Overlay pictures per modality after the test.
-  config.evaluation.overlays = 3
-
-  config.phantom = ml_collections.ConfigDict()
-  # Subjects per modality, and the seed that they are drawn from.
-  config.phantom.subjects = 20
-  config.phantom.seed = 0
-  # 'quick' or 'tiny' (for tests).
-  config.phantom.size = 'quick'
 
 
 def sources(*names: str) -> tuple[str, ...]:
@@ -259,6 +22,222 @@ def sources(*names: str) -> tuple[str, ...]:
     for modality in TASKS[name].modalities
   )
   return tuple(dict.fromkeys([*found, *([] if names else ['folder'])]))
+
+
+# Name, with that of its group -> the paper's value.
+FIELDS: dict[str, Any] = {
+  # 'heart' or 'abdomen' (data/task.py), or the path of a dataset.json.
+  'task': '',
+  # Comma-separated modality names in bank order; '' means all of the task.
+  'modalities': '',
+  # 'dbdc', 'supervised' (labelled scans alone), or one of the paper's methods
+  # for one modality ('mean_teacher', 'uamt', 'cps', 'ict', 'evil'), for two who
+  # teach each other ('summl', 'mass'), or from one to another (see source,
+  # target). They are the files of dbdc_jax/methods/.
+  'method': 'dbdc',
+  # 'dbdc': everything but the method as in DBDC. 'own': methods other than DBDC
+  # are trained as they were published instead: SGD (momentum 0.9, weight decay
+  # 1e-4, 'evil' 1e-3), optimizer.own_learning_rate, no scaling and no intensity
+  # curves (augment.scale, .intensity_labeled), a Gaussian ramp over all epochs
+  # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
+  # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
+  # Adam of rate 1e-3, see their files.
+  'recipe': 'dbdc',
+  # 'ram_dsir' and 'varda' transfer from this labelled modality ('_full': with
+  # all of its training labels); '' = the first of the run's two ...
+  'source': '',
+  # ... to this one, whose training labels are never read, and whose test scans
+  # are scored; '' = the second.
+  'target': '',
+  # 'true': one network takes all modalities; 'false': one network for each;
+  # 'auto': as is the method's way (dbdc: one for all, the others: one each).
+  'joint': 'auto',
+  # Weights, batches, augmentation. Who is in which split: config.data.
+  'seed': 0,
+  # Share of the training patients whose labels are used; 1 = upper bound.
+  'labeled_fraction': 0.2,
+  # Passes over the largest modality's unlabelled slices.
+  'epochs': 100,
+  # Labelled and as many unlabelled slices per modality and step.
+  'batch_size': 8,
+  # 'auto' (bfloat16 on GPU and TPU, float32 on CPU), 'float32', 'bfloat16'.
+  'dtype': 'auto',
+  # The same bits each time on a GPU too, which makes it slower; CPUs give them
+  # anyway with the same number of threads (set NPROC).
+  'deterministic': False,
+  # Only test the finished run of the workdir again.
+  'eval_only': False,
+  # Workdir of a finished run, or an export, whose best weights and memory to
+  # start from. Its modalities may be some of this run's: they are found by
+  # name, and new ones start from the mean of its bank rows.
+  'init_from': '',
+  # 'banks': only the bank rows of modalities that init_from lacks are trained;
+  # all else keeps its bits. '' = everything is trained.
+  'train_only': '',
+  # What this config is expected to take and give; the banner prints it.
+  'expectation': '',
+  # --- data
+  # Folder of each archive (mmwhs, btcv, chaos), or of own scans (folder); all
+  # empty means: the built-in phantom.
+  **{f'data.{source}': '' for source in sources()},
+  # Side of the square prepared slices, in pixels; the scan's longer side.
+  'data.slice_size': 0,
+  # 'label' crops to the label's bounding box (scans without a label stay
+  # whole), 'none' keeps whole slices.
+  'data.roi': '',
+  # Where prepared data is kept; '' = dbdc_jax in the user's cache folder.
+  'data.cache': '',
+  # Go on without bad scans (listed and recorded) instead of stopping.
+  'data.skip_bad': False,
+  # Add the archives' own test scans (no labels) to the unlabelled set.
+  'data.extra_unlabeled': False,
+  # Who is in which split: 70/10/20 % of the patients, drawn by this seed ...
+  'data.split_seed': 0,
+  # ... rotated by this fold (0 to 4 give five disjoint test sets) ...
+  'data.fold': 0,
+  # ... or read from a split.json of another run, which also says who is
+  # labelled (labeled_fraction is not used then).
+  'data.split': '',
+  # Decoded slices of training and validation are kept in memory up to this
+  # size, on a GPU or TPU in its own memory where they fit; the rest is
+  # decoded again each time.
+  'data.memory_limit_gib': 8.0,
+  # --- model
+  # Channels of the first convolution; all others scale with it.
+  'model.width': 32,
+  # D, length of an embedding and of a prototype.
+  'model.embedding_dim': 64,
+  # Where a network of several modalities has a normalisation of its own for
+  # each (MLMB, the paper's Table IV): 'all', 'encoder+bottleneck', 'encoder' or
+  # 'none'. Elsewhere they share one, through which each goes on its own.
+  # 'mixed': none, and all modalities go through it together.
+  'model.modulation': 'all',
+  # --- augment
+  # Side of the random training crops, in pixels; divisible by 8.
+  'augment.patch_size': 96,
+  # Rotation by up to this many degrees either way.
+  'augment.rotation': 20.0,
+  # Quarter turns and flips instead, every other time (not for organs that
+  # have a side).
+  'augment.flips': False,
+  # Scale per axis, uniform in 1 -+ this.
+  'augment.scale': 0.1,
+  # Chance of the intensity curve on labelled images.
+  'augment.intensity_labeled': 0.25,
+  # Chance and standard deviation of the strong view's Gaussian noise.
+  'augment.noise_probability': 0.5,
+  'augment.noise_sigma': 0.1,
+  # --- mpcl
+  # False switches MLPB (projector, prototypes, all of MPCL) off.
+  'mpcl.enabled': True,
+  # Each term of eq 12: prototype segmentation, modality contrast, prototype
+  # contrast, prototype distance.
+  'mpcl.pseg': True,
+  'mpcl.mc': True,
+  'mpcl.pc': True,
+  'mpcl.pd': True,
+  # delta, weight of MPCL in eq 18, 19 and 21.
+  'mpcl.delta': 0.1,
+  # tau of eq 10.
+  'mpcl.temperature': 0.1,
+  # alpha of eq 7.
+  'mpcl.momentum': 0.99,
+  # 'sinkhorn' (eq 4-6) or 'label': every pixel joins its label's prototype.
+  'mpcl.assignment': 'sinkhorn',
+  # Entropy weight (phi of eq 5) and number of Sinkhorn iterations.
+  'mpcl.epsilon': 0.05,
+  'mpcl.iterations': 3,
+  # Embeddings at every n-th pixel in each direction; 1 = the paper.
+  'mpcl.stride': 1,
+  # --- dc
+  # Image and feature perturbation consistency (eq 18, 19); with both off,
+  # unlabelled scans are not used.
+  'dc.ipc': True,
+  'dc.fpc': True,
+  # 'gaussian' (the paper's ramp over all epochs) or 'constant'.
+  'dc.ramp': 'gaussian',
+  # Supervised-only epochs at the start.
+  'dc.warmup_epochs': 4,
+  # Share of bottleneck elements that the dropout pass drops.
+  'dc.dropout': 0.5,
+  # --- ssl
+  # The semi-supervised methods other than DBDC.
+  # Largest weight of the unlabelled losses; the ramp multiplies it.
+  'ssl.weight': 0.1,
+  # mean_teacher, uamt, ict: largest share of the teacher that a step keeps.
+  'ssl.decay': 0.99,
+  # mean_teacher, uamt: standard deviation of the noise on its images.
+  'ssl.noise': 0.1,
+  # uamt: noisy passes that its uncertainty is taken from.
+  'ssl.passes': 8,
+  # ict: both parameters of the Beta distribution that shares are drawn from.
+  'ssl.mix': 0.2,
+  # evil: pseudo-labels of a larger uncertainty (C over the Dirichlet's
+  # strength) are left out. It is at least 0.084 with 5 classes, 0.128 with 8.
+  'ssl.threshold': 0.2,
+  # summl: first learning rate of translators and discriminators; it falls as
+  # optimizer.learning_rate does, which is the segmenters'.
+  'ssl.gan_learning_rate': 2e-4,
+  # summl: earlier translations into each modality that discriminators are
+  # shown (at least a step's are kept).
+  'ssl.pool': 50,
+  # --- ram_dsir
+  # Half of the side of the mixed square of low frequencies, as a share of the
+  # image's side.
+  'ram_dsir.window': 0.1,
+  # Weight of the two views' divergence, and of the restored image's error.
+  'ram_dsir.consistency': 0.5,
+  'ram_dsir.restoration': 0.1,
+  # --- varda
+  # Weights: of the source's cross entropies, of the drawn images' error, of the
+  # latents' divergence from the normal distribution, of the domains' distance.
+  'varda.segmentation': 1000.0,
+  'varda.drawing': 10.0,
+  'varda.prior': 1.0,
+  'varda.distance': 1e-3,
+  # --- mass
+  # The method 'mass', which registers whole scans.
+  # Slices that each scan is resampled to; divisible by 8, as data.slice_size.
+  'mass.depth': 40,
+  # Labelled and as many unlabelled scans per modality and step, instead of
+  # batch_size slices; divisible by the number of devices.
+  'mass.volumes': 1,
+  # --- weighting
+  # dbdc: False: all modalities weigh 1 (as they always do in other methods).
+  'weighting.enabled': True,
+  # Bounds 'low,high' of the learning-speed factor; '' = the paper, none.
+  'weighting.clip': '',
+  # --- optimizer
+  # Adam, decayed polynomially to 0 with this power.
+  'optimizer.learning_rate': 1e-4,
+  'optimizer.power': 0.9,
+  # SGD's first learning rate with recipe=own.
+  'optimizer.own_learning_rate': 0.01,
+  # --- evaluation
+  # Slices per call of the sliding window; each GPU or TPU takes four times as
+  # many, to be filled.
+  'evaluation.batch_size': 8,
+  # Validate every n-th epoch (and the last).
+  'evaluation.every': 1,
+  # Overlay pictures per modality after the test.
+  'evaluation.overlays': 3,
+  # --- phantom
+  # Subjects per modality, and the seed that they are drawn from.
+  'phantom.subjects': 20,
+  'phantom.seed': 0,
+  # 'quick' or 'tiny' (for tests).
+  'phantom.size': 'quick',
+}
+
+
+def base() -> ml_collections.ConfigDict:
+  """The paper's settings, without a task."""
+  nested: dict[str, Any] = {}
+  for name, value in FIELDS.items():
+    group, _, field = name.rpartition('.')
+    fields = nested.setdefault(group, {}) if group else nested
+    fields[field] = value
+  return ml_collections.ConfigDict(nested)
 
 
 def pairs(argument: str | None, allowed: Sequence[str]) -> dict[str, str]:
