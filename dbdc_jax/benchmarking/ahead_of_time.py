@@ -110,7 +110,7 @@ def count(workload: Workload, card: str) -> dict[str, Any]:
 
   Returns:
     The workload's fields; 'card'; 'bytes_per_second' of its memory; the counts
-    of `compiled.Compiled`; 'floor_ms': the bytes at that rate; 'memory': bytes
+    of `compiled.count`; 'floor_ms': the bytes at that rate; 'memory': bytes
     of arguments, results (of these donated ones) and temporaries;
     'compile_seconds' on this machine.
   """
@@ -135,7 +135,7 @@ def count(workload: Workload, card: str) -> dict[str, Any]:
   start = time.perf_counter()
   program = function.lower(*arguments).compile()
   seconds = time.perf_counter() - start
-  found = compiled.count(program.as_text()).as_dict()
+  found = compiled.count(program.as_text())
   memory = program.memory_analysis()
   rate = bandwidth(card)
   return {

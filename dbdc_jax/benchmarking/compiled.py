@@ -7,11 +7,11 @@ programs and say what bounds them; they are not a time. A small kernel takes as
 long as starting it does.
 """
 
-from collections import defaultdict
-import dataclasses
+from collections import Counter
 from typing import Any
 
 from dbdc_jax.benchmarking import hlo, origins
+from dbdc_jax.benchmarking.origins import Origin, Part
 
 # What names arrays without touching them, or is there before the program runs.
 _FREE = {
@@ -29,112 +29,46 @@ _FREE = {
 }
 
 
-@dataclasses.dataclass
-class Count:
-  """Kernels that run, and bytes that they read and write."""
-
-  kernels: int = 0
-  bytes: int = 0
+# ('kernels', origin), ('bytes', origin), 'copies', 'loops' and 'open_loops'.
+_Counts = Counter[Any]
 
 
-@dataclasses.dataclass
-class Compiled:
-  """Counts of one run of a program; a loop's body counts as often as it runs.
-
-  Attributes:
-    parts: where kernels come from -> their count.
-    copies: kernels that only copy.
-    loops: loops that are run.
-    open_loops: those of them whose length the compiler does not know; their
-      bodies count once, so that the other numbers are too small.
-  """
-
-  parts: dict[origins.Origin, Count] = dataclasses.field(
-    default_factory=lambda: defaultdict(Count)
-  )
-  copies: int = 0
-  loops: int = 0
-  open_loops: int = 0
-
-  @property
-  def kernels(self) -> int:
-    """All kernels."""
-    return sum(count.kernels for count in self.parts.values())
-
-  @property
-  def bytes(self) -> int:
-    """Read and written by all kernels."""
-    return sum(count.bytes for count in self.parts.values())
-
-  def add(self, other: 'Compiled') -> None:
-    """Adds what a part of the program does."""
-    for origin, count in other.parts.items():
-      self.parts[origin].kernels += count.kernels
-      self.parts[origin].bytes += count.bytes
-    self.copies += other.copies
-    self.loops += other.loops
-    self.open_loops += other.open_loops
-
-  def as_dict(self) -> dict[str, Any]:
-    """The counts as JSON holds them; parts in the order of a table."""
-    kinds = {False: 'forward', True: 'backward'}
-    parts = {
-      part: {
-        name: dataclasses.asdict(
-          self.parts.get(origins.Origin(part, backward), Count())
-        )
-        for backward, name in kinds.items()
-      }
-      for part in origins.PARTS
-    }
-    return {
-      'kernels': self.kernels,
-      'bytes': self.bytes,
-      'copies': self.copies,
-      'loops': self.loops,
-      'open_loops': self.open_loops,
-      'parts': parts,
-    }
+def _total(found: _Counts, kind: str) -> int:
+  """Kernels or bytes of all parts."""
+  return sum(n for key, n in found.items() if key[0] == kind)
 
 
-def _loop(module, loop, times, found) -> None:
-  found.loops += times
+def _loop(module, loop, times) -> _Counts:
   trips = loop.trip_count
+  repeats = times if trips is None else times * trips
+  found = _walk(module, loop.attribute('body'), repeats)
   if trips is None:
-    found.open_loops += times
-    trips = 1
     # The condition of a loop of known length is not computed.
-    _walk(module, loop.attribute('condition'), times, found)
-  _walk(module, loop.attribute('body'), times * trips, found)
+    found += _walk(module, loop.attribute('condition'), times)
+    found['open_loops'] += times
+  found['loops'] += times
+  return found
 
 
-def _branch(module, conditional, times, found) -> None:
-  """One branch runs: the one that moves most counts."""
-  branches = []
-  for name in conditional.called:
-    branches.append(Compiled())
-    _walk(module, name, times, branches[-1])
-  found.add(max(branches, key=lambda branch: branch.bytes))
-
-
-def _walk(module, computation, times, found) -> None:
+def _walk(module, computation, times) -> _Counts:
   """Counts the kernels of a computation that runs so many times."""
   instructions = module.computations[computation]
   known = {instruction.name: instruction for instruction in instructions}
+  found: _Counts = Counter()
   for instruction in instructions:
     opcode = instruction.opcode
     # What is started counts where it is done: there its result is known.
     if opcode in _FREE or opcode.endswith(('-start', '-update')):
       continue
     if opcode == 'while':
-      _loop(module, instruction, times, found)
+      found += _loop(module, instruction, times)
       continue
-    if opcode == 'conditional':
-      _branch(module, instruction, times, found)
-      continue
-    if opcode == 'call':
-      for name in instruction.called:
-        _walk(module, name, times, found)
+    if opcode in ('call', 'conditional'):
+      inner = [_walk(module, name, times) for name in instruction.called]
+      if opcode == 'conditional':
+        # One branch runs: the one that moves most counts.
+        inner = [max(inner, key=lambda branch: _total(branch, 'bytes'))]
+      found = sum(inner, found)
       continue
     kernel = instruction
     while kernel.opcode.endswith(('-done', '-update')):
@@ -142,22 +76,42 @@ def _walk(module, computation, times, found) -> None:
     moved = hlo.size(instruction.shape) + sum(
       hlo.size(known[name].shape) for name in set(kernel.operands)
     )
-    count = found.parts[origins.of(module, kernel)]
-    count.kernels += times
-    count.bytes += times * moved
-    found.copies += times * (opcode in ('copy', 'copy-done'))
+    origin = origins.of(module, kernel)
+    found['kernels', origin] += times
+    found['bytes', origin] += times * moved
+    found['copies'] += times * (opcode in ('copy', 'copy-done'))
+  return found
 
 
-def count(text: str) -> Compiled:
-  """Counts what a program does.
+def count(text: str) -> dict[str, Any]:
+  """Counts what one run of a program does, as JSON holds it.
 
   Args:
     text: as `jax.stages.Compiled.as_text` gives it.
+
+  Returns:
+    'kernels' that run and 'bytes' that they read and write; 'copies': kernels
+    that only copy; 'loops' that are run; 'open_loops': those of them whose
+    length the compiler does not know; their bodies count once, so that the
+    other numbers are too small; 'parts': part -> 'forward' and 'backward' ->
+    its kernels and bytes, in the order of a table. A loop's body counts as
+    often as it runs.
 
   Raises:
     ValueError: the text is not of a program.
   """
   module = hlo.parse(text)
-  found = Compiled()
-  _walk(module, module.entry, 1, found)
-  return found
+  found = _walk(module, module.entry, 1)
+  kinds = ('kernels', 'bytes')
+  parts = {
+    part: {
+      way: {kind: found[kind, Origin(part, backward)] for kind in kinds}
+      for way, backward in (('forward', False), ('backward', True))
+    }
+    for part in Part
+  }
+  return {
+    **{kind: _total(found, kind) for kind in kinds},
+    **{kind: found[kind] for kind in ('copies', 'loops', 'open_loops')},
+    'parts': parts,
+  }
