@@ -28,72 +28,51 @@ def _flags() -> argparse.ArgumentParser:
 
   parser = command.parser('dbdc_jax.benchmark', __doc__)
   add = parser.add_argument
-  what = parser.add_argument_group('what to measure (at least one)')
-  what.add_argument(
-    '--count', action='store_true', help="networks' sizes; nothing is run"
-  )
-  what.add_argument('--steps', action='store_true', help='train steps')
-  what.add_argument(
-    '--parts', action='store_true', help='the step by leaving parts out'
-  )
-  what.add_argument(
-    '--waiting', action='store_true', help='time spent waiting for data'
-  )
-  what.add_argument(
+  asked = parser.add_argument_group('what to measure (at least one)')
+  what = asked.add_argument
+  what('--count', action='store_true', help="networks' sizes; nothing is run")
+  what('--steps', action='store_true', help='train steps')
+  what('--parts', action='store_true', help='the step by leaving parts out')
+  what('--waiting', action='store_true', help='time spent waiting for data')
+  what(
     '--collectives',
     type=_list(int),
     metavar='N,N',
     help='what a step sends on so many devices (none of them is needed)',
   )
-  what.add_argument(
+  what(
     '--compare',
     type=_list(int),
     metavar='K,K',
     help=f'time of 2K over K modalities; fails above {choices.COMPARE_LIMIT}',
   )
-  what.add_argument(
-    '--metrics', action='store_true', help="scores of one volume's test"
-  )
-  what.add_argument(
-    '--predict', action='store_true', help='one volume, from file to file'
-  )
-  what.add_argument(
+  what('--metrics', action='store_true', help="scores of one volume's test")
+  what('--predict', action='store_true', help='one volume, from file to file')
+  what(
     '--recognition',
     metavar='TASK[:M,M]',
     help='--modality auto, by cross-validation on heart or abdomen (and these'
     ' modalities); nothing is trained',
   )
-  what.add_argument(
+  what(
     '--compile-for',
     choices=choices.cards(),
     help='kernels and bytes of a step on a GPU that is not needed (but'
     f' {choices.REQUIREMENTS} is); --dtype auto is bfloat16',
   )
-  recognition = parser.add_argument_group('with --recognition')
-  recognition.add_argument(
+  told = parser.add_argument_group('with --recognition').add_argument
+  told(
     '--scans',
     metavar='DIR',
     help="holds the archives' folders (btcv, chaos, mmwhs); default: a phantom",
   )
-  recognition.add_argument(
-    '--known', type=int, metavar='N', help='patients of a modality, at most'
-  )
-  recognition.add_argument(
-    '--no-tags', action='store_true', help='as if no scan had DICOM tags'
-  )
-  recognition.add_argument(
-    '--changed', action='store_true', help='also scans cropped, padded, ...'
-  )
+  told('--known', type=int, metavar='N', help='patients of a modality, at most')
+  told('--no-tags', action='store_true', help='as if no scan had DICOM tags')
+  told('--changed', action='store_true', help='also scans cropped, padded, ...')
   add('--methods', type=_list(str), metavar='NAME,NAME', help='default: all')
   add('--modalities', type=_list(int), metavar='K,K', default=[1])
-  add(
-    '--width',
-    '--widths',
-    dest='widths',
-    type=_list(int),
-    metavar='W,W',
-    default=[32],
-  )
+  widths = ('--width', '--widths')
+  add(*widths, dest='widths', type=_list(int), metavar='W,W', default=[32])
   add('--patch', type=int, default=96, help='pixels, default 96')
   add('--batch', type=int, default=8, help='slices per modality, default 8')
   add('--classes', type=int, default=8, help='default 8')

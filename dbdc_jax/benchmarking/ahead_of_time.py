@@ -1,22 +1,16 @@
 """The train step's program for a GPU, compiled on a machine without one.
 
-  python -m dbdc_jax.benchmarking.ahead_of_time --card h100
-
 XLA compiles for a card that it only knows by a description (`cards/`). That
 needs jax's plug-in for CUDA and NVIDIA's compiler as packages, neither a GPU
 nor its driver: `benchmarks/requirements-compile.txt`. On the card itself XLA
 times several forms of a product or convolution; here it takes its default.
 """
 
-import argparse
-from collections.abc import Sequence
 import dataclasses
-import functools
 from importlib import metadata, resources, util
 import os
 import pathlib
 import re
-import sys
 import time
 from typing import Any
 
@@ -24,13 +18,8 @@ import jax
 from jax.experimental import topologies
 
 from dbdc_jax.benchmarking import compiled, elsewhere
-from dbdc_jax.benchmarking.choices import REQUIREMENTS, cards
-from dbdc_jax.benchmarking.workload import (
-  Workload,
-  build_method,
-  make,
-  use_virtual_devices,
-)
+from dbdc_jax.benchmarking.choices import REQUIREMENTS
+from dbdc_jax.benchmarking.workload import Workload, build_method, make
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import step
 
@@ -96,17 +85,12 @@ def lacking() -> str:
   return ''
 
 
-def _lay(sharding: Any, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-  """The same shape on a described card."""
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
 def count(workload: Workload, card: str) -> dict[str, Any]:
   """Compiles a step for one card and counts what the program does.
 
   Args:
     workload: 'auto' is bfloat16, as on a GPU.
-    card: one of `cards()`.
+    card: one of `choices.cards()`.
 
   Returns:
     The workload's fields; 'card'; 'bytes_per_second' of its memory; the counts
@@ -129,7 +113,7 @@ def count(workload: Workload, card: str) -> dict[str, Any]:
   )
   shapes = jax.eval_shape(lambda *given: given, *make(workload).arguments)
   arguments = [
-    jax.tree.map(functools.partial(_lay, sharding), tree)
+    jax.tree.map(lambda x, on=sharding: x.update(sharding=on), tree)
     for tree, sharding in zip(shapes, placed, strict=True)
   ]
   start = time.perf_counter()
@@ -155,14 +139,13 @@ def count(workload: Workload, card: str) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-  """Of a process that compiles for a card and uses none.
+  """Of a process that compiles for a card and uses none, where it differs.
 
   What changes the program on a GPU (`XLA_FLAGS=--xla_gpu_...`) does so here.
   """
   given = os.environ.get('XLA_FLAGS', '').split()
   flags = [flag for flag in given if flag.startswith('--xla_gpu_')]
   return {
-    **os.environ,
     'JAX_PLATFORMS': 'cpu',
     # A compile time read from a cache would not be one.
     'JAX_ENABLE_COMPILATION_CACHE': 'false',
@@ -179,22 +162,6 @@ def count_elsewhere(workload: Workload, card: str) -> dict[str, Any]:
   """
   if text := lacking():
     raise RuntimeError(f'compiling for {card}: {text}')
-  what = f'compiling for {card}'
-  return elsewhere.ask(
-    __spec__.name, workload, f'--card={card}', _environment(), what
+  return elsewhere.count(
+    __spec__.name, workload, _environment(), f'compiling for {card}', card=card
   )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command; prints one line of JSON."""
-  parser = argparse.ArgumentParser(description='Compiles a step for a GPU.')
-  parser.add_argument('--card', choices=cards(), required=True)
-  parser.add_argument('--workload', default='{}', help='fields as JSON')
-  flags = parser.parse_args(argv)
-  use_virtual_devices(1)
-  elsewhere.answer(flags.workload, functools.partial(count, card=flags.card))
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -1,23 +1,17 @@
 """What a step sends on 8 or 64 devices, counted without having them.
 
-  python -m dbdc_jax.benchmarking.collectives --devices 64
-
 The step is traced and lowered, not compiled, for that many virtual CPU devices
 in a process of its own. A ring all-reduce over n devices makes every device
 send (and receive) 2 (n - 1) / n times the array's bytes.
 """
 
-import argparse
-from collections.abc import Sequence
 import dataclasses
-import os
-import sys
 from typing import Any
 
 import jax
 
 from dbdc_jax.benchmarking import elsewhere, program
-from dbdc_jax.benchmarking.workload import Workload, make, use_virtual_devices
+from dbdc_jax.benchmarking.workload import Workload, make
 from dbdc_jax.runtime import parallel
 
 
@@ -66,10 +60,10 @@ def count_elsewhere(workload: Workload, devices: int) -> dict[str, Any]:
   Raises:
     RuntimeError: with the process's last words if it fails.
   """
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+  environment = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
   what = f'counting for {devices} devices'
-  return elsewhere.ask(
-    __spec__.name, workload, f'--devices={devices}', environment, what
+  return elsewhere.count(
+    __spec__.name, workload, environment, what, devices=devices
   )
 
 
@@ -91,18 +85,3 @@ def table(found: dict[str, Any]) -> str:
     ' MiB a step'
   )
   return '\n'.join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """The command; prints one line of JSON."""
-  parser = argparse.ArgumentParser(description='Counts collectives of a step.')
-  parser.add_argument('--devices', type=int, required=True)
-  parser.add_argument('--workload', default='{}', help='fields as JSON')
-  flags = parser.parse_args(argv)
-  use_virtual_devices(flags.devices)
-  elsewhere.answer(flags.workload, count)
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -1,38 +1,42 @@
 """A workload that is looked at in a process of its own, with other devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
+import importlib
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
-from dbdc_jax.benchmarking.workload import Workload
+from dbdc_jax.benchmarking.workload import Workload, use_virtual_devices
 
 
-def ask(
+def count(
   module: str,
   workload: Workload,
-  flag: str,
   environment: Mapping[str, str],
   what: str,
+  devices: int = 1,
+  **options: str,
 ) -> dict[str, Any]:
-  """Runs a module that `answer`s.
+  """What a module's own `count` returns in another process.
 
   Args:
     module: its name.
     workload: what it looks at.
-    flag: another argument.
-    environment: of the process.
+    environment: what differs there from this process's.
     what: is done, for the error.
+    devices: of the CPU that the process has.
+    **options: more arguments of the module's `count`.
 
   Raises:
     RuntimeError: the process failed; with its last words.
   """
-  fields = json.dumps(dataclasses.asdict(workload))
+  given = json.dumps([module, devices, dataclasses.asdict(workload), options])
   done = subprocess.run(
-    [sys.executable, '-m', module, flag, f'--workload={fields}'],
-    env=environment,
+    [sys.executable, '-m', __spec__.name, given],
+    env={**os.environ, **environment},
     capture_output=True,
     text=True,
     check=False,
@@ -42,11 +46,13 @@ def ask(
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def answer(fields: str, count: Callable[[Workload], dict[str, Any]]) -> None:
-  """Prints what `ask` reads: one line of JSON.
+def _answer(given: str) -> None:
+  """Prints what `count` reads: one line of JSON."""
+  module, devices, fields, options = json.loads(given)
+  use_virtual_devices(devices)
+  found = importlib.import_module(module).count(Workload(**fields), **options)
+  print(json.dumps(found))
 
-  Args:
-    fields: of the workload, as JSON.
-    count: looks at it.
-  """
-  print(json.dumps(count(Workload(**json.loads(fields)))))
+
+if __name__ == '__main__':
+  _answer(sys.argv[1])

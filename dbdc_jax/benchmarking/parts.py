@@ -9,7 +9,9 @@ pass or two over memory, no convolution) is missing from the part's time.
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import types
 from typing import Any, NamedTuple
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -101,38 +103,26 @@ def _mpcl_terms(state, embeddings, labels, present, scale, bias, **_):
   return dict.fromkeys(('pseg', 'mc', 'pc', 'pd'), value)
 
 
-@contextlib.contextmanager
-def _stand_ins(methods: dict[tuple[type, str], Any]) -> Iterator[None]:
+def _stand_in(module: type, method: str, stand_in: Any):
   """Modules' methods are replaced while something is traced."""
 
   def intercept(call, args, kwargs, context):
-    stand_in = methods.get((type(context.module), context.method_name))
-    if stand_in is None or context.module.is_initializing():
+    here = type(context.module), context.method_name
+    if here != (module, method) or context.module.is_initializing():
       return call(*args, **kwargs)
     return stand_in(context.module, *args, **kwargs)
 
-  with nn.intercept_methods(intercept):
-    yield
+  return _in(lambda: nn.intercept_methods(intercept))
 
 
 @contextlib.contextmanager
 def _no_losses() -> Iterator[None]:
   """The losses' functions are replaced while something is traced."""
-  stand_ins = (
-    (losses, _cross_entropy),
-    (losses, _dice),
-    (prototypes, _mpcl_terms),
-  )
-  kept = []
-  for module, stand_in in stand_ins:
-    name = stand_in.__name__.removeprefix('_')
-    kept.append((module, name, getattr(module, name)))
-    setattr(module, name, stand_in)
-  try:
+  with (
+    mock.patch.multiple(losses, cross_entropy=_cross_entropy, dice=_dice),
+    mock.patch.object(prototypes, 'mpcl_terms', _mpcl_terms),
+  ):
     yield
-  finally:
-    for module, name, function in kept:
-      setattr(module, name, function)
 
 
 def _in(context: Callable[[], Any]) -> Callable[[Workload], MeasuredStep]:
@@ -145,36 +135,26 @@ def _in(context: Callable[[], Any]) -> Callable[[Workload], MeasuredStep]:
       with context():
         return step.function.lower(*arguments)
 
-    return step._replace(function=_Lowered(lower))
+    return step._replace(function=types.SimpleNamespace(lower=lower))
 
   return without
-
-
-class _Lowered(NamedTuple):
-  """Stands for a pmapped function that is only lowered."""
-
-  lower: Callable[..., Any]
-
-
-def _module(method: tuple[type, str], stand_in: Any):
-  return _in(lambda: _stand_ins({method: stand_in}))
 
 
 PARTS: dict[str, Part] = {
   'encoder': Part(
     'convolutions and modulation of the encoder, in all passes; pooled images'
     ' in all channels stand in',
-    _module((UNet, 'encode'), _encode),
+    _stand_in(UNet, 'encode', _encode),
   ),
   'decoder': Part(
     'convolutions, modulation and interpolation of the decoder, in all passes;'
     ' sums of the encoder features stand in',
-    _module((UNet, 'decode'), _decode),
+    _stand_in(UNet, 'decode', _decode),
   ),
   'projector': Part(
     'its three layers, interpolation and LayerNorm; the normalised last'
     ' features stand in',
-    _module((Projector, '__call__'), _project),
+    _stand_in(Projector, '__call__', _project),
     only='dbdc',
   ),
   'Sinkhorn': Part(

@@ -1,5 +1,7 @@
 """How long it takes to segment one volume, and what of it takes how long."""
 
+from collections.abc import Iterator
+import contextlib
 import gzip
 import pathlib
 import tempfile
@@ -83,11 +85,11 @@ def measure(
   voxels = (60 * scores.heart(shape)).astype(np.int16)
   found: dict[str, list[float]] = {}
 
-  def clock(name, function, *arguments, **named):
+  @contextlib.contextmanager
+  def timed(name: str) -> Iterator[None]:
     start = time.perf_counter()
-    out = function(*arguments, **named)
+    yield
     found.setdefault(name, []).append(time.perf_counter() - start)
-    return out
 
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'scan.nii.gz'
@@ -95,17 +97,17 @@ def measure(
     path.write_bytes(gzip.compress(image.to_bytes(), 6))
     _network_only(run, (1, *shape[:2]))  # Compiles.
     for _ in range(repeats):
-      volume = clock('read', nifti.read_nifti, path)
-      out = clock(
-        *('segment', segmenter.segment, volume.voxels, 'ct'),
-        affine=volume.affine,
-      )
-      write = lambda out=out, volume=volume: atomic.write(
-        path.with_name('out.nii.gz'), nifti.nifti_bytes(out.labels, volume)
-      )
-      clock('write', write)
-      slices = preprocess.reorient(voxels, volume.affine, 'axial').shape
-      clock('network', _network_only, run, slices)
+      with timed('read'):
+        volume = nifti.read_nifti(path)
+      affine = volume.affine
+      with timed('segment'):
+        out = segmenter.segment(volume.voxels, 'ct', affine=affine)
+      with timed('write'):
+        labels = nifti.nifti_bytes(out.labels, volume)
+        atomic.write(path.with_name('out.nii.gz'), labels)
+      slices = preprocess.reorient(voxels, affine, 'axial').shape
+      with timed('network'):
+        _network_only(run, slices)
   medians = {name: float(np.median(times)) for name, times in found.items()}
   whole = medians.pop('segment')
   return {

@@ -41,15 +41,11 @@ class Program:
   collectives: Counter = dataclasses.field(default_factory=Counter)
   collective_bytes: Counter = dataclasses.field(default_factory=Counter)
 
-  def add(self, other: 'Program', times: int) -> None:
-    """Adds another program that runs so many times."""
-    self.macs += times * other.macs
-    for mine, theirs in (
-      (self.collectives, other.collectives),
-      (self.collective_bytes, other.collective_bytes),
-    ):
-      for kind, count in theirs.items():
-        mine[kind] += times * count
+  def add(self, other: 'Program') -> None:
+    """Adds what a part of the program does."""
+    self.macs += other.macs
+    self.collectives.update(other.collectives)
+    self.collective_bytes.update(other.collective_bytes)
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
@@ -74,31 +70,25 @@ def _macs(eqn: Any) -> int:
   return 0
 
 
-def _walk(jaxpr: Any, times: int, found: Program) -> None:
+def _counted(jaxpr: Any, times: int = 1) -> Program:
+  """Counts a jaxpr that runs so many times."""
+  found = Program()
   for eqn in jaxpr.eqns:
     name = eqn.primitive.name
     found.macs += times * _macs(eqn)
-    if name in _COLLECTIVES:
-      kind = _COLLECTIVES[name]
+    if kind := _COLLECTIVES.get(name):
       sent = [v.aval for v in eqn.invars]
       found.collectives[kind] += times * len(sent)
       found.collective_bytes[kind] += times * sum(
         math.prod(a.shape) * a.dtype.itemsize for a in sent
       )
     repeats = times * eqn.params['length'] if name == 'scan' else times
+    inner = [_counted(part, repeats) for part in _inner(eqn.params)]
     if name == 'cond':
       # One branch runs (here: the device's own form of an operation).
-      found.add(
-        max(map(_counted, _inner(eqn.params)), key=lambda p: p.macs), times
-      )
-      continue
-    for inner in _inner(eqn.params):
-      _walk(inner, repeats, found)
-
-
-def _counted(jaxpr: Any) -> Program:
-  found = Program()
-  _walk(jaxpr, 1, found)
+      inner = [max(inner, key=lambda branch: branch.macs)]
+    for part in inner:
+      found.add(part)
   return found
 
 

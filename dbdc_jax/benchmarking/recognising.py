@@ -18,7 +18,7 @@ from scipy import ndimage, stats
 
 from data.preprocessing import signs
 from data.readers import find_cases
-from data.task import Case, Modality, Scan, Task
+from data.task import Modality, Scan, Task
 from dbdc_jax.inference import recognition
 from dbdc_jax.training.scans import phantom_folders
 
@@ -99,11 +99,6 @@ CHANGES: dict[str, Callable[[Scan], Scan]] = {
 }
 
 
-def _sample(case: Case, scan: Scan, modalities: Sequence[Modality]) -> _Sample:
-  found = signs.of_each(scan.image, scan.affine, scan.tags, modalities)
-  return _Sample(case.modality, case.patient, found)
-
-
 def _samples(
   modalities: Sequence[Modality],
   roots: dict[str, str],
@@ -115,7 +110,8 @@ def _samples(
     scan = case.read()
     for change in changes:
       scan = change(scan)
-    samples.append(_sample(case, scan, modalities))
+    found = signs.of_each(scan.image, scan.affine, scan.tags, modalities)
+    samples.append(_Sample(case.modality, case.patient, found))
   return samples
 
 

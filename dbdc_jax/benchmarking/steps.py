@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dbdc_jax.benchmarking import parts, program, timing
-from dbdc_jax.benchmarking.workload import MeasuredStep, Workload, make
+from dbdc_jax.benchmarking.workload import PLAN, MeasuredStep, Workload, make
 from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import compute_dtype
 
@@ -30,18 +30,14 @@ class CompiledStep:
   def __init__(self, step: MeasuredStep):
     self.step = step
     self._state = step.state()
-    self._signals = parallel.place(step.signals)
+    self._given = step.batch, parallel.place(step.signals), PLAN
     start = time.perf_counter()
-    self.program = step.function.lower(
-      self._state, step.batch, self._signals, step.plan
-    ).compile()
+    self.program = step.function.lower(self._state, *self._given).compile()
     self.seconds = time.perf_counter() - start
 
   def __call__(self) -> jax.Array:
     """Runs a step; returns its loss."""
-    self._state, metrics = self.program(
-      self._state, self.step.batch, self._signals, self.step.plan
-    )
+    self._state, metrics = self.program(self._state, *self._given)
     return metrics['loss']
 
   def memory(self) -> dict[str, int | None]:

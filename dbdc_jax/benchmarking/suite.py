@@ -29,6 +29,7 @@ from dbdc_jax.benchmarking.workload import (
   modality_counts,
   use_virtual_devices,
 )
+from dbdc_jax.evaluation import case_pool
 from dbdc_jax.models import counting
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
@@ -94,23 +95,14 @@ def _check(flags: argparse.Namespace) -> None:
 
 def _workloads(flags: argparse.Namespace) -> list[Workload]:
   """Every combination that the methods allow, see `modality_counts`."""
-  found = []
-  for method in flags.methods or methods.names():
-    for k in modality_counts(method, flags.modalities):
-      found += [
-        Workload(
-          method=method,
-          modalities=k,
-          width=width,
-          patch=flags.patch,
-          batch=flags.batch,
-          classes=flags.classes,
-          stride=flags.stride,
-          dtype=flags.dtype,
-        )
-        for width in flags.widths
-      ]
-  return found
+  names = ('patch', 'batch', 'classes', 'stride', 'dtype')
+  sizes = {name: getattr(flags, name) for name in names}
+  return [
+    Workload(method, k, width, **sizes)
+    for method in flags.methods or methods.names()
+    for k in modality_counts(method, flags.modalities)
+    for width in flags.widths
+  ]
 
 
 def _machine() -> dict[str, Any]:
@@ -119,9 +111,7 @@ def _machine() -> dict[str, Any]:
     'devices': parallel.describe(),
     'platform': jax.default_backend(),
     'processor': platform.processor() or platform.machine(),
-    'cpu_threads': len(os.sched_getaffinity(0))
-    if hasattr(os, 'sched_getaffinity')
-    else os.cpu_count(),
+    'cpu_threads': case_pool.count(),
     'jax': jax.__version__,
     'python': platform.python_version(),
     'glibc_tunables': os.environ.get('GLIBC_TUNABLES', ''),
@@ -203,7 +193,7 @@ def _measure(flags: argparse.Namespace, found: dict[str, Any]) -> bool:
     found['collectives'] = [
       collectives.count_elsewhere(joint, n) for n in flags.collectives
     ]
-    print(tables.collectives_table(found['collectives']))
+    print('\n'.join(map(collectives.table, found['collectives'])))
   if flags.compare:
     small = dataclasses.replace(joint, dtype='float32')
     kept = _compare(small, flags, found)

@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 from data.files import atomic
-from dbdc_jax.benchmarking import collectives
 
 
 def _bytes(count: int | None) -> str:
@@ -118,11 +117,6 @@ def write_json(found: dict[str, Any], path: str | os.PathLike) -> None:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write_json(path, found, allow_nan=True)
-
-
-def collectives_table(counts: list[dict[str, Any]]) -> str:
-  """All device counts, one below the other."""
-  return '\n'.join(collectives.table(found) for found in counts)
 
 
 def metrics_line(found: dict[str, Any]) -> str:

@@ -87,7 +87,6 @@ class MeasuredStep(NamedTuple):
     state: makes the state before the first step.
     batch: the batch of every step, split over the devices.
     signals: as in the epochs after the warm-up: every loss acts.
-    plan: seed and learning rate.
     images: slices that a step reads, of all modalities.
   """
 
@@ -96,13 +95,12 @@ class MeasuredStep(NamedTuple):
   state: Callable[[], train_state.TrainState]
   batch: dict[str, Any]
   signals: methods.Signals
-  plan: step.Plan
   images: int
 
   @property
   def arguments(self) -> tuple[Any, ...]:
     """What `function` is traced with: the state by its shapes."""
-    return self.shapes, self.batch, self.signals, self.plan
+    return self.shapes, self.batch, self.signals, PLAN
 
 
 @contextlib.contextmanager
@@ -111,10 +109,7 @@ def _task(workload: Workload) -> Iterator[str]:
   codes = {code: code for code in range(workload.classes)}
   task = Task(
     name='benchmark',
-    classes=(
-      'background',
-      *(f'class {c}' for c in range(1, workload.classes)),
-    ),
+    classes=('background', *(f'class {c}' for c in codes if c)),
     modalities=tuple(
       Modality(f'm{k}', f'M{k}', 'folder', '', codes, Intensity())
       for k in range(workload.modalities)
@@ -237,6 +232,5 @@ def make(
     state=state,
     batch=parallel.shard(random_batch(workload, method, size)),
     signals=methods.full_signals(jnp.ones((k, c), bool), jnp.ones(k, bool)),
-    plan=PLAN,
     images=kinds * k * size * (traits.volumes or 1),
   )

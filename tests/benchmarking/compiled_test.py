@@ -13,6 +13,7 @@ import pytest
 from dbdc_jax import benchmark
 from dbdc_jax.benchmarking import (
   ahead_of_time,
+  choices,
   compiled,
   hlo,
   origins,
@@ -348,7 +349,7 @@ def test_the_compiled_step_is_the_pmapped_one():
 
 
 def test_a_card_is_described():
-  assert 'h100' in ahead_of_time.cards()
+  assert 'h100' in choices.cards()
   assert ahead_of_time.bandwidth('h100') == 3_352_320_000_000
 
 
@@ -363,8 +364,8 @@ def test_without_its_packages_the_command_says_what_to_install(
     benchmark.main(['--compile-for', 'h100', '--methods', 'supervised'])
   assert caught.value.code == 2
   said = capsys.readouterr().err
-  assert 'jax-cuda13-plugin' in said and ahead_of_time.REQUIREMENTS in said
-  assert (ROOT / ahead_of_time.REQUIREMENTS).is_file()
+  assert 'jax-cuda13-plugin' in said and choices.REQUIREMENTS in said
+  assert (ROOT / choices.REQUIREMENTS).is_file()
 
 
 def test_a_plugin_of_another_version_is_refused(monkeypatch, tmp_path):
