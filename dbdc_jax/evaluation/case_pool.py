@@ -53,43 +53,33 @@ def run(
   items: Sequence[Any],
   workers: int,
   lost: Callable[[Any], Any],
-  advance: Callable[[], None],
-) -> list[Any]:
-  """The function's result for every item.
+) -> Iterator[tuple[int, Any]]:
+  """The function's result for every item, as soon as it is known.
 
   Args:
     function: of one item; a module's own function, or a partial of one.
     items: what it is called with.
     workers: processes; with 1 this one does it all.
     lost: gives the result of an item whose process was killed.
-    advance: called after each item.
 
-  Returns:
-    As many results, in the items' order.
+  Yields:
+    An item's index and its result, in any order.
   """
-  if min(workers, len(items)) <= 1:
-    return [_then(advance, function(item)) for item in items]
-  results: dict[int, Any] = {}
-  with (
-    contextlib.suppress(BrokenProcessPool),
-    _pool(min(workers, len(items))) as pool,
-  ):
-    waiting = {pool.submit(function, x): i for i, x in enumerate(items)}
+  workers = min(workers, len(items))
+  if workers <= 1:
+    yield from enumerate(map(function, items))
+    return
+  left = dict(enumerate(items))
+  with contextlib.suppress(BrokenProcessPool), _pool(workers) as pool:
+    waiting = {pool.submit(function, x): i for i, x in left.items()}
     for done in futures.as_completed(waiting):
-      results[waiting[done]] = _then(advance, done.result())
-  left = [i for i in range(len(items)) if i not in results]
+      yield waiting[done], done.result()
+      del left[waiting[done]]
   while left:
     with _pool(1) as pool:
       try:
-        while left:
-          done = pool.submit(function, items[left[0]]).result()
-          results[left.pop(0)] = _then(advance, done)
+        for index in list(left):
+          yield index, pool.submit(function, left[index]).result()
+          del left[index]
       except BrokenProcessPool:
-        index = left.pop(0)
-        results[index] = _then(advance, lost(items[index]))
-  return [results[i] for i in range(len(items))]
-
-
-def _then(advance: Callable[[], None], result: Any) -> Any:
-  advance()
-  return result
+        yield index, lost(left.pop(index))

@@ -1,6 +1,6 @@
 """The scores of one case: two label maps read, checked and compared."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import pathlib
 from typing import NamedTuple
 
@@ -50,27 +50,8 @@ class Scored(NamedTuple):
   tolerance: float = 0.0
   others: dict[str, list[int]] = {}  # noqa: RUF012
   ignored: float = 0.0
-  notes: tuple[str, ...] = ()
+  notes: Sequence[str] = ()
   problem: tuple[str, str, str] | None = None
-
-
-class _Maps(NamedTuple):
-  """Two label maps on their common grid.
-
-  The axes are those of the files in reverse: NIfTI's first axis is the fastest,
-  numpy's the last, and metrics do not ask which is which.
-
-  Attributes:
-    prediction: codes, `[Z, Y, X]`.
-    reference: codes, `[Z, Y, X]`.
-    spacing: voxel sides of these axes, mm.
-    notes: what people should know of the files.
-  """
-
-  prediction: np.ndarray
-  reference: np.ndarray
-  spacing: tuple[float, ...]
-  notes: tuple[str, ...]
 
 
 def _turned(prediction: Volume, reference: Volume) -> Volume:
@@ -111,8 +92,17 @@ def _on_grid(case: Matched, prediction: Volume, reference: Volume) -> Volume:
   raise ScanError(case.prediction.path, reason, remedy)
 
 
-def _read(case: Matched) -> _Maps:
-  """Both label maps of a case.
+def _read(
+  case: Matched,
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], list[str]]:
+  """Both label maps of a case on their common grid.
+
+  The axes are those of the files in reverse: NIfTI's first axis is the fastest,
+  numpy's the last, and metrics do not ask which is which.
+
+  Returns:
+    The codes of prediction and reference, `[Z, Y, X]`; voxel sides of these
+    axes, mm; what people should know of the files.
 
   Raises:
     ScanError: a file is unsound, or the two do not lie on the same grid.
@@ -135,12 +125,10 @@ def _read(case: Matched) -> _Maps:
   if prediction is not found:
     name = case.prediction.path.name
     notes.append(f"{name}: its axes were put in the reference's order")
-  return _Maps(
-    np.ascontiguousarray(prediction.voxels.T),
-    np.ascontiguousarray(reference.voxels.T),
-    tuple(map(float, sides[::-1])),
-    tuple(notes),
+  mine, theirs = (
+    np.ascontiguousarray(volume.voxels.T) for volume in (prediction, reference)
   )
+  return mine, theirs, tuple(map(float, sides[::-1])), notes
 
 
 def _is_image(codes: np.ndarray, common: int) -> bool:

@@ -68,14 +68,10 @@ def score(
     evaluation_files.check(place)
   one = functools.partial(case_scores.score, classes=codes, tolerance=tolerance)
   with progress.bar(quiet) as bar:
-    job = bar.add_task('scoring cases', total=len(found.cases))
-    outcomes = case_pool.run(
-      one,
-      found.cases,
-      workers,
-      case_scores.too_large,
-      lambda: bar.advance(job),
-    )
+    scored = case_pool.run(one, found.cases, workers, case_scores.too_large)
+    total = len(found.cases)
+    of_case = dict(bar.track(scored, total, description='scoring cases'))
+  outcomes = [of_case[index] for index in range(total)]
   info = {'prediction': str(prediction), 'reference': str(reference)}
   results = summary.summarize(found, outcomes, codes, tolerance, info)
   if place is not None:

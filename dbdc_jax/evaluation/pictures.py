@@ -55,9 +55,10 @@ def save(png: bytes, path: str | os.PathLike) -> None:
   atomic.write(path, png)
 
 
-def _series(rows, name):
-  """Epochs and values of the rows that have a value."""
-  found = [(r['epoch'], r[name]) for r in rows if r.get(name) is not None]
+def _series(rows, *names, scale=1):
+  """Epochs, and the sums of what is named, of the rows that have a value."""
+  found = [(row['epoch'], [row.get(name) for name in names]) for row in rows]
+  found = [(e, scale * sum(v)) for e, v in found if None not in v]
   return [e for e, _ in found], [v for _, v in found]
 
 
@@ -76,30 +77,24 @@ def progress(
   figure = Figure(figsize=(13, 4), layout='constrained')
   left, middle, right = figure.subplots(1, 3)
   left.plot(*_series(rows, 'loss'), color='black', label='total')
-  drawn = 0
+  colours = iter(COLOURS)
   for name in _MAIN_TERMS:
-    summed = []
-    for row in rows:
-      values = [row.get(f'{name}/{m}') for m in modalities]
-      found = [value for value in values if value is not None]
-      if len(found) == len(values) and sum(found) > 0:
-        summed.append((row['epoch'], sum(found)))
-    if summed:
-      left.plot(*zip(*summed, strict=True), color=COLOURS[drawn], label=name)
-      drawn += 1
+    series = _series(rows, *(f'{name}/{m}' for m in modalities))
+    # The axis is logarithmic.
+    points = [(e, v) for e, v in zip(*series, strict=True) if v > 0]
+    if points:
+      epochs, summed = zip(*points, strict=True)
+      left.plot(epochs, summed, color=next(colours), label=name)
   if any(row.get('loss') for row in rows):
     left.set_yscale('log')
   left.set_title('losses (sum over modalities)')
   left.legend(fontsize=8)
   for index, name in enumerate(modalities):
     colour = COLOURS[(2 * index + 4) % 7]
-    for kind, style, label in (
-      ('validation', '.-', name),
-      ('train', ':', f'{name}, training'),
-    ):
-      epochs, shares = _series(rows, f'{kind}_dice/{name}')
-      percent = [100 * share for share in shares]
-      middle.plot(epochs, percent, style, color=colour, label=label)
+    validation = _series(rows, f'validation_dice/{name}', scale=100)
+    training = _series(rows, f'train_dice/{name}', scale=100)
+    middle.plot(*validation, '.-', color=colour, label=name)
+    middle.plot(*training, ':', color=colour, label=f'{name}, training')
     right.plot(*_series(rows, f'weight/{name}'), color=colour, label=name)
   middle.set_title('validation DSC (%)')
   middle.set_ylim(0, 100)

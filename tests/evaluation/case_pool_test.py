@@ -22,16 +22,15 @@ def _fail(number):
 
 
 def _run(function, items, workers):
-  seen = []
-  found = case_pool.run(
-    function, items, workers, lambda n: f'lost {n}', lambda: seen.append(1)
-  )
-  assert len(seen) == len(items)
-  return found
+  """Each item's result, which comes once."""
+  pairs = list(case_pool.run(function, items, workers, lambda n: f'lost {n}'))
+  found = dict(pairs)
+  assert len(pairs) == len(found) == len(items)
+  return [found[index] for index in range(len(items))]
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_results_are_in_the_order_of_the_items(workers):
+def test_every_item_has_its_result(workers):
   items = list(range(5, 0, -1))
   assert _run(_square_or_die, items, workers) == [25, 16, 9, 4, 1]
   assert _run(_square_or_die, [], workers) == []
@@ -61,7 +60,7 @@ def hold(folder):
   time.sleep(600)
 
 if __name__ == '__main__':
-  case_pool.run(hold, sys.argv[1:] * 2, 2, str, print)
+  list(case_pool.run(hold, sys.argv[1:] * 2, 2, str))
 """
 
 
