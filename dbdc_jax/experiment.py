@@ -175,9 +175,7 @@ def _run(
   write = lambda: tables.write(tables.collect(table, every, options), output)
   try:
     write()
-    outcomes = runner.run_all(
-      runs, lambda _: write(), execute or runner.execute
-    )
+    outcomes = runner.run_all(runs, write, execute or runner.execute)
     write()
   except SystemExit:  # SIGTERM.
     command.tell('stopped by SIGTERM; the same command goes on')

@@ -355,7 +355,7 @@ def test_to_be_told_to_stop_ends_the_running_process_too(tmp_path):
   thread = threading.Thread(target=stop)
   thread.start()
   with pytest.raises(SystemExit) as caught:
-    runner.run_all([run], lambda outcome: None)
+    runner.run_all([run], lambda: None)
   thread.join()
   assert caught.value.code == 128 + signal.SIGTERM
   with pytest.raises(ProcessLookupError):

@@ -49,8 +49,7 @@ def filling(
   """
   stem = f'.partial-{target.name}-'
   folder = target.with_name(stem + uuid.uuid4().hex[:8])
-  terminable = handling(signal.SIGTERM, signal.SIG_DFL, _terminated)
-  with terminable, _naming(target):
+  with terminable(), _naming(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     for other in target.parent.iterdir():
       if other.name.startswith(stem):
@@ -147,8 +146,12 @@ def handling(
     signal.signal(number, usual)
 
 
+def terminable() -> contextlib.AbstractContextManager[None]:
+  """SIGTERM as `SystemExit`, so that what is unfinished gets tidied up."""
+  return handling(signal.SIGTERM, signal.SIG_DFL, _terminated)
+
+
 def _terminated(number: int, frame: Any) -> None:
-  """SIGTERM as `SystemExit`, so that what is unfinished gets removed."""
   del frame
   # A second one must not stop the tidying up.
   signal.signal(number, signal.SIG_IGN)

@@ -5,6 +5,8 @@ the same for all of them: links, '..' and other spellings of a name lead to one
 place.
 """
 
+from collections.abc import Callable, Collection, Mapping
+import json
 import os
 import pathlib
 
@@ -48,3 +50,38 @@ def check(path: str | os.PathLike) -> pathlib.Path:
       f'{path}: {folder} must not be written to: choose another place'
     )
   return place
+
+
+def check_ours(
+  folder: pathlib.Path, known: Mapping[str, Callable[[str], bool]], said: str
+) -> None:
+  """Checks that files which are to be written replace none of somebody else's.
+
+  Args:
+    folder: where they come.
+    known: name of each -> whether a text is of such a file.
+    said: of a file that is not, behind its name.
+
+  Raises:
+    ValueError: such a file is there, or what is no file.
+  """
+  for name, is_ours in known.items():
+    path = folder / name
+    if not os.path.lexists(path):
+      continue
+    try:
+      ours = path.is_file() and is_ours(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+      ours = False
+    if not ours:
+      raise ValueError(f'{path}{said}')
+
+
+def has_keys(text: str, keys: Collection[str]) -> bool:
+  """Whether a text is a JSON object with these keys, and maybe more.
+
+  Raises:
+    ValueError: it is no JSON.
+  """
+  found = json.loads(text)
+  return isinstance(found, dict) and found.keys() >= set(keys)

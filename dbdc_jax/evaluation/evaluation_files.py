@@ -3,11 +3,11 @@
 A file of such a name that an evaluation did not write is somebody's, and stays.
 """
 
-import json
 import pathlib
 import tempfile
 from typing import Any
 
+from data.files import destination
 from dbdc_jax.evaluation import case_scores, metrics, scoring
 
 _JSON, _CSV = 'evaluation.json', 'evaluation.csv'
@@ -18,18 +18,6 @@ _KEYS = {'cases_scored', 'cases_found', 'definitions', 'summary', 'cases'}
 def _header() -> list[str]:
   units = [f'{m}_{metrics.DEFINITIONS[m]["unit"]}' for m in case_scores.METRICS]
   return ['case', 'class', *units, 'tolerance_mm', 'empty']
-
-
-def _is_ours(path: pathlib.Path) -> bool:
-  """Whether an evaluation wrote this file."""
-  try:
-    text = path.read_text(encoding='utf-8')
-    if path.name == _CSV:
-      return text.partition('\n')[0].strip() == ','.join(_header())
-    found = json.loads(text)
-  except (OSError, ValueError, RecursionError):
-    return False
-  return isinstance(found, dict) and found.keys() >= _KEYS
 
 
 def check(folder: pathlib.Path) -> None:
@@ -50,13 +38,16 @@ def check(folder: pathlib.Path) -> None:
       f'{folder}: cannot be written into ({error.strerror}); choose another'
       ' --output'
     ) from error
-  for path in (folder / _JSON, folder / _CSV):
-    there = path.exists() or path.is_symlink()
-    if there and not (path.is_file() and _is_ours(path)):
-      raise ValueError(
-        f'{path}: is there, and no evaluation wrote it; move it away, or choose'
-        ' another --output'
-      )
+  known = {
+    _JSON: lambda text: destination.has_keys(text, _KEYS),
+    _CSV: lambda text: text.split('\n')[0].strip() == ','.join(_header()),
+  }
+  destination.check_ours(
+    folder,
+    known,
+    ': is there, and no evaluation wrote it; move it away, or choose another'
+    ' --output',
+  )
 
 
 def write(results: dict[str, Any], folder: pathlib.Path) -> None:

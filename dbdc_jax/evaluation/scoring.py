@@ -103,9 +103,9 @@ def only(classes: Collection[str], scores: Scores) -> Scores:
   return {name: row for name, row in scores.items() if name in classes}
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-  """Mean of what has a value; None if nothing has."""
-  found = [v for v in values if v is not None]
+def mean(values: Iterable[float | None]) -> float | None:
+  """Mean of what has a value, which None and NaN are not; None for nothing."""
+  found = [v for v in values if v is not None and not math.isnan(v)]
   return float(np.mean(found)) if found else None
 
 
@@ -128,15 +128,13 @@ def aggregate(
     rows = [case[name] for case in cases if name in case]
     if not rows:
       continue  # Not labelled in this modality.
-    entry: dict[str, Any] = {m: _mean([r[m] for r in rows]) for m in names}
+    entry: dict[str, Any] = {m: mean(r[m] for r in rows) for m in names}
     entry['cases'] = sum(r['empty'] != EMPTY[2] for r in rows)
     entry['both_empty'] = sum(r['empty'] == EMPTY[2] for r in rows)
     entry['one_empty'] = sum(r['empty'] == EMPTY[1] for r in rows)
     out['classes'][name] = entry
   for metric in names:
-    out['mean'][metric] = _mean(
-      [entry[metric] for entry in out['classes'].values()]
-    )
+    out['mean'][metric] = mean(e[metric] for e in out['classes'].values())
   return out
 
 
@@ -176,7 +174,7 @@ def summarize(
   for grid, names in _GRIDS.items():
     means = [entries[name][f'{grid}_grid']['mean'] for name in modalities]
     results['mean'][f'{grid}_grid'] = {
-      metric: _mean([mean[metric] for mean in means]) for metric in names
+      metric: mean(of_one[metric] for of_one in means) for metric in names
     }
   return results
 
@@ -219,9 +217,18 @@ def write_results(results: dict[str, Any], workdir: str | os.PathLike) -> None:
   write(results, pathlib.Path(workdir, 'results'), _CSV_HEADER, rows)
 
 
+def number(
+  value: float | None, digits: int = 2, spread: float | None = None
+) -> str:
+  """A number for a table, with its spread if it has one; '-' for none."""
+  if value is None or not math.isfinite(value):
+    return '-'
+  tail = '' if spread is None else f' ± {spread:.{digits}f}'
+  return f'{value:.{digits}f}{tail}'
+
+
 def _line(label: str, values: Sequence[float | None]) -> str:
-  shown = ['-' if v is None else f'{v:.2f}' for v in values]
-  return f'{label:<16s}' + ''.join(f'{s:>20s}' for s in shown)
+  return f'{label:<16s}' + ''.join(f'{number(v):>20s}' for v in values)
 
 
 def table(results: dict[str, Any]) -> str:
@@ -235,9 +242,9 @@ def table(results: dict[str, Any]) -> str:
       grid = entry['native_grid']
       values = [grid['classes'].get(c, {}).get(metric) for c in classes]
       lines.append(_line(modality, [*values, grid['mean'][metric]]))
-    mean = results['mean']['native_grid'][metric]
+    whole = results['mean']['native_grid'][metric]
     blank = [None] * len(classes)
-    lines.append(_line('mean', [*blank, mean]).replace(' -', '  '))
+    lines.append(_line('mean', [*blank, whole]).replace(' -', '  '))
   cases = ', '.join(
     f'{m} {e["test_cases"]}' for m, e in results['modalities'].items()
   )

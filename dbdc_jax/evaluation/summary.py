@@ -188,13 +188,6 @@ def nothing_scored(results: dict[str, Any]) -> list[ScanError]:
   return [ScanError(results['reference'], reason, remedy)]
 
 
-def _cell(mean: float | None, spread: float | None, digits: int) -> str:
-  if mean is None:
-    return '-'
-  tail = '' if spread is None else f' ± {spread:.{digits}f}'
-  return f'{mean:.{digits}f}{tail}'
-
-
 def table(results: dict[str, Any]) -> str:
   """Mean and spread of each class, and the mean, for the terminal."""
   lines = [
@@ -204,12 +197,12 @@ def table(results: dict[str, Any]) -> str:
   classes, mean = (results['summary'][key] for key in ('classes', 'mean'))
   for name, entry in classes.items():
     cells = [
-      _cell(entry[m], entry['spread'][m], digits)
+      scoring.number(entry[m], digits, entry['spread'][m])
       for m, (_, digits) in _COLUMNS.items()
     ]
     empty = f'{entry["one_empty"]}|{entry["both_empty"]}'
     lines.append([name[:24], *cells, str(entry['cases']), empty])
-  cells = [_cell(mean[m], None, digits) for m, (_, digits) in _COLUMNS.items()]
+  cells = [scoring.number(mean[m], d) for m, (_, d) in _COLUMNS.items()]
   lines.append(['mean', *cells, '', ''])
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   out = []

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from dbdc_jax.evaluation import scoring
+
 DRAWS = 10_000
 LEVEL = 95
 METHOD = (
@@ -36,14 +38,12 @@ def by_scan(results: Mapping[int, Mapping[str, Any]]) -> Cases:
 
 def _difference(mine, other, metric) -> float | None:
   """Mean difference of a scan over the classes that both have a value of."""
-  found = [
-    mine['native'][name][metric] - values[metric]
+  pairs = [
+    (mine['native'][name][metric], values[metric])
     for name, values in other['native'].items()
     if name in mine['native']
-    and values[metric] is not None
-    and mine['native'][name][metric] is not None
   ]
-  return float(np.mean(found)) if found else None
+  return scoring.mean(a - b for a, b in pairs if None not in (a, b))
 
 
 def differences(

@@ -95,18 +95,14 @@ def _table1(task: str, modalities: Sequence[str]) -> Table:
 
 
 def _fig8(modalities: Sequence[str]) -> Table:
-  groups = [
-    chosen
-    for count in range(2, len(modalities))
-    for chosen in itertools.combinations(modalities, count)
-  ]
   combined = tuple(
     Variant(
       'dbdc_' + '+'.join(chosen),
       ', '.join(chosen),
       fields={'modalities': ','.join(chosen)},
     )
-    for chosen in groups
+    for count in range(2, len(modalities))
+    for chosen in itertools.combinations(modalities, count)
   )
   whole = Variant('dbdc', ', '.join(modalities))
   if set(modalities) == set(_MODALITIES):

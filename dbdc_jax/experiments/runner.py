@@ -1,11 +1,9 @@
 """Runs, one after another, each in a process of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
-import contextlib
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from typing import Any
 
 from rich import progress
 
+from data.files import atomic
 from dbdc_jax.experiments import plan
 from dbdc_jax.experiments.plan import PlannedRun
 
@@ -45,21 +44,6 @@ def _last_lines(path: pathlib.Path, start: int) -> str:
   """The end of what a run has printed since the log was `start` bytes long."""
   text = path.read_bytes()[start:].decode(errors='replace').strip()
   return '\n'.join(text.splitlines()[-_LINES:])
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-  """SIGTERM as an exception, so that the running process can be ended too."""
-
-  def stop(number, frame):
-    del frame
-    raise SystemExit(128 + number)
-
-  before = signal.signal(signal.SIGTERM, stop)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def execute(run: PlannedRun) -> str:
@@ -162,7 +146,7 @@ def _bar() -> progress.Progress:
 
 def run_all(
   runs: Sequence[PlannedRun],
-  on_end: Callable[[RunOutcome], None],
+  on_end: Callable[[], None],
   execute: Callable[[PlannedRun], str] = execute,
 ) -> list[RunOutcome]:
   """Runs what is not finished; goes on past what fails.
@@ -176,7 +160,7 @@ def run_all(
     How each ended.
   """
   clock, outcomes = Clock(runs), []
-  with _terminable(), _bar() as bar:
+  with atomic.terminable(), _bar() as bar:
     job = bar.add_task('', total=len(runs))
     for index, run in enumerate(runs):
       where, why = plan.state(run)
@@ -202,7 +186,7 @@ def run_all(
           highlight=False,
           soft_wrap=True,
         )
-        on_end(outcome)
+        on_end()
       outcomes.append(outcome)
       bar.update(job, completed=index + 1)
   return outcomes

@@ -1,8 +1,7 @@
 """An experiment's tables: what the runs gave, beside what the paper prints."""
 
 from collections.abc import Mapping, Sequence
-import json
-import os
+import itertools
 import pathlib
 import shlex
 import statistics
@@ -10,11 +9,12 @@ from typing import Any
 
 from data.files import atomic, destination
 from dbdc_jax.evaluation import scoring
+from dbdc_jax.evaluation.scoring import number
 from dbdc_jax.experiments import comparison, plan, sizes
 from dbdc_jax.experiments.plan import Options, PlannedRun
 from dbdc_jax.experiments.variants import REFERENCE, Table
 
-METRICS = {'dice': ('DSC', '%', 2), 'hd95': ('HD95', 'mm', 2)}
+METRICS = {'dice': ('DSC', '%'), 'hd95': ('HD95', 'mm')}
 VARIES = {
   'weights': 'the seed of weights, batches and augmentation; all runs have the'
   ' same split, so another split may move all rows by more than this',
@@ -27,6 +27,13 @@ _CSV = (
   *('row', 'modality', 'metric', 'unit', 'mean', 'standard_deviation', 'n'),
   *('of', 'paper'),
 )
+_KEYS = ('title', 'task', 'seeds', 'rows', 'difference_method')
+# Each file, and how it is told from another of its name.
+_KNOWN = {
+  'table.json': lambda text: destination.has_keys(text, _KEYS),
+  'table.csv': lambda text: text.startswith(','.join(_CSV)),
+  'table.md': lambda text: text.startswith('# ') and '\n| row | runs |' in text,
+}
 # Seed -> the results of a row.
 _BySeed = dict[int, dict[str, Any]]
 
@@ -95,13 +102,14 @@ def _scores(found, pick, paper) -> dict[str, Any]:
 def _cost(found) -> dict[str, Any]:
   """Size and time of a row; every run of it has the same networks."""
   networks = [list(r['run']['networks'].values()) for r in found.values()]
-  total = lambda row, name: sum(n[name] for n in row)
-  known = networks and all('macs' in n for n in networks[0])
+  seconds = [sum(n['train_seconds'] for n in row) for row in networks]
+  first = networks[0] if networks else []
+  known = first and all('macs' in n for n in first)
   return {
-    'networks': len(networks[0]) if networks else None,
-    'parameters': networks[0][0]['parameters'] if networks else None,
-    'macs': networks[0][0]['macs'] if known else None,
-    'minutes': _spread([total(n, 'train_seconds') / 60 for n in networks]),
+    'networks': len(first) or None,
+    'parameters': first[0]['parameters'] if first else None,
+    'macs': first[0]['macs'] if known else None,
+    'minutes': _spread([s / 60 for s in seconds]),
     'devices': sorted({r['run']['devices'] for r in found.values()}),
   }
 
@@ -158,9 +166,8 @@ def collect(
     runs: of `plan.expand`.
     options: of the experiment.
   """
-  by_variant: dict[str, list[PlannedRun]] = {}
-  for run in runs:
-    by_variant.setdefault(run.variant.name, []).append(run)
+  grouped = itertools.groupby(runs, lambda run: run.variant.name)
+  by_variant = {name: list(group) for name, group in grouped}
   found = {name: _by_seed(group) for name, group in by_variant.items()}
   reference = found.get(REFERENCE, {})
   return {
@@ -178,48 +185,46 @@ def collect(
   }
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-  return '-' if value is None else f'{value:.{digits}f}'
-
-
-def _with_spread(value: Mapping[str, Any], digits: int) -> str:
-  text = _number(value['mean'], digits)
-  return text if value['sd'] is None else f'{text} ± {value["sd"]:.{digits}f}'
-
-
 def _modalities(content: Mapping[str, Any]) -> list[str]:
   """Of all rows, in the order in which they come."""
   names = (name for row in content['rows'] for name in row['modalities'])
   return list(dict.fromkeys(names))
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-  return '| ' + ' | '.join(cell.replace('|', '/') for cell in cells) + ' |'
+def _markdown_table(
+  title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
+) -> list[str]:
+  lines = (
+    '| ' + ' | '.join(cell.replace('|', '/') for cell in row) + ' |'
+    for row in (head, ['---'] * len(head), *rows)
+  )
+  return [f'## {title}', '', *lines, '']
 
 
-def _score_table(content, metric) -> list[str]:
+def _score_table(content, index: int, metric: str) -> list[str]:
   """One metric: each modality and the mean, ours and the paper's."""
-  name, unit, digits = METRICS[metric]
   columns = [*_modalities(content), 'mean']
   head = ['row', 'runs', *columns, 'paper: ' + ', '.join(columns)]
   if metric == 'dice':
     head.append(f'difference to {content["reference"]}')
-  lines = [f'## {name} ({unit})', '', _markdown_row(head)]
-  lines.append(_markdown_row(['---'] * len(head)))
+  rows = []
   for row in content['rows']:
-    entries = {**row['modalities'], 'mean': row['mean']}
-    index = list(METRICS).index(metric)
+    scores = {**row['modalities'], 'mean': row['mean']}
     printed = [row['paper'].get(column) for column in columns]
     cells = [row['label'], f'{row["n"]} of {row["of"]}']
     cells += [
-      _with_spread(entries[c][metric], digits) if c in entries else '-'
-      for c in columns
+      _score(scores[c][metric]) if c in scores else '-' for c in columns
     ]
-    cells.append(', '.join(_number(p and p[index]) for p in printed))
+    cells.append(', '.join(number(p and p[index]) for p in printed))
     if metric == 'dice':
       cells.append(_interval(row['difference'] and row['difference'][metric]))
-    lines.append(_markdown_row(cells))
-  return [*lines, '']
+    rows.append(cells)
+  name, unit = METRICS[metric]
+  return _markdown_table(f'{name} ({unit})', head, rows)
+
+
+def _score(found: Mapping[str, Any], digits: int = 2) -> str:
+  return number(found['mean'], digits, found['sd'])
 
 
 def _interval(found: Mapping[str, Any] | None) -> str:
@@ -231,43 +236,39 @@ def _interval(found: Mapping[str, Any] | None) -> str:
   return f'{text}, {found["patients"]} patients'
 
 
+def _size(found: Mapping[str, Any] | None) -> list[str]:
+  """Millions of parameters, and giga multiply-accumulates."""
+  millions, giga = (found and found[k] for k in ('parameters', 'macs'))
+  return [
+    number(millions and millions / 1e6, 3),
+    number(giga and giga / 1e9, 3),
+  ]
+
+
 def _cost_table(content) -> list[str]:
   head = ['row', 'networks', 'parameters (M)', 'GMAC', 'full size: M, GMAC']
   head += ['paper: M, GMAC', 'minutes', 'devices']
-  lines = ['## Size and time', '', _markdown_row(head)]
-  lines.append(_markdown_row(['---'] * len(head)))
-  for row in content['rows']:
-    millions = row['parameters'] and row['parameters'] / 1e6
-    giga = row['macs'] and row['macs'] / 1e9
-    printed = row['paper'].get('size', (None, None))
-    full = row['paper_size'] or {'parameters': None, 'macs': None}
-    scaled = (
-      full[name] and full[name] / unit
-      for name, unit in (('parameters', 1e6), ('macs', 1e9))
-    )
-    lines.append(
-      _markdown_row(
-        [
-          row['label'],
-          str(row['networks'] or '-'),
-          _number(millions, 3),
-          _number(giga, 3),
-          ', '.join(_number(n, 3) for n in scaled),
-          ', '.join(_number(p) for p in printed),
-          _with_spread(row['minutes'], 1),
-          ', '.join(row['devices']) or '-',
-        ]
-      )
-    )
-  return [*lines, '']
+  rows = [
+    [
+      row['label'],
+      str(row['networks'] or '-'),
+      *_size(row),
+      ', '.join(_size(row['paper_size'])),
+      ', '.join(map(number, row['paper'].get('size', (None, None)))),
+      _score(row['minutes'], 1),
+      ', '.join(row['devices']) or '-',
+    ]
+    for row in content['rows']
+  ]
+  return _markdown_table('Size and time', head, rows)
 
 
 def markdown(content: Mapping[str, Any]) -> str:
   """`table.md`."""
   seeds = ', '.join(map(str, content['seeds']))
   lines = [f'# {content["title"]}', '']
-  for metric in METRICS:
-    lines += _score_table(content, metric)
+  for index, metric in enumerate(METRICS):
+    lines += _score_table(content, index, metric)
   lines += _cost_table(content)
   lines += [
     f'* Mean ± standard deviation over the seeds {seeds}. What varies:'
@@ -299,7 +300,7 @@ def _csv(content: Mapping[str, Any]) -> list[Sequence[Any]]:
   rows: list[Sequence[Any]] = [_CSV]
   for row in content['rows']:
     for modality, scores in [*row['modalities'].items(), ('mean', row['mean'])]:
-      for metric, (_, unit, _) in METRICS.items():
+      for metric, (_, unit) in METRICS.items():
         value = scores[metric]
         numbers = [
           '' if v is None else f'{v:.4f}' for v in (value['mean'], value['sd'])
@@ -321,33 +322,12 @@ def check(folder: pathlib.Path) -> None:
     ValueError: it is none, or a file there has a table's name and is not one.
   """
   destination.check(folder / 'table.json')
-  for name, is_table in _KNOWN.items():
-    path = folder / name
-    if not os.path.lexists(path):
-      continue
-    try:
-      known = path.is_file() and is_table(path.read_text())
-    except (OSError, ValueError):
-      known = False
-    if not known:
-      raise ValueError(
-        f'{path} is there and is no table of an experiment, nothing replaces'
-        ' it: choose another --output, or move that file away'
-      )
-
-
-def _is_content(text: str) -> bool:
-  found = json.loads(text)
-  keys = {'title', 'task', 'seeds', 'rows', 'difference_method'}
-  return isinstance(found, dict) and keys <= found.keys()
-
-
-# Each file, and how it is told from another of its name.
-_KNOWN = {
-  'table.json': _is_content,
-  'table.csv': lambda text: text.startswith(','.join(_CSV)),
-  'table.md': lambda text: text.startswith('# ') and '\n| row | runs |' in text,
-}
+  destination.check_ours(
+    folder,
+    _KNOWN,
+    ' is there and is no table of an experiment, nothing replaces it: choose'
+    ' another --output, or move that file away',
+  )
 
 
 def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
