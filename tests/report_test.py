@@ -215,7 +215,7 @@ def test_other_scores_than_the_results_are_refused(trained, data, tmp_path):
   with pytest.raises(
     ValueError, match=r'in results\.json: the checkpoints are'
   ):
-    predictions.predict(runs.read(str(folder)), *data)
+    predictions.predict(runs.read(str(folder)), data)
 
 
 def test_a_report_lies_in_its_runs_folder_and_replaces_a_report(moved):
@@ -268,7 +268,7 @@ def test_scans_are_shown_by_rank(dice, chosen):
 
 def test_pseudo_labels_are_scored_on_hidden_references_alone(run, data):
   prepared, split = data
-  rows = pseudo_labels.quality(run, prepared, split, limit=1)
+  rows = pseudo_labels.quality(run, data, limit=1)
   (network,) = run.networks
   assert {row['step'] for row in rows} == set(network.steps())
   assert [row['modality'] for row in rows[:2]] == ['ct', 'mr']
@@ -357,16 +357,16 @@ def test_a_report_needs_neither_the_scans_nor_their_task(own, tmp_path):
 
 def test_pseudo_labels_of_a_class_without_labels_have_no_score(own):
   run = runs.read(str(own[0]))
-  prepared, split = run.data()
-  labeled = split['t2']['labeled']
-  split['t2'] |= {'labeled': labeled[1:], 'unlabeled': labeled[:1]}
-  for row in pseudo_labels.quality(run, prepared, split, limit=1):
+  data = run.data()
+  labeled = data.split['t2']['labeled']
+  data.split['t2'] |= {'labeled': labeled[1:], 'unlabeled': labeled[:1]}
+  for row in pseudo_labels.quality(run, data, limit=1):
     known = {name for name, dice in row['dice'].items() if dice == dice}
     assert row['modality'] == 't2' and known == {'liver', 'spleen'}
 
 
 def test_points_are_of_the_best_network(run, data):
-  found = features.collect(run, *data)
+  found = features.collect(run, data)
   assert set(found) == {'features', 'embeddings', 'prototypes'}
   pixels = found['features']
   assert pixels.values.shape[1] == run.config.model.width

@@ -9,10 +9,13 @@ from html import escape
 import math
 from typing import NamedTuple
 
+from matplotlib import ticker
 import numpy as np
 
 WIDTH, HEIGHT = 420, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
+# Half of a box's width.
+_HALF = 8
 
 
 class Line(NamedTuple):
@@ -47,22 +50,16 @@ def _finite(values: Sequence[float | None]) -> list[float]:
   return [v for v in values if v is not None and math.isfinite(v)]
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-  """Round numbers from `low` to `high`, about `count`."""
-  if not high > low:
-    return [low]
-  rough = (high - low) / count
-  power = 10.0 ** math.floor(math.log10(rough))
-  step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
-  first = math.ceil(low / step - 1e-9)
-  last = math.floor(high / step + 1e-9)
-  return [i * step for i in range(first, last + 1)]
+def ticks(low: float, high: float) -> list[float]:
+  """About five round numbers from `low` to `high`."""
+  found = ticker.MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high)
+  return [float(value) for value in found if low <= value <= high]
 
 
-def _text(x, y, words, anchor='middle', more='') -> str:
+def _text(x, y, words, anchor='middle') -> str:
   return (
-    f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>'
-    f'{escape(str(words))}</text>'
+    f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+    f'{escape(words)}</text>'
   )
 
 
@@ -77,38 +74,34 @@ def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
 class _Axes:
   """From values to pixels, with the frame and its ticks."""
 
-  def __init__(self, x, y, height=HEIGHT, width=WIDTH):
+  def __init__(self, x, y, width=WIDTH):
     self.x, self.y = x, y
-    self.width, self.height = width, height
-    self.bottom = height - _BOTTOM
+    self.right, self.bottom = width - _RIGHT, HEIGHT - _BOTTOM
 
   def across(self, value: float) -> float:
-    low, high = self.x
-    share = (value - low) / ((high - low) or 1)
-    return _LEFT + share * (self.width - _LEFT - _RIGHT)
+    return float(np.interp(value, self.x, (_LEFT, self.right)))
 
   def up(self, value: float) -> float:
-    low, high = self.y
-    share = (value - low) / ((high - low) or 1)
-    return self.bottom - share * (self.bottom - _TOP)
+    return float(np.interp(value, self.y, (self.bottom, _TOP)))
 
   def frame(self, label: str, numbers_x: bool) -> list[str]:
     parts = []
     for value in ticks(*self.y):
       at = self.up(value)
-      parts.append(
-        f'<path class="grid" d="M{_LEFT} {at:.1f}H{self.width - _RIGHT}"/>'
-      )
+      parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{self.right}"/>')
       parts.append(_text(_LEFT - 5, at + 4, f'{value:g}', 'end'))
     if numbers_x:
       for value in ticks(*self.x):
         parts.append(_text(self.across(value), self.bottom + 14, f'{value:g}'))
-    right = self.width - _RIGHT
-    parts.append(
-      f'<path class="axis" d="M{_LEFT} {_TOP}V{self.bottom}H{right}"/>'
-    )
-    parts.append(_text((_LEFT + right) / 2, self.height - 4, label))
+    corner = f'{_LEFT} {_TOP}V{self.bottom}H{self.right}'
+    parts.append(f'<path class="axis" d="M{corner}"/>')
+    parts.append(_text((_LEFT + self.right) / 2, HEIGHT - 4, label))
     return parts
+
+
+def _nothing(title: str) -> str:
+  """A chart without any values."""
+  return _svg(WIDTH, 40, title, [_text(WIDTH / 2, 24, 'no values')])
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -117,41 +110,34 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
   return low - margin, high + margin
 
 
-def lines(title: str, curves: Sequence[Line], *, x_label: str = 'epoch') -> str:
+def lines(title: str, curves: Sequence[Line]) -> str:
   """Curves over epochs, with their names beside.
 
   Args:
     title: for those who cannot see it.
     curves: empty ones are left out.
-    x_label: under the axis.
   """
   kept = []
   for curve in curves:
-    pairs = [
-      (x, y)
-      for x, y in zip(curve.x, curve.y, strict=True)
-      if y is not None and math.isfinite(y)
-    ]
-    if pairs:
-      kept.append((curve, pairs))
+    pairs = zip(curve.x, curve.y, strict=True)
+    points = [(x, y) for x, y in pairs if _finite([y])]
+    if points:
+      kept.append((curve, points))
   if not kept:
-    return _svg(WIDTH, 40, title, [_text(WIDTH / 2, 24, 'no values')])
-  xs = [x for _, pairs in kept for x, _ in pairs]
-  ys = [y for _, pairs in kept for _, y in pairs]
+    return _nothing(title)
+  xs, ys = zip(*(p for _, points in kept for p in points), strict=True)
   axes = _Axes(_range(xs), _range(ys))
-  parts = axes.frame(x_label, numbers_x=True)
-  for curve, pairs in kept:
-    path = 'L'.join(f'{axes.across(x):.1f} {axes.up(y):.1f}' for x, y in pairs)
+  parts = axes.frame('epoch', numbers_x=True)
+  for curve, points in kept:
+    path = 'L'.join(f'{axes.across(x):.1f} {axes.up(y):.1f}' for x, y in points)
     dash = ' stroke-dasharray="4 3"' if curve.dashed else ''
     parts.append(
       f'<path class="line" d="M{path}" stroke="{curve.colour}"{dash}>'
       f'<title>{escape(curve.name)}</title></path>'
     )
-    if len(pairs) == 1:
-      x, y = axes.across(pairs[0][0]), axes.up(pairs[0][1])
-      parts.append(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{curve.colour}"/>'
-      )
+    if len(points) == 1:
+      x, y = path.split()
+      parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{curve.colour}"/>')
   return _svg(WIDTH, HEIGHT, title, parts) + _legend([c for c, _ in kept])
 
 
@@ -164,8 +150,8 @@ def _legend(curves: Sequence[Line]) -> str:
   return f'<ul class="legend">{entries}</ul>'
 
 
-def _one_box(axes: _Axes, box: Box, at: float, half: float) -> list[str]:
-  values = _finite(box.values)
+def _one_box(axes: _Axes, box: Box, at: float) -> list[str]:
+  values, half = _finite(box.values), _HALF
   if not values:
     return []
   q1, q2, q3 = np.percentile(values, [25, 50, 75])
@@ -196,12 +182,12 @@ def boxes(title: str, groups: Sequence[Box], unit: str) -> str:
   """
   values = [v for box in groups for v in _finite(box.values)]
   if not values:
-    return _svg(WIDTH, 40, title, [_text(WIDTH / 2, 24, 'no values')])
+    return _nothing(title)
   width = max(WIDTH, 60 + 26 * len(groups))
   axes = _Axes((0, len(groups)), _range(values), width=width)
   parts = axes.frame(unit, numbers_x=False)
   for index, box in enumerate(groups):
-    inner = _one_box(axes, box, axes.across(index + 0.5), 8)
+    inner = _one_box(axes, box, axes.across(index + 0.5))
     name = escape(box.name, quote=True)
     parts.append(f'<g data-class="{name}">{"".join(inner)}</g>')
   names = list(dict.fromkeys(box.group for box in groups))

@@ -1,10 +1,13 @@
 """What the log and the results say: curves, tables, box plots."""
 
 from collections.abc import Sequence
+import functools
+import itertools
 import json
 from typing import Any
 
 from dbdc_jax.evaluation import metrics, pictures
+from dbdc_jax.evaluation.scoring import number
 from dbdc_jax.reporting import charts, page
 from dbdc_jax.reporting.charts import Box, Line
 from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
@@ -18,9 +21,8 @@ _AGGREGATION = 'Means: over scans, then classes, then modalities.'
 
 def class_colours(classes: Sequence[str]) -> dict[str, str]:
   """Class to colour, as in all pictures; the background is grey."""
-  colours = pictures.COLOURS
-  out = {c: colours[i % len(colours)] for i, c in enumerate(classes[1:])}
-  return {classes[0]: BACKGROUND, **out}
+  colours = zip(classes[1:], itertools.cycle(pictures.COLOURS), strict=False)
+  return {classes[0]: BACKGROUND, **dict(colours)}
 
 
 def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
@@ -29,27 +31,24 @@ def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
   Args:
     modalities: all that the run has trained: a transfer tests one of its two.
   """
-  order = ('#d55e00', '#0072b2', '#009e73', '#cc79a7')
-  return {m: order[i % len(order)] for i, m in enumerate(modalities)}
+  colours = itertools.cycle(('#d55e00', '#0072b2', '#009e73', '#cc79a7'))
+  return dict(zip(modalities, colours, strict=False))
 
 
 def _curve(
   network: FinishedNetwork,
-  key: str,
+  keys: Sequence[str],
   name: str,
   colour: str,
   *,
   scale: float = 1.0,
   dashed: bool = False,
 ) -> Line:
-  values = [row.get(key) for row in network.rows]
-  return Line(
-    name,
-    [row['epoch'] for row in network.rows],
-    [None if v is None else scale * v for v in values],
-    colour,
-    dashed,
-  )
+  """The sum of what is logged under some keys; none where one of them lacks."""
+  found = [[row.get(key) for key in keys] for row in network.rows]
+  values = [None if None in v else scale * sum(v) for v in found]
+  epochs = [row['epoch'] for row in network.rows]
+  return Line(name, epochs, values, colour, dashed)
 
 
 def _terms(network: FinishedNetwork) -> list[str]:
@@ -61,17 +60,13 @@ def _terms(network: FinishedNetwork) -> list[str]:
 
 def _losses(run: FinishedRun) -> str:
   figures = []
+  colours = (*pictures.COLOURS[:7], '#777777', '#44aa99', '#882255')
   for network in run.networks:
-    curves = [_curve(network, 'loss', 'total', '#000000')]
-    colours = (*pictures.COLOURS[:7], '#777777', '#44aa99', '#882255')
+    curves = [_curve(network, ['loss'], 'total', '#000000')]
     for index, name in enumerate(_terms(network)):
-      rows = network.rows
       keys = [f'{name}/{m}' for m in network.modalities]
-      values = [[row.get(key) for key in keys] for row in rows]
-      summed = [None if None in v else sum(filter(None, v)) for v in values]
       colour = colours[index % len(colours)]
-      epochs = [row['epoch'] for row in rows]
-      curves.append(Line(name, epochs, summed, colour, index >= 7))
+      curves.append(_curve(network, keys, name, colour, dashed=index >= 7))
     title = 'Losses, summed over ' + ', '.join(network.modalities)
     figures.append(page.figure(charts.lines(title, curves), title))
   return page.row(*figures)
@@ -84,18 +79,17 @@ def training(run: FinishedRun) -> page.Section:
   for network in run.networks:
     for name in network.modalities:
       colour = colours[name]
+      one = functools.partial(_curve, network, colour=colour)
       dice += [
-        _curve(network, f'validation_dice/{name}', name, colour, scale=100),
-        _curve(
-          *(network, f'train_dice/{name}', f'{name}, training', colour),
-          scale=100,
-          dashed=True,
+        one([f'validation_dice/{name}'], name, scale=100),
+        one(
+          [f'train_dice/{name}'], f'{name}, training', scale=100, dashed=True
         ),
       ]
-      weights.append(_curve(network, f'weight/{name}', name, colour))
+      weights.append(one([f'weight/{name}'], name))
     if len(network.modalities) > 1:
-      key = 'validation_dice_mean'
-      dice.append(_curve(network, key, 'mean', '#000000', scale=100))
+      keys = ['validation_dice_mean']
+      dice.append(_curve(network, keys, 'mean', '#000000', scale=100))
   svg = charts.lines
   return page.Section(
     'Training',
@@ -123,28 +117,24 @@ def summary(run: FinishedRun) -> page.Section:
       # A class that this modality's labels do not have has no scores.
       found = grid['classes']
       values = [found.get(c, {}).get(metric) for c in run.classes[1:]]
-      rows.append([modality, *map(page.number, values)])
-      rows[-1] += [page.number(grid['mean'][metric]), entry['test_cases']]
+      rows.append([modality, *map(number, values)])
+      rows[-1] += [number(grid['mean'][metric]), entry['test_cases']]
     mean = run.results['mean']['native_grid'][metric]
     blank = [''] * (len(run.classes) - 1)
-    rows.append(['mean', *blank, page.number(mean), ''])
+    rows.append(['mean', *blank, number(mean), ''])
     head = [title, *run.classes[1:], 'mean', 'scans']
     parts.append(page.table(head, rows))
   networks = info['networks'].values()
+  labeled = ', '.join(f'{m} {n}' for m, n in info['labeled_scans'].items())
+  minutes = sum(n['train_seconds'] for n in networks) / 60
   facts = [
     ('method', info['method']),
     ('task', info['task']),
     ('seed, split seed', f'{info["seed"]}, {info["split_seed"]}'),
-    (
-      'labelled scans',
-      ', '.join(f'{m} {n}' for m, n in info['labeled_scans'].items()),
-    ),
+    ('labelled scans', labeled),
     ('epochs', info['epochs']),
     ('parameters', ', '.join(f'{n["parameters"]:,}' for n in networks)),
-    (
-      'minutes of training',
-      page.number(sum(n['train_seconds'] for n in networks) / 60, 1),
-    ),
+    ('minutes of training', number(minutes, 1)),
     ('devices', info['devices']),
     ('commit', run.record['commit'] or '-'),
   ]
@@ -174,12 +164,7 @@ def scores(run: FinishedRun) -> page.Section:
   cases, figures = run.results['cases'], []
   for metric, title in METRICS.items():
     groups = [
-      Box(
-        modality,
-        name,
-        values,
-        colours[name],
-      )
+      Box(modality, name, values, colours[name])
       for modality in run.modalities
       for name in run.classes[1:]
       if (values := _values(cases, modality, name, metric))
@@ -191,13 +176,14 @@ def scores(run: FinishedRun) -> page.Section:
       )
     )
   head = ['scan', 'modality', 'class', 'DSC (%)', 'HD95 (mm)', 'note']
-  rows, names = [], []
-  for case in cases:
-    for name, row in case['native'].items():
-      names.append(name)
-      numbers = [page.number(row[metric]) for metric in METRICS]
-      rows.append([case['case'], case['modality'], name, *numbers])
-      rows[-1].append(row['empty'])
+  rows = [
+    [case['case'], case['modality'], name]
+    + [number(row[metric]) for metric in METRICS]
+    + [row['empty']]
+    for case in cases
+    for name, row in case['native'].items()
+  ]
+  names = [name for _, _, name, *_ in rows]
   return page.Section(
     'Scores per class',
     page.row(*figures)
@@ -223,8 +209,8 @@ def comparison(runs: Sequence[tuple[str, FinishedRun]]) -> page.Section:
       for modality in modalities:
         entry = run.results['modalities'].get(modality)
         value = entry and entry['native_grid']['mean'][metric]
-        row.append(page.number(value))
-      row.append(page.number(run.results['mean']['native_grid'][metric]))
+        row.append(number(value))
+      row.append(number(run.results['mean']['native_grid'][metric]))
     rows.append(row)
   return page.Section('Comparison', page.table(head, rows))
 

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.cache.prepared import Prepared, PreparedCase
-from data.split import Split
 from data.task import to_float
 from dbdc_jax.evaluation import pictures
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import UNet
-from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
+from dbdc_jax.reporting.runs import Data, FinishedNetwork, FinishedRun
 
 SLICES = 4
 PER_CLASS = 40
@@ -117,15 +116,12 @@ def _prototypes(network: FinishedNetwork, memory, present) -> Points | None:
   return Points(values[kept], classes, names)
 
 
-def collect(
-  run: FinishedRun, prepared: Prepared, split: Split
-) -> dict[str, Points]:
+def collect(run: FinishedRun, data: Data) -> dict[str, Points]:
   """Points of the best checkpoint(s), by kind.
 
   Args:
     run: the run.
-    prepared: its scans.
-    split: who is where.
+    data: its scans.
 
   Returns:
     'features' after the last modulation layer and, of a method with a
@@ -143,9 +139,8 @@ def collect(
   parts: dict[str, list[np.ndarray]] = {}
   classes, names = [], []
   present = np.zeros((len(network.modalities), len(run.classes)), bool)
-  groups = run.cases(prepared, split, network, 'test')
-  for index, cases in enumerate(groups):
-    images, labels = _slices(prepared, cases)
+  for index, cases in enumerate(data.cases(network, 'test')):
+    images, labels = _slices(data.prepared, cases)
     ids = np.full(len(images), index, np.int32)
     labels = labels[:, ::stride, ::stride].ravel()
     chosen = _draw(labels, rng)

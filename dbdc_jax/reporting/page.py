@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Sequence
 from html import escape
-import math
 import os
 import pathlib
 from typing import NamedTuple
@@ -34,13 +33,6 @@ class Tab(NamedTuple):
 
   title: str
   sections: Sequence[Section]
-
-
-def number(value: float | None, digits: int = 2) -> str:
-  """A number for a table; '-' where there is none."""
-  if value is None or not math.isfinite(value):
-    return '-'
-  return f'{value:.{digits}f}'
 
 
 def table(
@@ -85,19 +77,16 @@ def preformatted(text: str) -> str:
   return f'<pre class="scroll">{escape(text)}</pre>'
 
 
+def figure(drawn: str, caption: str) -> str:
+  """A chart or a picture with its caption."""
+  return f'<figure>{drawn}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
 def picture(png: bytes, caption: str) -> str:
-  """A PNG inside of the page."""
-  data = base64.b64encode(png).decode()
-  alt = escape(caption, quote=True)
-  return (
-    f'<figure><img alt="{alt}" src="data:image/png;base64,{data}">'
-    f'<figcaption>{escape(caption)}</figcaption></figure>'
-  )
-
-
-def figure(svg: str, caption: str) -> str:
-  """A chart with its caption."""
-  return f'<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>'
+  """A PNG inside of the page, with its caption."""
+  data, alt = base64.b64encode(png).decode(), escape(caption, quote=True)
+  image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+  return figure(image, caption)
 
 
 def row(*figures: str) -> str:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from data.cache.prepared import Prepared, PreparedCase
-from data.split import Split
+from data.cache.prepared import PreparedCase
 from dbdc_jax.inference import prepared_cases
-from dbdc_jax.reporting.runs import FinishedRun
+from dbdc_jax.reporting.runs import Data, FinishedRun
 
-# Which scans are shown, by their mean DSC over the classes that have one.
-RANKS = ('best', 'median', 'worst')
+# Which scans are shown, by their mean DSC over the classes that have one, and
+# how many scans it takes.
+RANKS = {'best': 1, 'median': 3, 'worst': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,26 +50,20 @@ def choose(dice: dict[str, float]) -> dict[str, str]:
   """
   finite = [name for name, value in dice.items() if np.isfinite(value)]
   order = sorted(finite, key=dice.__getitem__)
-  if not order:
-    return {}
-  places = {'best': -1, 'worst': 0, 'median': (len(order) - 1) // 2}
-  out: dict[str, str] = {}
-  for rank in RANKS if len(order) > 2 else ('best', 'worst'):
-    name = order[places[rank]]
-    if name not in out.values():
-      out[rank] = name
-  return out
+  places = {'best': -1, 'median': (len(order) - 1) // 2, 'worst': 0}
+  return {
+    rank: order[places[rank]]
+    for rank, needed in RANKS.items()
+    if len(order) >= needed
+  }
 
 
-def predict(
-  run: FinishedRun, prepared: Prepared, split: Split
-) -> dict[str, Prediction]:
+def predict(run: FinishedRun, data: Data) -> dict[str, Prediction]:
   """Segments all test scans.
 
   Args:
     run: the run.
-    prepared: its scans.
-    split: who is where.
+    data: its scans.
 
   Returns:
     Scan to its prediction.
@@ -78,37 +72,21 @@ def predict(
     ValueError: a checkpoint that is damaged, or that gives other scores than
       the run's results have.
   """
-  known = {case['case']: case for case in run.results['cases']}
+  known = {case['case']: mean_dice(case) for case in run.results['cases']}
   out: dict[str, Prediction] = {}
 
   def keep(case, prediction, reference):
-    dice = mean_dice(known[case.name])
+    dice = known[case.name]
     out[case.name] = Prediction(case, prediction, reference, dice)
 
   for network in run.networks:
-    scans = prepared_cases.Scans(
-      network.problem,
-      network.method,
-      *network.state(network.facts['best_step']),
-      prepared,
-      run.cases(prepared, split, network, 'labeled'),
-    )
-    found = prepared_cases.test_cases(
-      network.problem,
-      scans,
-      prepared,
-      [
-        cases if name in run.modalities else []
-        for name, cases in zip(
-          network.modalities,
-          run.cases(prepared, split, network, 'test'),
-          strict=True,
-        )
-      ],
-      keep,
-    )
-    for case in found:
-      before, now = mean_dice(known[case['case']]), mean_dice(case)
+    scans = data.segmenter(network, network.facts['best_step'])
+    groups = zip(network.modalities, data.cases(network, 'test'), strict=True)
+    tested = [cases if m in run.modalities else [] for m, cases in groups]
+    for case in prepared_cases.test_cases(
+      network.problem, scans, data.prepared, tested, keep
+    ):
+      before, now = known[case['case']], mean_dice(case)
       # Another device rounds differently; another network is further off.
       if not np.isclose(before, now, atol=0.5, equal_nan=True):
         raise ValueError(

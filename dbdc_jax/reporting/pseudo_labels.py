@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data.cache.prepared import Prepared
-from data.split import Split
 from dbdc_jax.evaluation import metrics
-from dbdc_jax.inference import prepared_cases
-from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
+from dbdc_jax.reporting.runs import Data, FinishedNetwork, FinishedRun
 
 METHOD = (
   'What the network says of unlabelled training scans, against references that'
@@ -32,49 +29,37 @@ def _score(scans, prepared, cases, modality, labelable):
     found = scans.labels(prepared.images(case), modality)
     dice = metrics.dice(found, prepared.labels(case), len(labelable))
     rows.append(np.where(labelable, dice, np.nan)[1:])
-  table = 100 * np.array(rows)
-  has = ~np.isnan(table)
-  sums = np.where(has, table, 0).sum(0)
-  return np.where(has.any(0), sums / np.maximum(has.sum(0), 1), np.nan)
+  table = np.ma.masked_invalid(100 * np.array(rows))
+  return table.mean(0).filled(np.nan)
 
 
-def _of_network(run, network: FinishedNetwork, prepared, split, limit):
+def _of_network(run, network: FinishedNetwork, data: Data, limit):
   epochs = {row['step']: row['epoch'] for row in network.rows}
-  groups = run.cases(prepared, split, network, 'unlabeled')
-  atlases = run.cases(prepared, split, network, 'labeled')
-  out = []
+  groups = data.cases(network, 'unlabeled')
   labelable = network.problem.labelable
   for step in network.steps():
-    scans = prepared_cases.Scans(
-      network.problem, network.method, *network.state(step), prepared, atlases
-    )
+    scans = data.segmenter(network, step)
     for index, cases in enumerate(groups):
       chosen = [case for case in cases if case.labeled][:limit]
       if not chosen:
         continue
-      dice = _score(scans, prepared, chosen, index, labelable[index])
-      out.append(
-        {
-          'modality': network.modalities[index],
-          'step': step,
-          'epoch': epochs.get(step),
-          'best': step == network.facts['best_step'],
-          'scans': len(chosen),
-          'dice': dict(zip(run.classes[1:], map(float, dice), strict=True)),
-        }
-      )
-  return out
+      dice = _score(scans, data.prepared, chosen, index, labelable[index])
+      yield {
+        'modality': network.modalities[index],
+        'step': step,
+        'epoch': epochs.get(step),
+        'best': step == network.facts['best_step'],
+        'scans': len(chosen),
+        'dice': dict(zip(run.classes[1:], map(float, dice), strict=True)),
+      }
 
 
-def quality(
-  run: FinishedRun, prepared: Prepared, split: Split, limit: int
-) -> list[dict[str, Any]]:
+def quality(run: FinishedRun, data: Data, limit: int) -> list[dict[str, Any]]:
   """Scores of every kept checkpoint on the unlabelled training scans.
 
   Args:
     run: the run.
-    prepared: its scans.
-    split: who is where.
+    data: its scans.
     limit: scans of each modality, the first by name.
 
   Returns:
@@ -84,5 +69,5 @@ def quality(
   return [
     row
     for network in run.networks
-    for row in _of_network(run, network, prepared, split, limit)
+    for row in _of_network(run, network, data, limit)
   ]

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax import methods
+from dbdc_jax.inference import prepared_cases
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import scans
 from dbdc_jax.workdir import checkpoint, export_folder, run_folder, run_record
@@ -123,7 +124,7 @@ class FinishedRun:
       for solved in [problem.of(names.split(','))]
     )
 
-  def data(self) -> tuple[Prepared, Split]:
+  def data(self) -> 'Data':
     """The scans that it was trained on, prepared again if need be.
 
     Raises:
@@ -137,14 +138,36 @@ class FinishedRun:
     prepared = scans.load(methods.resolve(self.config))
     run_record.check_data(self.workdir, prepared.fingerprint)
     transfer = methods.traits(self.config).transfer
-    split = scans.saved_split(self.workdir, prepared, transfer)
-    return prepared, split
+    return Data(prepared, scans.saved_split(self.workdir, prepared, transfer))
+
+
+class Data(NamedTuple):
+  """A run's scans, and who is where."""
+
+  prepared: Prepared
+  split: Split
 
   def cases(
-    self, prepared: Prepared, split: Split, network: FinishedNetwork, part: str
+    self, network: FinishedNetwork, part: str
   ) -> list[list[PreparedCase]]:
     """Scans of a part of the split, for each of a network's modalities."""
-    return scans.select(prepared, split, network.modalities, part)
+    return scans.select(self.prepared, self.split, network.modalities, part)
+
+  def segmenter(
+    self, network: FinishedNetwork, step: int
+  ) -> prepared_cases.Scans:
+    """Segments scans as a network does after a step.
+
+    Raises:
+      ValueError: see `FinishedNetwork.state`.
+    """
+    return prepared_cases.Scans(
+      network.problem,
+      network.method,
+      *network.state(step),
+      self.prepared,
+      self.cases(network, 'labeled'),
+    )
 
 
 def _missing(path: pathlib.Path) -> str:

@@ -1,6 +1,5 @@
 """A run as parts of the page: from its log, and from its scans and networks."""
 
-from collections.abc import Sequence
 import functools
 import io
 from typing import Any
@@ -11,8 +10,7 @@ from PIL import Image
 from data.cache.prepared import Prepared
 from data.preparation import BadScans
 from data.preprocessing import preprocess
-from data.split import Split
-from dbdc_jax.evaluation import pictures
+from dbdc_jax.evaluation import pictures, scoring
 from dbdc_jax.reporting import (
   charts,
   curves,
@@ -24,7 +22,7 @@ from dbdc_jax.reporting import (
   surfaces,
 )
 from dbdc_jax.reporting.predictions import Prediction
-from dbdc_jax.reporting.runs import FinishedRun
+from dbdc_jax.reporting.runs import Data, FinishedRun
 
 _TURNS = (0, 45)
 _KINDS = {
@@ -71,15 +69,15 @@ def _solid(found: Prediction) -> str:
   return page.picture(png.getvalue(), text)
 
 
-def _pictures(run: FinishedRun, prepared: Prepared, split: Split) -> str:
+def _pictures(run: FinishedRun, data: Data) -> str:
   """Overlays and surfaces of the scans that the rule chooses (Figures 4, 5)."""
-  found = predictions.predict(run, prepared, split)
+  found = predictions.predict(run, data)
   flat, solid = [], []
   for modality in run.modalities:
     mine = {k: p for k, p in found.items() if p.case.modality == modality}
     ranks = predictions.choose({k: p.dice for k, p in mine.items()})
     flat += [
-      _overlay(mine[name], prepared, run.classes, rank)
+      _overlay(mine[name], data.prepared, run.classes, rank)
       for rank, name in ranks.items()
     ]
     middle = ranks.get('median', ranks.get('best'))
@@ -93,10 +91,10 @@ def _pictures(run: FinishedRun, prepared: Prepared, split: Split) -> str:
   return page.note(text) + page.row(*flat) + page.row(*solid)
 
 
-def _features(run: FinishedRun, prepared: Prepared, split: Split) -> str:
+def _features(run: FinishedRun, data: Data) -> str:
   """Figure 6."""
   colours, figures = curves.class_colours(run.classes), []
-  found = features.collect(run, prepared, split)
+  found = features.collect(run, data)
   for kind, title in _KINDS.items():
     if kind not in found:
       continue
@@ -126,14 +124,12 @@ def _features(run: FinishedRun, prepared: Prepared, split: Split) -> str:
   return page.row(*figures) + page.note(words)
 
 
-def _pseudo_labels(
-  run: FinishedRun, prepared: Prepared, split: Split, limit: int
-) -> str:
-  rows = pseudo_labels.quality(run, prepared, split, limit)
+def _pseudo_labels(run: FinishedRun, data: Data, limit: int) -> str:
+  rows = pseudo_labels.quality(run, data, limit)
   if not rows:
     return page.note('There are no unlabelled training scans with a reference.')
   colours = curves.modality_colours(run.trained)
-  mean = lambda row: _mean(list(row['dice'].values()))
+  mean = lambda row: scoring.mean(row['dice'].values())
   lines = [
     charts.Line(
       name,
@@ -147,8 +143,8 @@ def _pseudo_labels(
   head = ['modality', 'epoch', *run.classes[1:], 'mean', 'scans', 'note']
   table = [
     [row['modality'], row['epoch'] or '-']
-    + [page.number(row['dice'][name]) for name in run.classes[1:]]
-    + [page.number(mean(row)), row['scans'], 'tested' if row['best'] else '']
+    + [scoring.number(row['dice'][name]) for name in run.classes[1:]]
+    + [scoring.number(mean(row)), row['scans'], 'tested' if row['best'] else '']
     for row in rows
   ]
   title = 'DSC (%) on unlabelled training scans, per kept checkpoint'
@@ -159,11 +155,6 @@ def _pseudo_labels(
   )
 
 
-def _mean(values: Sequence[float]) -> float:
-  found = [v for v in values if np.isfinite(v)]
-  return float(np.mean(found)) if found else float('nan')
-
-
 def _from_data(run: FinishedRun, limit: int) -> list[page.Section]:
   """What needs the scans and the networks; says so where they are gone."""
   makers: dict[str, Any] = {
@@ -172,14 +163,14 @@ def _from_data(run: FinishedRun, limit: int) -> list[page.Section]:
     'Pseudo-labels': functools.partial(_pseudo_labels, limit=limit),
   }
   try:
-    prepared, split = run.data()
+    data = run.data()
   except (BadScans, ValueError, OSError) as error:
     text = page.note(f'Not shown, the scans cannot be read: {error}')
     return [page.Section(title, text) for title in makers]
   out = []
   for title, make in makers.items():
     try:
-      html = make(run, prepared, split)
+      html = make(run, data)
     except (ValueError, OSError) as error:
       html = page.note(f'Not shown: {error}')
     out.append(page.Section(title, html))

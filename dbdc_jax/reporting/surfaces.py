@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.colors import to_rgba_array
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
@@ -12,6 +13,8 @@ _LIGHT = np.array([0.5, 0.8, 0.35]) / np.linalg.norm([0.5, 0.8, 0.35])
 _AMBIENT = 0.35
 # Voxel steps are smoothed away for the shading only, in mm.
 _SMOOTH = 2.0
+# Side of a picture.
+_PIXELS = 200
 
 
 # Where slices, rows and columns run to in what is rendered.
@@ -51,7 +54,7 @@ def _crop(label: np.ndarray) -> np.ndarray:
   return np.pad(label[box], 1)
 
 
-def _rays(shape, spacing, turn, pixels):
+def _rays(shape, spacing, turn):
   """Voxels that the rays pass, by axis; -1 where they are outside.
 
   The picture's rows run from head to feet, its columns from the patient's
@@ -59,13 +62,13 @@ def _rays(shape, spacing, turn, pixels):
   from feet to head: a row of the picture is one slice.
 
   Returns:
-    Slices `[pixels]`, rows and columns `[pixels, depth]`.
+    Slices `[200]`, rows and columns `[200, depth]`.
   """
   size = np.array(shape) * spacing
   reach = max(size[0], np.hypot(size[1], size[2])) / 2
-  depth = min(int(2 * reach / min(spacing)) + 1, 2 * pixels)
-  up = np.linspace(reach, -reach, pixels)
-  across = np.linspace(-reach, reach, pixels)[:, None]
+  depth = min(int(2 * reach / min(spacing)) + 1, 2 * _PIXELS)
+  up = np.linspace(reach, -reach, _PIXELS)
+  across = np.linspace(-reach, reach, _PIXELS)[:, None]
   along = np.linspace(-reach, reach, depth)
   cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
   positions = (
@@ -102,7 +105,6 @@ def render(
   colours: Sequence[str],
   *,
   turn: float = 0.0,
-  pixels: int = 200,
 ) -> np.ndarray:
   """A picture of all classes' surfaces in parallel projection.
 
@@ -112,17 +114,16 @@ def render(
     spacing: (slice, row, column), mm.
     colours: '#rrggbb' of each foreground class, repeated where too few.
     turn: degrees that the viewer walks around the patient.
-    pixels: side of the picture.
 
   Returns:
-    `[pixels, pixels, 4]` uint8, transparent where nothing is.
+    `[200, 200, 4]` uint8, transparent where nothing is.
   """
-  picture = np.zeros((pixels, pixels, 4), np.uint8)
+  picture = np.zeros((_PIXELS, _PIXELS, 4), np.uint8)
   if not label.any():
     return picture
   label = _crop(label)
   sides = np.asarray(spacing, float)
-  slices, rows, columns = _rays(label.shape, sides, turn, pixels)
+  slices, rows, columns = _rays(label.shape, sides, turn)
   # The margin is background, at index -1 too.
   hit = label[slices][:, rows, columns] > 0
   seen = hit.any(-1)
@@ -138,9 +139,7 @@ def render(
     [up, -cosine * towards - sine * left, -cosine * left + sine * towards]
   )
   shade = _AMBIENT + (1 - _AMBIENT) * np.clip(normals @ light, 0, 1)
-  rgb = np.array(
-    [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours], float
-  )
+  rgb = np.rint(255 * to_rgba_array(colours)[:, :3])
   colour = rgb[(label[tuple(at.T)].astype(int) - 1) % len(rgb)]
   picture[seen, :3] = np.clip(shade[:, None] * colour, 0, 255)
   picture[seen, 3] = 255

@@ -18,7 +18,7 @@ def _numbers(path):
 
 
 @pytest.mark.parametrize(
-  ('low', 'high'), [(0, 1), (-3.2, 17), (93.1, 93.4), (0, 1e-5), (5, 5)]
+  ('low', 'high'), [(0, 1), (-3.2, 17), (93.1, 93.4), (0, 1e-5), (4.5, 5.5)]
 )
 def test_ticks_are_round_inside_and_not_too_many(low, high):
   found = charts.ticks(low, high)
