@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 import grids
+import masks
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from data.formats.nifti import write_nifti
 from data.formats.scan_error import ScanError
 import dbdc_jax
 from dbdc_jax import evaluate
-from dbdc_jax.evaluation import case_pool, case_scores, matching, metrics
+from dbdc_jax.evaluation import case_pool, case_scores, matching
 
 SPACING = (2.0, 0.8, 1.5)
 SHAPE = (7, 8, 9)
@@ -84,10 +85,10 @@ def test_numbers_are_those_of_the_masks(folders):
   assert case['scores']['b'] == pytest.approx(
     {
       'dice': 100 * 2 * (p & r).sum() / (p.sum() + r.sum()),
-      'hd95': metrics.of_masks(*pair)['hd95'],
-      'hd95_union_voxel': metrics.of_masks(p, r, (1, 1, 1))['hd95_union'],
-      'assd': metrics.of_masks(*pair)['assd'],
-      'nsd': 100 * metrics.of_masks(*pair, 1.2)['nsd'],
+      'hd95': masks.compare(*pair)['hd95'],
+      'hd95_union_voxel': masks.compare(p, r, (1, 1, 1))['hd95_union'],
+      'assd': masks.compare(*pair)['assd'],
+      'nsd': 100 * masks.compare(*pair, 1.2)['nsd'],
       'volume_prediction': p.sum() * np.prod(SPACING) / 1000,
       'volume_reference': r.sum() * np.prod(SPACING) / 1000,
     },
@@ -350,7 +351,7 @@ def test_what_nobody_annotated_is_neither_right_nor_wrong(folders, capsys):
       100 * 2 * (p & r).sum() / (p.sum() + r.sum())
     )
     assert scores['volume_prediction'] == pytest.approx(p.sum() * volume)
-    expected = metrics.of_masks(p, r, SPACING, 1.0)
+    expected = masks.compare(p, r, SPACING, 1.0)
     for metric in ('hd95', 'assd'):
       assert scores[metric] == pytest.approx(expected[metric], rel=1e-5)
     assert scores['nsd'] == pytest.approx(100 * expected['nsd'])

@@ -55,9 +55,8 @@ class _Sample(NamedTuple):
 
 def _half(scan: Scan) -> Scan:
   axis = int(np.argmax(scan.image.shape))
-  part = [slice(None)] * 3
-  part[axis] = slice(scan.image.shape[axis] // 2)
-  return scan._replace(image=scan.image[tuple(part)])
+  half = range(scan.image.shape[axis] // 2)
+  return scan._replace(image=scan.image.take(half, axis))
 
 
 def _narrow(scan: Scan) -> Scan:

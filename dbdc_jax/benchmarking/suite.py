@@ -57,18 +57,18 @@ def count_table(width: int = 32) -> str:
     f'{"GMAC, paper":>13s}{"GMAC, here":>12s}'
   ]
   for task, classes, patch in _TASKS:
-    rows: list[tuple[str, UNet, Projector | None, int]] = [
-      ('plain U-Net', UNet(classes, 1, width), None, 1)
+    rows: list[tuple[str, UNet, Projector | None]] = [
+      ('plain U-Net', UNet(classes, 1, width), None)
     ]
     for modalities in (1, 2, 4):
       net = UNet(classes, modalities, width, extra_head=True)
-      rows.append(('with modulation bank', net, None, modalities))
-      rows.append(('with both banks', net, Projector(), modalities))
-    for name, net, projector, modalities in rows:
+      rows.append(('with modulation bank', net, None))
+      rows.append(('with both banks', net, Projector()))
+    for name, net, projector in rows:
       count, here = counting.of_unet(net, patch, projector)
       _, paper = counting.of_unet(net, patch, projector, paper=True)
       lines.append(
-        f'{task:10s}{patch:6d}{name:>28s}{modalities:3d}{count:12,d}'
+        f'{task:10s}{patch:6d}{name:>28s}{net.num_modalities:3d}{count:12,d}'
         f'{paper / 1e9:13.3f}{here / 1e9:12.3f}'
       )
   return '\n'.join(lines)

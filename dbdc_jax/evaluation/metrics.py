@@ -235,22 +235,3 @@ def from_distances(
     'nsd': nsd,
     'hd95_union': float(np.percentile(both, 95)),
   }
-
-
-def of_masks(
-  prediction: np.ndarray,
-  reference: np.ndarray,
-  spacing: Sequence[float],
-  tolerance: float = 0.0,
-) -> dict[str, float]:
-  """What `from_distances` returns, of two boolean volumes of one shape.
-
-  Args:
-    prediction: bool.
-    reference: bool.
-    spacing: voxel sides, mm.
-    tolerance: of the NSD, mm.
-  """
-  p, r = (np.asarray(v, bool).view(np.uint8) for v in (prediction, reference))
-  found = distances(surfaces(p, r, 2)[0], spacing)
-  return from_distances(found, tolerance)

@@ -80,9 +80,7 @@ def _by_seed(runs: Sequence[PlannedRun]) -> _BySeed:
 def _states(runs: Sequence[PlannedRun]) -> dict[str, str]:
   """Where each run of a row stands, and why."""
   return {
-    ' '.join(filter(None, (str(run.seed), run.part))): ': '.join(
-      filter(None, plan.state(run))
-    )
+    f'{run.seed} {run.part}'.strip(): ': '.join(filter(None, plan.state(run)))
     for run in runs
   }
 
@@ -114,9 +112,8 @@ def _cost(found) -> dict[str, Any]:
   }
 
 
-def _row(
-  variant, runs: Sequence[PlannedRun], found, reference
-) -> dict[str, Any]:
+def _row(runs: Sequence[PlannedRun], found, reference) -> dict[str, Any]:
+  variant = runs[0].variant
   first = next(iter(found.values()), None)
   modalities = list(first['modalities']) if first else []
   mine, other = comparison.by_scan(found), comparison.by_scan(reference)
@@ -179,8 +176,7 @@ def collect(
     'difference_method': comparison.METHOD,
     'notes': list(table.notes),
     'rows': [
-      _row(group[0].variant, group, found[name], reference)
-      for name, group in by_variant.items()
+      _row(group, found[name], reference) for name, group in by_variant.items()
     ],
   }
 

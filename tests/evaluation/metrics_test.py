@@ -2,6 +2,7 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
+import masks
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -40,12 +41,12 @@ def test_equal_to_brute_force_on_random_masks(seed):
   forward, backward = _brute(a, b, SPACING)
   both = np.concatenate([forward, backward])
   expected = max(np.percentile(forward, 95), np.percentile(backward, 95))
-  found = metrics.of_masks(a, b, SPACING, 1.0)
+  found = masks.compare(a, b, SPACING, 1.0)
   assert found['hd95'] == pytest.approx(expected)
   assert found['assd'] == pytest.approx(both.mean())
   assert found['nsd'] == pytest.approx((both <= 1).mean())
   voxels = np.concatenate(_brute(a, b, (1, 1, 1)))
-  assert metrics.of_masks(a, b, (1, 1, 1))['hd95_union'] == pytest.approx(
+  assert masks.compare(a, b, (1, 1, 1))['hd95_union'] == pytest.approx(
     np.percentile(voxels, 95)
   )
 
@@ -63,13 +64,13 @@ def test_shifted_box_is_as_far_as_it_was_shifted():
   a, b = np.zeros((2, 20, 40, 40), bool)
   a[5:10, 10:20, 10:20] = True
   b[5:10, 14:24, 10:20] = True
-  assert metrics.of_masks(a, b, (2.0, 1.5, 1.0))['hd95'] == pytest.approx(6.0)
+  assert masks.compare(a, b, (2.0, 1.5, 1.0))['hd95'] == pytest.approx(6.0)
 
 
 def test_concentric_spheres_are_their_radii_apart():
   grid = np.stack(np.meshgrid(*[np.arange(-24, 25)] * 3), -1)
   r = np.linalg.norm(grid, axis=-1)
-  assert metrics.of_masks(r < 12, r < 18, (1, 1, 1))['assd'] == pytest.approx(
+  assert masks.compare(r < 12, r < 18, (1, 1, 1))['assd'] == pytest.approx(
     6, abs=0.3
   )
 
@@ -90,18 +91,18 @@ def test_empty_masks_follow_the_rule():
   full, empty = _random(0), np.zeros((6, 7, 8), bool)
   diagonal = np.linalg.norm(np.array([6, 7, 8]) * SPACING)
   for a, b in ((full, empty), (empty, full)):
-    found = metrics.of_masks(a, b, SPACING, 1e9)
+    found = masks.compare(a, b, SPACING, 1e9)
     assert found['hd95'] == pytest.approx(diagonal)
     assert found['assd'] == pytest.approx(diagonal)
     assert found['nsd'] == 0
-  found = metrics.of_masks(empty, empty, SPACING, 1.0)
+  found = masks.compare(empty, empty, SPACING, 1.0)
   assert np.isnan(found['hd95'])
   assert np.isnan(found['nsd'])
 
 
 def test_the_same_mask_is_at_no_distance():
   a = _random(3)
-  found = metrics.of_masks(a, a, SPACING)
+  found = masks.compare(a, a, SPACING)
   assert found['hd95'] == 0
   assert found['nsd'] == 1
 
@@ -180,7 +181,7 @@ SURFACE_DISTANCE = {
 
 
 def _all(a, b, spacing=SIDES):
-  return metrics.of_masks(a, b, spacing, TOLERANCE)
+  return masks.compare(a, b, spacing, TOLERANCE)
 
 
 def _dice(a, b):
@@ -199,7 +200,7 @@ def test_same_numbers_as_monai(name):
 def test_same_numbers_as_medpy(name):
   a, b = FIXTURES[name]
   ours = _all(a, b)
-  voxels = metrics.of_masks(a, b, (1, 1, 1))['hd95_union']
+  voxels = masks.compare(a, b, (1, 1, 1))['hd95_union']
   found = _dice(a, b), ours['hd95_union'], voxels
   assert (*found, ours['assd']) == pytest.approx(MEDPY[name], rel=1e-12)
 
@@ -231,10 +232,10 @@ def test_a_full_volume_has_its_edge_as_surface():
   assert metrics.surface(full).sum() == 5 * 6 * 7 - 3 * 4 * 5
   inner = np.zeros_like(full)
   inner[1:-1, 1:-1, 1:-1] = True
-  assert metrics.of_masks(full, full, SIDES)['hd95'] == 0
+  assert masks.compare(full, full, SIDES)['hd95'] == 0
   # Corners are a diagonal away, faces a side.
   forward = _brute(full, inner, SIDES)[0]
-  assert metrics.of_masks(full, inner, SIDES)['hd95'] == pytest.approx(
+  assert masks.compare(full, inner, SIDES)['hd95'] == pytest.approx(
     np.percentile(forward, 95)
   )
 
@@ -253,7 +254,7 @@ def test_surfaces_of_a_label_map_are_those_of_its_masks():
   assert len(pairs) == 5
   for index, pair in enumerate(pairs, 1):
     ours = metrics.from_distances(metrics.distances(pair, SIDES), 1.0)
-    alone = metrics.of_masks(p == index, r == index, SIDES, 1.0)
+    alone = masks.compare(p == index, r == index, SIDES, 1.0)
     assert ours == pytest.approx(alone, nan_ok=True)
 
 

@@ -1,10 +1,11 @@
 import csv
 import json
 
+import masks
 import numpy as np
 import pytest
 
-from dbdc_jax.evaluation import metrics, scoring
+from dbdc_jax.evaluation import scoring
 
 CLASSES = ('background', 'a', 'b', 'c')
 
@@ -85,15 +86,15 @@ def test_any_metrics_can_be_asked_for(spacing):
   names = ('volume_prediction', 'hd95', 'hd95_union_voxel', 'nsd')
   found = scoring.score(p, r, spacing, CLASSES, names, tolerance=0.5)
   # In voxels, whether scaled from millimetres or computed anew.
-  union = metrics.of_masks(p == 1, r == 1, (1, 1, 1))['hd95_union']
+  union = masks.compare(p == 1, r == 1, (1, 1, 1))['hd95_union']
   volume = (p == 1).sum() * np.prod(spacing) / 1000
   assert found['a'] == pytest.approx(
     {
       'empty': '',
       'volume_prediction': volume,
-      'hd95': metrics.of_masks(p == 1, r == 1, spacing)['hd95'],
+      'hd95': masks.compare(p == 1, r == 1, spacing)['hd95'],
       'hd95_union_voxel': union,
-      'nsd': 100 * metrics.of_masks(p == 1, r == 1, spacing, 0.5)['nsd'],
+      'nsd': 100 * masks.compare(p == 1, r == 1, spacing, 0.5)['nsd'],
     }
   )
   nothing = dict.fromkeys(names) | {'empty': 'both empty'}
