@@ -117,12 +117,8 @@ def resolve(
 
 
 def _argument(method: str, options: Options) -> str:
-  pairs = [f'method={method}']
-  if options.scans:
-    pairs.append(f'scans={options.scans}')
-  if options.preset:
-    pairs.append(f'preset={options.preset}')
-  return ','.join(pairs)
+  pairs = {'method': method, 'scans': options.scans, 'preset': options.preset}
+  return ','.join(f'{name}={value}' for name, value in pairs.items() if value)
 
 
 def _fields(options: Options) -> list[str]:

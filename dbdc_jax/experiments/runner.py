@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import os
 import pathlib
 import subprocess
 import sys
 import time
-from typing import Any
 
 from rich import progress
 
@@ -58,20 +56,14 @@ def execute(run: PlannedRun) -> str:
   """
   path = log_file(run)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Python finds the project from wherever the experiment was started.
-  places = [str(plan.ROOT), os.environ.get('PYTHONPATH', '')]
-  environment = os.environ | {
-    'PYTHONPATH': os.pathsep.join(filter(None, places))
-  }
   with path.open('ab') as log:
     start = log.tell()
     process = subprocess.Popen(
       run.command,
-      cwd=plan.ROOT,
+      cwd=plan.ROOT,  # There Python finds the project.
       stdout=log,
       stderr=subprocess.STDOUT,
       stdin=subprocess.DEVNULL,
-      env=environment,
     )
     try:
       code = process.wait()
@@ -88,12 +80,6 @@ def execute(run: PlannedRun) -> str:
   return f'exit code {code}: {_last_lines(path, start)}'
 
 
-def _seconds(results: dict[str, Any]) -> float:
-  """What a finished run has trained."""
-  networks = results['run']['networks'].values()
-  return sum(network['train_seconds'] for network in networks)
-
-
 class Clock:
   """How long what is left may take, from what is finished."""
 
@@ -101,9 +87,9 @@ class Clock:
     """Reads the durations of runs that are finished already."""
     self._durations: dict[str, list[float]] = {}
     for run in runs:
-      found = plan.results(run)
-      if found is not None:
-        self.add(run, _seconds(found))
+      if found := plan.results(run):
+        networks = found['run']['networks'].values()
+        self.add(run, sum(network['train_seconds'] for network in networks))
 
   def add(self, run: PlannedRun, seconds: float) -> None:
     """A run has finished."""

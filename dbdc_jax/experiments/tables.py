@@ -291,24 +291,18 @@ def markdown(content: Mapping[str, Any]) -> str:
   return '\n'.join(lines)
 
 
-def _csv(content: Mapping[str, Any]) -> list[Sequence[Any]]:
+def _csv(content: Mapping[str, Any]) -> list[list[str | float | None]]:
   """The rows of `table.csv`."""
-  rows: list[Sequence[Any]] = [_CSV]
-  for row in content['rows']:
-    for modality, scores in [*row['modalities'].items(), ('mean', row['mean'])]:
-      for metric, (_, unit) in METRICS.items():
-        value = scores[metric]
-        numbers = [
-          '' if v is None else f'{v:.4f}' for v in (value['mean'], value['sd'])
-        ]
-        paper = '' if value['paper'] is None else value['paper']
-        rows.append(
-          [
-            *(row['name'], modality, metric, unit, *numbers),
-            *(value['n'], row['of'], paper),
-          ]
-        )
-  return rows
+  return [
+    [
+      *(row['name'], modality, metric, METRICS[metric][1]),
+      *(value['mean'], value['sd'], str(value['n']), str(row['of'])),
+      '' if value['paper'] is None else str(value['paper']),
+    ]
+    for row in content['rows']
+    for modality, scores in {**row['modalities'], 'mean': row['mean']}.items()
+    for metric, value in scores.items()
+  ]
 
 
 def check(folder: pathlib.Path) -> None:
@@ -335,6 +329,5 @@ def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
   """
   check(folder)
   folder.mkdir(parents=True, exist_ok=True)
-  atomic.write_json(folder / 'table.json', content)
-  atomic.write_csv(folder / 'table.csv', _csv(content))
+  scoring.write(content, folder / 'table', _CSV, _csv(content))
   atomic.write(folder / 'table.md', markdown(content).encode())
