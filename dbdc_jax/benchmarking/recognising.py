@@ -180,15 +180,12 @@ def measure(
     'as they are', and each change -> what became of each scan.
   """
   modalities = task.select(names)
-
-  def bare(scan: Scan) -> Scan:
-    return scan if tags else scan._replace(tags={})
-
-  known = _samples(modalities, roots, 'scans as they are', bare)
+  bare = [] if tags else [lambda scan: scan._replace(tags={})]
+  known = _samples(modalities, roots, 'scans as they are', *bare)
   run = lambda asked: list(cross_validate(modalities, known, asked, most))
   out = {'as they are': run(known)}
   for title, change in CHANGES.items() if changed else ():
-    asked = _samples(modalities, roots, title, bare, change)
+    asked = _samples(modalities, roots, title, *bare, change)
     out[title] = run(asked)
   return out
 

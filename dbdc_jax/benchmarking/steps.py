@@ -13,9 +13,8 @@ from dbdc_jax.benchmarking.workload import PLAN, MeasuredStep, Workload, make
 from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import compute_dtype
 
-# Side of the square matrices that the device's own rate is measured with.
-_MATMUL_SIZE = {'cpu': 2048}
-_MATMUL_SIZE_ACCELERATOR = 8192
+# What the numbers of a step say of its workload.
+_SAID = ('method', 'modalities', 'width', 'patch', 'batch')
 
 
 class CompiledStep:
@@ -48,7 +47,8 @@ class CompiledStep:
 def device_rate(dtype: Any) -> float:
   """Floating-point operations per second of all devices' matrix products."""
   platform = jax.default_backend()
-  size = _MATMUL_SIZE.get(platform, _MATMUL_SIZE_ACCELERATOR)
+  # Side of the square matrices.
+  size = 2048 if platform == 'cpu' else 8192
   rate = timing.matmul_rate(dtype, size)
   # Virtual CPU devices share the cores that one product already uses.
   return rate if platform == 'cpu' else rate * parallel.device_count()
@@ -71,11 +71,7 @@ def _row(workload: Workload, compiled: CompiledStep, seconds: np.ndarray):
   rate = device_rate(dtype)
   xla = _xla_flops(compiled.program)
   return {
-    'method': workload.method,
-    'modalities': workload.modalities,
-    'width': workload.width,
-    'patch': workload.patch,
-    'batch': workload.batch,
+    **{name: getattr(workload, name) for name in _SAID},
     'dtype': str(dtype),
     'devices': devices,
     'compile_seconds': compiled.seconds,

@@ -59,9 +59,7 @@ def _run(batches, step_fn, state, signals, steps):
 
 
 def batches_of(
-  problem: methods.Problem,
-  method: methods.Method,
-  folder: pathlib.Path,
+  problem: methods.Problem, method: methods.Method, folder: pathlib.Path
 ) -> tuple[input_pipeline.Batches, np.ndarray, int]:
   """The real input pipeline on the phantom.
 

@@ -16,7 +16,6 @@ import optax
 
 from configs import common
 from data import task_file
-from data.task import Intensity, Modality, Task
 from dbdc_jax import methods
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import step
@@ -106,20 +105,16 @@ class MeasuredStep(NamedTuple):
 @contextlib.contextmanager
 def _task(workload: Workload) -> Iterator[str]:
   """The file of a task of K equal modalities, there in the context only."""
-  codes = {code: code for code in range(workload.classes)}
-  task = Task(
-    name='benchmark',
-    classes=('background', *(f'class {c}' for c in codes if c)),
-    modalities=tuple(
-      Modality(f'm{k}', f'M{k}', 'folder', '', codes, Intensity())
-      for k in range(workload.modalities)
-    ),
-    slice_size=2 * workload.patch,
-    roi='none',
-  )
+  labels = {f'class {c}': c for c in range(1, workload.classes)}
+  names = [f'm{k}' for k in range(workload.modalities)]
+  task = {
+    'name': 'benchmark',
+    'slice_size': 2 * workload.patch,
+    'modalities': {name: {'labels': labels} for name in names},
+  }
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / 'task.json'
-    task_file.write(task_file.to_dict(task), path)
+    task_file.write(task, path)
     yield str(path)
 
 

@@ -112,22 +112,6 @@ def dice_of(joint: np.ndarray) -> np.ndarray:
     return np.where(sizes > 0, 2 * np.diag(joint) / sizes, np.nan)
 
 
-def dice(
-  prediction: np.ndarray, reference: np.ndarray, num_classes: int
-) -> np.ndarray:
-  """Dice of every class, from one joint histogram.
-
-  Args:
-    prediction: class indices.
-    reference: class indices of the same shape.
-    num_classes: C, background included.
-
-  Returns:
-    `[C]` in [0, 1]; NaN where both are empty.
-  """
-  return dice_of(joint_histogram(prediction, reference, num_classes))
-
-
 def surface(mask: np.ndarray) -> np.ndarray:
   """Mask minus its 6-connected erosion; the array's edge is surface."""
   inner = mask.copy()

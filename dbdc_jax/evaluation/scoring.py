@@ -1,6 +1,6 @@
 """Cases to tables: scores per class, case and modality, each with its unit."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import math
 import os
 import pathlib
@@ -180,7 +180,7 @@ def summarize(
 
 
 def write(
-  results: dict[str, Any],
+  results: Mapping[str, Any],
   stem: pathlib.Path,
   header: Sequence[str],
   rows: Iterable[Sequence[str | float | None]],
@@ -227,24 +227,33 @@ def number(
   return f'{value:.{digits}f}{tail}'
 
 
-def _line(label: str, values: Sequence[float | None]) -> str:
-  return f'{label:<16s}' + ''.join(f'{number(v):>20s}' for v in values)
+def rows(results: dict[str, Any], metric: str) -> list[list[str]]:
+  """The means on the scans' own grids, as texts.
+
+  Returns:
+    For each modality its name, each class's mean and their mean; then the mean
+    of all.
+  """
+  classes = results['classes'][1:]
+  out = []
+  for modality, entry in results['modalities'].items():
+    grid = entry['native_grid']
+    # A class that this modality's labels do not have has no scores.
+    values = [grid['classes'].get(c, {}).get(metric) for c in classes]
+    out.append([modality, *map(number, [*values, grid['mean'][metric]])])
+  whole = number(results['mean']['native_grid'][metric])
+  return [*out, ['mean', *[''] * len(classes), whole]]
 
 
 def table(results: dict[str, Any]) -> str:
   """DSC and HD95 per modality and class, for the terminal."""
-  classes = results['classes'][1:]
+  classes = [name[:18] for name in results['classes'][1:]]
   lines = []
   for metric, title in (('dice', 'DSC (%)'), ('hd95', 'HD95 (mm)')):
-    head = ''.join(f'{name[:18]:>20s}' for name in [*classes, 'mean'])
-    lines.append(f'{"test " + title:<16s}' + head)
-    for modality, entry in results['modalities'].items():
-      grid = entry['native_grid']
-      values = [grid['classes'].get(c, {}).get(metric) for c in classes]
-      lines.append(_line(modality, [*values, grid['mean'][metric]]))
-    whole = results['mean']['native_grid'][metric]
-    blank = [None] * len(classes)
-    lines.append(_line('mean', [*blank, whole]).replace(' -', '  '))
+    head = ['test ' + title, *classes, 'mean']
+    for label, *cells in (head, *rows(results, metric)):
+      line = f'{label:<16s}' + ''.join(f'{cell:>20s}' for cell in cells)
+      lines.append(line)
   cases = ', '.join(
     f'{m} {e["test_cases"]}' for m, e in results['modalities'].items()
   )

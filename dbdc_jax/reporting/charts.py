@@ -66,7 +66,7 @@ def _text(x, y, words, anchor='middle') -> str:
 def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
   return (
     f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    f' role="img" aria-label="{escape(title, quote=True)}">'
+    f' role="img" aria-label="{escape(title)}">'
     f'<title>{escape(title)}</title>{"".join(parts)}</svg>'
   )
 
@@ -188,7 +188,7 @@ def boxes(title: str, groups: Sequence[Box], unit: str) -> str:
   parts = axes.frame(unit, numbers_x=False)
   for index, box in enumerate(groups):
     inner = _one_box(axes, box, axes.across(index + 0.5))
-    name = escape(box.name, quote=True)
+    name = escape(box.name)
     parts.append(f'<g data-class="{name}">{"".join(inner)}</g>')
   names = list(dict.fromkeys(box.group for box in groups))
   for name in names:
@@ -234,7 +234,7 @@ def scatter(title: str, groups: Sequence[Dots], size: float = 2.2) -> str:
     path = ''.join(
       _mark(shape, place(x), side - place(y), size) for x, y in group.points
     )
-    name = escape(group.name, quote=True)
+    name = escape(group.name)
     parts.append(
       f'<g data-class="{name}"><path class="dots" fill="{group.colour}"'
       f' d="{path}"><title>{escape(f"{group.name}, {group.modality}")}</title>'

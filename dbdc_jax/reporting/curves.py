@@ -6,7 +6,7 @@ import itertools
 import json
 from typing import Any
 
-from dbdc_jax.evaluation import metrics, pictures
+from dbdc_jax.evaluation import metrics, pictures, scoring
 from dbdc_jax.evaluation.scoring import number
 from dbdc_jax.reporting import charts, page
 from dbdc_jax.reporting.charts import Box, Line
@@ -110,18 +110,10 @@ def training(run: FinishedRun) -> page.Section:
 def summary(run: FinishedRun) -> page.Section:
   """The tables of results and what the run was."""
   info, parts = run.results['run'], []
+  scans = [e['test_cases'] for e in run.results['modalities'].values()]
   for metric, title in METRICS.items():
-    rows = []
-    for modality, entry in run.results['modalities'].items():
-      grid = entry['native_grid']
-      # A class that this modality's labels do not have has no scores.
-      found = grid['classes']
-      values = [found.get(c, {}).get(metric) for c in run.classes[1:]]
-      rows.append([modality, *map(number, values)])
-      rows[-1] += [number(grid['mean'][metric]), entry['test_cases']]
-    mean = run.results['mean']['native_grid'][metric]
-    blank = [''] * (len(run.classes) - 1)
-    rows.append(['mean', *blank, number(mean), ''])
+    means = scoring.rows(run.results, metric)
+    rows = [[*row, n] for row, n in zip(means, [*scans, ''], strict=True)]
     head = [title, *run.classes[1:], 'mean', 'scans']
     parts.append(page.table(head, rows))
   networks = info['networks'].values()
@@ -200,17 +192,15 @@ def comparison(runs: Sequence[tuple[str, FinishedRun]]) -> page.Section:
   modalities = list(dict.fromkeys(m for _, run in runs for m in run.modalities))
   head = ['run', 'method', 'seed', 'split seed']
   for title in METRICS.values():
-    head += [f'{m} {title}' for m in modalities] + [f'mean {title}']
+    head += [f'{m} {title}' for m in (*modalities, 'mean')]
   rows = []
   for name, run in runs:
     info = run.results['run']
     row: list[Any] = [name, info['method'], info['seed'], info['split_seed']]
     for metric in METRICS:
-      for modality in modalities:
-        entry = run.results['modalities'].get(modality)
-        value = entry and entry['native_grid']['mean'][metric]
-        row.append(number(value))
-      row.append(number(run.results['mean']['native_grid'][metric]))
+      cells = scoring.rows(run.results, metric)
+      means = {label: mean for label, *_, mean in cells}
+      row += [means.get(label, '-') for label in (*modalities, 'mean')]
     rows.append(row)
   return page.Section('Comparison', page.table(head, rows))
 

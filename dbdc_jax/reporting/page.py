@@ -50,15 +50,16 @@ def table(
   cells = lambda kind, row: ''.join(
     f'<{kind}>{escape(str(cell))}</{kind}>' for cell in row
   )
-  lines = []
-  for index, row in enumerate(rows):
-    mark = ''
-    if classes is not None:
-      mark = f' data-class="{escape(classes[index], quote=True)}"'
-    lines.append(f'<tr{mark}>{cells("td", row)}</tr>')
+  marks = [''] * len(rows)
+  if classes is not None:
+    marks = [f' data-class="{escape(name)}"' for name in classes]
+  body = ''.join(
+    f'<tr{mark}>{cells("td", row)}</tr>'
+    for mark, row in zip(marks, rows, strict=True)
+  )
   return (
     f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead>'
-    f'<tbody>{"".join(lines)}</tbody></table></div>'
+    f'<tbody>{body}</tbody></table></div>'
   )
 
 
@@ -84,7 +85,7 @@ def figure(drawn: str, caption: str) -> str:
 
 def picture(png: bytes, caption: str) -> str:
   """A PNG inside of the page, with its caption."""
-  data, alt = base64.b64encode(png).decode(), escape(caption, quote=True)
+  data, alt = base64.b64encode(png).decode(), escape(caption)
   image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
   return figure(image, caption)
 
@@ -96,7 +97,7 @@ def row(*figures: str) -> str:
 
 def _filter(classes: Sequence[tuple[str, str]]) -> str:
   boxes = ''.join(
-    f'<label><input type="checkbox" value="{escape(name, quote=True)}" checked>'
+    f'<label><input type="checkbox" value="{escape(name)}" checked>'
     f'<span class="swatch" style="background:{colour}"></span>'
     f'{escape(name)}</label>'
     for name, colour in classes

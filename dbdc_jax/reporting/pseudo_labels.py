@@ -27,8 +27,9 @@ def _score(scans, prepared, cases, modality, labelable):
   rows = []
   for case in cases:
     found = scans.labels(prepared.images(case), modality)
-    dice = metrics.dice(found, prepared.labels(case), len(labelable))
-    rows.append(np.where(labelable, dice, np.nan)[1:])
+    reference = prepared.labels(case)
+    joint = metrics.joint_histogram(found, reference, len(labelable))
+    rows.append(np.where(labelable, metrics.dice_of(joint), np.nan)[1:])
   table = np.ma.masked_invalid(100 * np.array(rows))
   return table.mean(0).filled(np.nan)
 

@@ -82,7 +82,7 @@ def test_dice_from_one_histogram():
     2 * ((p == c) & (r == c)).sum() / ((p == c).sum() + (r == c).sum())
     for c in range(4)
   ]
-  found = metrics.dice(p, r, 5)
+  found = metrics.dice_of(metrics.joint_histogram(p, r, 5))
   np.testing.assert_allclose(found[:4], expected)
   assert np.isnan(found[4])
 
@@ -185,7 +185,8 @@ def _all(a, b, spacing=SIDES):
 
 
 def _dice(a, b):
-  return metrics.dice(a.astype(np.uint8), b.astype(np.uint8), 2)[1]
+  joint = metrics.joint_histogram(a.astype(np.uint8), b.astype(np.uint8), 2)
+  return metrics.dice_of(joint)[1]
 
 
 @pytest.mark.parametrize('name', FIXTURES)
