@@ -9,7 +9,7 @@ from typing import NamedTuple
 from data.files import names
 from data.formats import scan_files
 from data.formats.scan_error import ScanError, table
-from data.formats.scan_files import Source
+from data.formats.scan_files import Listing, Source
 
 # What archives and tools put around a case's name, one after the other: the
 # channel of an image, the kind of the file, the prefixes of two archives.
@@ -60,23 +60,15 @@ class Found(NamedTuple):
   matched: str = ''
 
 
-class _Folder(NamedTuple):
-  """One of the two: its label maps by name, and what was found beside them."""
-
-  place: pathlib.Path
-  maps: dict[str, Source]
-  problems: list[ScanError]
-  left_out: list[ScanError]
-
-  def broken(self) -> set[str]:
-    """Names of cases whose file in this folder cannot be used."""
-    stems = (_ENDINGS.sub('', file_name(e)) for e in self.problems)
-    return {names.case_name(stem) for stem in stems if stem}
-
-
 def file_name(error: ScanError) -> str:
   """The name of the file or folder that a finding is about."""
   return pathlib.Path(error.file).name
+
+
+def _broken(folder: Listing) -> set[str]:
+  """Names of cases whose file in a folder cannot be used."""
+  stems = (_ENDINGS.sub('', file_name(e)) for e in folder.problems)
+  return {names.case_name(stem) for stem in stems if stem}
 
 
 def core(name: str) -> str:
@@ -90,7 +82,7 @@ def core(name: str) -> str:
 
 def _folder(
   place: pathlib.Path, others: Sequence[pathlib.Path], *, reference: bool
-) -> _Folder:
+) -> Listing:
   """The label maps of a folder, without what lies in the others inside of it.
 
   Entropy maps beside their label maps are none, and neither are, among the
@@ -118,7 +110,7 @@ def _folder(
     elif reference and stem != name and stem + _LABEL in maps:
       reason = f'the image of {maps[stem + _LABEL].path.name}'
       left_out.append(ScanError(maps.pop(name).path, reason))
-  return _Folder(place, maps, found.problems, left_out)
+  return Listing(maps, found.problems, left_out)
 
 
 def _grouped(found: Iterable[str]) -> dict[str, list[str]]:
@@ -180,15 +172,19 @@ def _pairs(
 
 
 def _missing(
-  here: _Folder, there: _Folder, kind: str, used: set[Source]
+  here: Listing,
+  there: Listing,
+  place: pathlib.Path,
+  kind: str,
+  used: set[Source],
 ) -> Iterator[ScanError]:
   """A finding for each label map of a folder that was not matched."""
-  unknown = there.broken()
-  for name, source in sorted(here.maps.items()):
+  unknown = _broken(there)
+  for name, source in here.scans.items():
     if source not in used and name not in unknown:
       yield ScanError(
         source.path,
-        f'no {kind} {name} in {there.place}',
+        f'no {kind} {name} in {place}',
         'add it, or leave such cases out: --allow-missing',
       )
 
@@ -223,19 +219,19 @@ def find(
   others = (*places, *([pathlib.Path(output)] if output else []))
   mine = _folder(places[0], others, reference=False)
   theirs = _folder(places[1], others, reference=True)
-  cases, doubtful, text = _pairs(mine.maps, theirs.maps)
+  cases, doubtful, text = _pairs(mine.scans, theirs.scans)
   if all(place.is_file() for place in places):
-    pairs = zip(mine.maps.values(), theirs.maps.items(), strict=False)
+    pairs = zip(mine.scans.values(), theirs.scans.items(), strict=False)
     cases, text = [Matched(name, a, b) for a, (name, b) in pairs], ''
   unsure = list(dict.fromkeys(doubtful.values()))
   problems = mine.problems + theirs.problems + unsure
   used = {source for case in cases for source in case[1:]} | doubtful.keys()
   missing = [
-    *_missing(theirs, mine, 'prediction', used),
-    *_missing(mine, theirs, 'reference', used),
+    *_missing(theirs, mine, places[0], 'prediction', used),
+    *_missing(mine, theirs, places[1], 'reference', used),
   ]
   if not cases:
-    shown = [names.listed(sorted(f.maps)) or 'none' for f in (mine, theirs)]
+    shown = [names.listed([*f.scans]) or 'none' for f in (mine, theirs)]
     raise ValueError(
       f'no name is in both folders: predictions {shown[0]}; references'
       f' {shown[1]}; rename one side'
@@ -243,5 +239,5 @@ def find(
     )
   left_out = mine.left_out + theirs.left_out
   total = len(cases) + len(missing) + len(unsure)
-  total += len(mine.broken() | theirs.broken())
+  total += len(_broken(mine) | _broken(theirs))
   return Found(cases, missing, problems, left_out, total, text)

@@ -207,9 +207,8 @@ def table(results: dict[str, Any]) -> str:
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   out = []
   for first, *others in lines:
-    right = zip(others, widths[1:], strict=True)
-    text = first.ljust(widths[0]) + ''.join(f'  {c:>{w}}' for c, w in right)
-    out.append(text.rstrip())
+    right = map(str.rjust, others, widths[1:])
+    out.append('  '.join([first.ljust(widths[0]), *right]).rstrip())
   return '\n'.join([*out, *_notes(results)])
 
 
