@@ -120,7 +120,7 @@ def lines(title: str, curves: Sequence[Line]) -> str:
   kept = []
   for curve in curves:
     pairs = zip(curve.x, curve.y, strict=True)
-    points = [(x, y) for x, y in pairs if _finite([y])]
+    points = [(x, y) for x, y in pairs if y is not None and math.isfinite(y)]
     if points:
       kept.append((curve, points))
   if not kept:
