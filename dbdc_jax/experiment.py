@@ -165,9 +165,8 @@ def _run(
   except ValueError as error:
     raise command.WrongFlags(str(error)) from error
   if args.list:
-    for run in runs:
-      if plan.state(run)[0] in (plan.NEW, plan.BROKEN):
-        print(plan.shell(run))
+    for run in filter(plan.is_open, runs):
+      print(plan.shell(run))
     return 0
   _show_plan(table, runs, output)
   if args.dry_run:

@@ -118,14 +118,12 @@ def _known(modality, samples, most):
   """What a run would know of the modality by these samples."""
   mine = [s for s in samples if s.modality == modality.name]
   patients = sorted({s.patient for s in mine})[:most]
-  return recognition.know(
-    modality,
-    [
-      {**s.signs[modality.name], 'patient': patients.index(s.patient)}
-      for s in mine
-      if s.patient in patients
-    ],
-  )
+  found = [
+    {**s.signs[modality.name], 'patient': patients.index(s.patient)}
+    for s in mine
+    if s.patient in patients
+  ]
+  return recognition.know(modality, found)
 
 
 def cross_validate(

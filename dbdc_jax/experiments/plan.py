@@ -283,6 +283,11 @@ def state(run: PlannedRun) -> tuple[str, str]:
   return BROKEN, ''
 
 
+def is_open(run: PlannedRun) -> bool:
+  """Whether a run is still to be done and can be."""
+  return state(run)[0] in (NEW, BROKEN)
+
+
 def shell(run: PlannedRun) -> str:
   """The run's command, to be typed in the project's folder."""
   return shlex.join(run.command)

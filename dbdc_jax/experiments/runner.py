@@ -98,14 +98,15 @@ class Clock:
   def left(self, runs: Sequence[PlannedRun]) -> float | None:
     """Seconds that `runs` may take; None while nothing is known.
 
-    Each counts as the mean of its own row's finished runs; where there is
-    none, as the mean of all.
+    Each that is still to be done counts as the mean of its own row's finished
+    runs; where there is none, as the mean of all.
     """
     means = {name: sum(d) / len(d) for name, d in self._durations.items()}
     if not means:
       return None
     usual = sum(means.values()) / len(means)
-    return sum(means.get(run.variant.name, usual) for run in runs)
+    left = filter(plan.is_open, runs)
+    return sum(means.get(run.variant.name, usual) for run in left)
 
 
 def duration(seconds: float | None) -> str:
@@ -154,7 +155,7 @@ def run_all(
       if where in (plan.UNAVAILABLE, plan.OTHER):
         outcome.reason = f'{where}: {why}'
       elif where != plan.DONE:
-        left = duration(clock.left([r for r in runs[index:] if _open(r)]))
+        left = duration(clock.left(runs[index:]))
         bar.update(job, description=f'{run.name}; time left: {left}')
         started = time.monotonic()
         outcome.reason = execute(run)
@@ -163,7 +164,7 @@ def run_all(
           outcome.reason = 'it ended without results'
         if not outcome.reason:
           clock.add(run, outcome.seconds)
-        left = duration(clock.left([r for r in runs[index + 1 :] if _open(r)]))
+        left = duration(clock.left(runs[index + 1 :]))
         bar.console.print(
           f'[{index + 1}/{len(runs)}] {run.name}: '
           + ('failed' if outcome.reason else 'done')
@@ -176,8 +177,3 @@ def run_all(
       outcomes.append(outcome)
       bar.update(job, completed=index + 1)
   return outcomes
-
-
-def _open(run: PlannedRun) -> bool:
-  """Whether a run is still to be done and can be."""
-  return plan.state(run)[0] in (plan.NEW, plan.BROKEN)

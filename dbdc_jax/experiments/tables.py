@@ -234,11 +234,9 @@ def _interval(found: Mapping[str, Any] | None) -> str:
 
 def _size(found: Mapping[str, Any] | None) -> list[str]:
   """Millions of parameters, and giga multiply-accumulates."""
-  millions, giga = (found and found[k] for k in ('parameters', 'macs'))
-  return [
-    number(millions and millions / 1e6, 3),
-    number(giga and giga / 1e9, 3),
-  ]
+  sizes = [(found or {}).get(name) for name in ('parameters', 'macs')]
+  units = zip(sizes, (1e6, 1e9), strict=True)
+  return [number(size and size / unit, 3) for size, unit in units]
 
 
 def _cost_table(content) -> list[str]:

@@ -45,6 +45,7 @@ def _curve(
   dashed: bool = False,
 ) -> Line:
   """The sum of what is logged under some keys; none where one of them lacks."""
+  found: list[list[Any]]
   found = [[row.get(key) for key in keys] for row in network.rows]
   values = [None if None in v else scale * sum(v) for v in found]
   epochs = [row['epoch'] for row in network.rows]
