@@ -70,18 +70,17 @@ def count_elsewhere(workload: Workload, devices: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
   """The counts as text for the terminal."""
   devices = found['devices']
-  lines = [f'{devices} devices, {found["batch"]} slices per modality and kind:']
-  for kind, sent in found['kinds'].items():
-    lines.append(
-      f'  {kind}: {sent["arrays"]} arrays, {sent["bytes"] / 2**20:.2f} MiB a'
-      f' step ({found["lowered"][kind]} places in the lowered program)'
-    )
-  lines.append(
-    f'  of these the gradients: {found["gradient_bytes"] / 2**20:.2f} MiB'
-  )
-  lines.append(
+  mib = lambda count: f'{count / 2**20:.2f} MiB'
+  kinds = [
+    f'  {kind}: {sent["arrays"]} arrays, {mib(sent["bytes"])} a step'
+    f' ({found["lowered"][kind]} places in the lowered program)'
+    for kind, sent in found['kinds'].items()
+  ]
+  lines = [
+    f'{devices} devices, {found["batch"]} slices per modality and kind:',
+    *kinds,
+    f'  of these the gradients: {mib(found["gradient_bytes"])}',
     f'  a ring all-reduce moves 2 (n - 1) / n = {ring_factor(devices):.3f}'
-    f' times the bytes: each device sends {found["ring_bytes"] / 2**20:.2f}'
-    ' MiB a step'
-  )
+    f' times the bytes: each device sends {mib(found["ring_bytes"])} a step',
+  ]
   return '\n'.join(lines)

@@ -6,6 +6,7 @@ source lines that each instruction came from.
 """
 
 import functools
+import itertools
 import math
 import re
 from typing import NamedTuple
@@ -98,12 +99,9 @@ def size(shape: str) -> int:
 
 def _closing(text: str, start: int) -> int:
   """The place of the bracket that closes the one at `start`."""
-  depth = 0
-  for place in range(start, len(text)):
-    depth += {'(': 1, ')': -1}.get(text[place], 0)
-    if not depth:
-      return place
-  return len(text)
+  steps = ((char == '(') - (char == ')') for char in text[start:])
+  depths = enumerate(itertools.accumulate(steps), start)
+  return next((place for place, depth in depths if not depth), len(text))
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -112,10 +110,8 @@ def _instruction(line: str) -> Instruction | None:
     return None
   start = name.end()
   # A tuple's shape holds spaces and brackets.
-  if line[start] == '(':
-    end = _closing(line, start) + 1
-  else:
-    end = line.find(' ', start)
+  several = line[start] == '('
+  end = _closing(line, start) + 1 if several else line.find(' ', start)
   opcode = _OPCODE.match(line, end)
   if not opcode:
     return None

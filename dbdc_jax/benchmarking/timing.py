@@ -101,14 +101,12 @@ def memory(compiled: Any, leaf: jax.Array) -> dict[str, int | None]:
     'process': peak resident memory of the process.
   """
   found = compiled.memory_analysis()
-  program = None
-  if found is not None:
-    program = (
-      found.argument_size_in_bytes
-      + found.output_size_in_bytes
-      - found.alias_size_in_bytes
-      + found.temp_size_in_bytes
-    )
+  program = found and (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    - found.alias_size_in_bytes
+    + found.temp_size_in_bytes
+  )
   device = next(iter(leaf.devices()))
   statistics = device.memory_stats() or {}
   return {

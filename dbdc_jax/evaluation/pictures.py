@@ -160,9 +160,8 @@ def overlay_png(
   width = 3.4 * len(panels)
   figure = Figure(figsize=(width, 3.4 * shape + 1.0), layout='constrained')
   figure.suptitle(_plain(title), fontsize=11)
-  for axes, (name, label) in zip(
-    np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True
-  ):
+  subplots = figure.subplots(1, len(panels))
+  for axes, (name, label) in zip(subplots, panels, strict=True):
     axes.imshow(image, cmap='gray', vmin=0, vmax=1, aspect=aspect)
     if label is not None:
       _fill(axes, label, len(classes), aspect)

@@ -41,11 +41,13 @@ def _rows(table: str) -> tuple[Variant, ...]:
 
 
 def _directed(row: Variant, modalities: Sequence[str]) -> tuple[Variant, ...]:
-  """A transfer in every direction.
+  """A transfer in every direction; any other row as it is.
 
   Of two modalities both directions are one row, as in the paper: each modality
   is the target once. Of more, each pair is a row.
   """
+  if row.name not in _TRANSFERS:
+    return (row,)
   parts = {
     f'{source}_to_{target}': {
       'modalities': f'{source},{target}',
@@ -77,13 +79,7 @@ def _table1(task: str, modalities: Sequence[str]) -> Table:
   return Table(
     title,
     task,
-    tuple(
-      variant
-      for row in rows
-      for variant in (
-        _directed(row, modalities) if row.name in _TRANSFERS else (row,)
-      )
-    ),
+    tuple(one for row in rows for one in _directed(row, modalities)),
     (
       'VarDA and RAM-DSIR: a run for each direction, from the labels of one'
       ' modality to another, which is tested and whose labels are not seen; the'
@@ -104,9 +100,8 @@ def _fig8(modalities: Sequence[str]) -> Table:
     for count in range(2, len(modalities))
     for chosen in itertools.combinations(modalities, count)
   )
-  whole = Variant('dbdc', ', '.join(modalities))
-  if set(modalities) == set(_MODALITIES):
-    whole = dataclasses.replace(whole, paper=_rows('2')[-1].paper)
+  paper = _rows('2')[-1].paper if {*modalities} == {*_MODALITIES} else {}
+  whole = Variant('dbdc', ', '.join(modalities), paper=paper)
   return Table(
     'Figure 8: combinations of modalities, abdomen',
     'abdomen',

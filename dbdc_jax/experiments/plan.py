@@ -160,16 +160,15 @@ def _run(
     f'--workdir={workdir}',
   )
   config, reason = None, ''
-  if variant.method not in methods.names():
-    reason = f'there is no method {variant.method}'
-  else:
-    try:
-      wanted = resolve(table.task, argument, fields)
-      # What a method refuses is known before anything is run.
-      methods.traits(wanted)
-      config = wanted
-    except ValueError as error:
-      reason = str(error)
+  try:
+    if variant.method not in methods.names():
+      raise ValueError(f'there is no method {variant.method}')
+    wanted = resolve(table.task, argument, fields)
+    # What a method refuses is known before anything is run.
+    methods.traits(wanted)
+    config = wanted
+  except ValueError as error:
+    reason = str(error)
   return PlannedRun(variant, seed, part, workdir, command, config, reason)
 
 

@@ -71,9 +71,7 @@ class Table:
 
 def _text(value: Any) -> str:
   """A JSON value as it is typed on the command line."""
-  if isinstance(value, bool):
-    return str(value).lower()
-  return str(value)
+  return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_row(entry: Any, where: str) -> Variant:

@@ -154,10 +154,10 @@ def _one_box(axes: _Axes, box: Box, at: float) -> list[str]:
   values, half = _finite(box.values), _HALF
   if not values:
     return []
-  q1, q2, q3 = np.percentile(values, [25, 50, 75])
-  low, high = axes.up(min(values)), axes.up(max(values))
-  top, middle, bottom = axes.up(q3), axes.up(q2), axes.up(q1)
-  label = f'{box.name}, {box.group}: median {q2:.2f}, n = {len(values)}'
+  quartiles = np.percentile(values, [0, 25, 50, 75, 100])
+  low, bottom, middle, top, high = map(axes.up, quartiles)
+  median = f'median {quartiles[2]:.2f}, n = {len(values)}'
+  label = f'{box.name}, {box.group}: {median}'
   parts = [
     f'<path class="whisker" d="M{at:.1f} {low:.1f}V{high:.1f}"/>',
     f'<rect x="{at - half:.1f}" y="{top:.1f}" width="{2 * half:.1f}"'

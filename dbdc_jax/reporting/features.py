@@ -128,10 +128,8 @@ def collect(run: FinishedRun, data: Data) -> dict[str, Points]:
     prototype bank, 'prototypes' and 'embeddings'. Networks of one modality
     each have no features in common: they are left out.
   """
-  if len(run.networks) != 1:
-    return {}
-  (network,) = run.networks
-  if network.method.traits.vote:
+  network, *others = run.networks
+  if others or network.method.traits.vote:
     return {}
   params, memory = network.state(network.facts['best_step'])
   stride = 2 if run.config.data.slice_size >= 128 else 1

@@ -48,12 +48,6 @@ def upright(
   return nib.orientations.apply_orientation(label, way), (up, back, left)
 
 
-def _crop(label: np.ndarray) -> np.ndarray:
-  """The part that holds foreground, with a voxel around it."""
-  (box,) = ndimage.find_objects((label > 0).astype(np.uint8))
-  return np.pad(label[box], 1)
-
-
 def _rays(shape, spacing, turn):
   """Voxels that the rays pass, by axis; -1 where they are outside.
 
@@ -121,7 +115,9 @@ def render(
   picture = np.zeros((_PIXELS, _PIXELS, 4), np.uint8)
   if not label.any():
     return picture
-  label = _crop(label)
+  # The part that holds foreground, with a voxel around it.
+  (box,) = ndimage.find_objects((label > 0).astype(np.uint8))
+  label = np.pad(label[box], 1)
   sides = np.asarray(spacing, float)
   slices, rows, columns = _rays(label.shape, sides, turn)
   # The margin is background, at index -1 too.
