@@ -112,8 +112,9 @@ def count(workload: Workload, card: str) -> dict[str, Any]:
     step.step_function(method, method.recipe.tx), mesh
   )
   shapes = jax.eval_shape(lambda *given: given, *make(workload).arguments)
+  lay = lambda on: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on)
   arguments = [
-    jax.tree.map(lambda x, on=sharding: x.update(sharding=on), tree)
+    jax.tree.map(lay(sharding), tree)
     for tree, sharding in zip(shapes, placed, strict=True)
   ]
   start = time.perf_counter()
