@@ -56,16 +56,15 @@ def differences(
     other: of the reference.
     metric: 'dice' or 'hd95'.
   """
-  out = []
-  for key in sorted(mine.keys() & other.keys()):
-    value = _difference(mine[key], other[key], metric)
-    if value is not None:
-      out.append((mine[key]['patient'], key[1], value))
-  return out
+  return [
+    (mine[key]['patient'], key[1], value)
+    for key in sorted(mine.keys() & other.keys())
+    if (value := _difference(mine[key], other[key], metric)) is not None
+  ]
 
 
-def _matrix(rows) -> tuple[np.ndarray, list[str]]:
-  """`[P, M]` mean difference per patient and modality, NaN for none."""
+def _matrix(rows) -> tuple[np.ndarray, np.ndarray, list[str]]:
+  """`[P, M]` mean difference per patient and modality, and if there is one."""
   patients = sorted({patient for patient, _, _ in rows})
   modalities = sorted({modality for _, modality, _ in rows})
   sums = np.zeros((len(patients), len(modalities)))
@@ -74,15 +73,12 @@ def _matrix(rows) -> tuple[np.ndarray, list[str]]:
     at = patients.index(patient), modalities.index(modality)
     sums[at] += value
     counts[at] += 1
-  # Where nothing is, 0 / 0 would warn.
-  table = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-  return table, modalities
+  return sums / np.maximum(counts, 1), counts > 0, modalities
 
 
-def _draws(table, rng) -> np.ndarray:
+def _draws(has, rng) -> np.ndarray:
   """`[DRAWS, P]` how often each patient is drawn, group by group."""
-  has = ~np.isnan(table)
-  weights = np.zeros((DRAWS, len(table)))
+  weights = np.zeros((DRAWS, len(has)))
   for group in np.unique(has, axis=0):
     members = np.flatnonzero((has == group).all(1))
     share = np.full(len(members), 1 / len(members))
@@ -105,15 +101,13 @@ def paired(
   """
   if not rows:
     return None
-  table, modalities = _matrix(rows)
-  has = ~np.isnan(table)
-  filled = np.where(has, table, 0.0)
-  mean = float((filled.sum(0) / has.sum(0)).mean())
+  table, has, modalities = _matrix(rows)
+  mean = float((table.sum(0) / has.sum(0)).mean())
   out = {
     'mean': mean,
     'low': None,
     'high': None,
-    'patients': len(table),
+    'patients': len(has),
     'scans': len(rows),
     'modalities': modalities,
   }
@@ -121,9 +115,9 @@ def paired(
   if sizes.min() < 2:
     # One patient is always drawn again: an interval would claim no spread.
     return out
-  weights = _draws(table, np.random.default_rng(seed))
+  weights = _draws(has, np.random.default_rng(seed))
   # Every draw has each modality: groups are drawn as large as they are.
-  drawn = ((weights @ filled) / (weights @ has)).mean(1)
+  drawn = ((weights @ table) / (weights @ has)).mean(1)
   tail = (100 - LEVEL) / 2
   out['low'], out['high'] = map(float, np.percentile(drawn, [tail, 100 - tail]))
   return out

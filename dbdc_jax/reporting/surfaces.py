@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-# Light comes from above the viewer's left shoulder: (up, towards, left).
-_LIGHT = np.array([0.5, 0.8, 0.35]) / np.linalg.norm([0.5, 0.8, 0.35])
+# Light comes from above the viewer's left shoulder: (up, away, right).
+_LIGHT = np.array([0.5, -0.8, -0.35]) / np.linalg.norm([0.5, 0.8, 0.35])
 _AMBIENT = 0.35
 # Voxel steps are smoothed away for the shading only, in mm.
 _SMOOTH = 2.0
@@ -48,6 +48,12 @@ def upright(
   return nib.orientations.apply_orientation(label, way), (up, back, left)
 
 
+def _turned(degrees, up, away, right):
+  """Where the viewer's axes lead along slices, rows and columns."""
+  cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+  return up, cosine * away + sine * right, cosine * right - sine * away
+
+
 def _rays(shape, spacing, turn):
   """Voxels that the rays pass, by axis; -1 where they are outside.
 
@@ -64,13 +70,8 @@ def _rays(shape, spacing, turn):
   up = np.linspace(reach, -reach, _PIXELS)
   across = np.linspace(-reach, reach, _PIXELS)[:, None]
   along = np.linspace(-reach, reach, depth)
-  cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-  positions = (
-    up,
-    cosine * along + sine * across,
-    cosine * across - sine * along,
-  )
   out = []
+  positions = _turned(turn, up, along, across)
   for position, side, count in zip(positions, spacing, shape, strict=True):
     index = np.rint(position / side + (count - 1) / 2).astype(int)
     out.append(np.where((index >= 0) & (index < count), index, -1))
@@ -128,12 +129,7 @@ def render(
   at = np.stack([slices[row], rows[column, first], columns[column, first]], -1)
   classes = np.unique(label[label > 0])
   normals = _normals(label, classes, at, sides)
-  cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
-  # The light turns with the viewer: towards them is against the depth axis.
-  up, towards, left = _LIGHT
-  light = np.array(
-    [up, -cosine * towards - sine * left, -cosine * left + sine * towards]
-  )
+  light = np.array(_turned(turn, *_LIGHT))  # It turns with the viewer.
   shade = _AMBIENT + (1 - _AMBIENT) * np.clip(normals @ light, 0, 1)
   rgb = np.rint(255 * to_rgba_array(colours)[:, :3])
   colour = rgb[(label[tuple(at.T)].astype(int) - 1) % len(rgb)]
