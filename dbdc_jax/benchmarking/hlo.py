@@ -45,11 +45,6 @@ class Instruction(NamedTuple):
     return found and found[1].strip('"%')
 
   @property
-  def op_name(self) -> str:
-    """The operation in jax that it came from, '' if the compiler made it."""
-    return self.attribute('op_name') or ''
-
-  @property
   def called(self) -> list[str]:
     """The computations that it names, in the order of the line."""
     lists = re.findall(

@@ -66,7 +66,7 @@ class Origin(NamedTuple):
 
 def _said(module: hlo.Module, instruction: hlo.Instruction) -> Origin | None:
   """What an instruction's own line says, None if it says nothing."""
-  name = instruction.op_name
+  name = instruction.attribute('op_name') or ''
   files = module.files(instruction)
   if not name and not files:
     return None

@@ -181,12 +181,6 @@ def collect(
   }
 
 
-def _modalities(content: Mapping[str, Any]) -> list[str]:
-  """Of all rows, in the order in which they come."""
-  names = (name for row in content['rows'] for name in row['modalities'])
-  return list(dict.fromkeys(names))
-
-
 def _markdown_table(
   title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> list[str]:
@@ -199,7 +193,8 @@ def _markdown_table(
 
 def _score_table(content, index: int, metric: str) -> list[str]:
   """One metric: each modality and the mean, ours and the paper's."""
-  columns = [*_modalities(content), 'mean']
+  names = (name for row in content['rows'] for name in row['modalities'])
+  columns = [*dict.fromkeys(names), 'mean']
   head = ['row', 'runs', *columns, 'paper: ' + ', '.join(columns)]
   if metric == 'dice':
     head.append(f'difference to {content["reference"]}')

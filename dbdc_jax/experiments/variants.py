@@ -22,6 +22,7 @@ VARY = {
   'both': ('seed', 'data.split_seed'),
 }
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
+_NUMBERS = {int, float}
 _KEYS = ('name', 'label', 'method', 'fields', 'paper')
 
 Paper = Mapping[str, Sequence[float]]
@@ -98,9 +99,7 @@ def _read_row(entry: Any, where: str) -> Variant:
       ' {"mpcl.enabled": false}'
     )
   pairs = isinstance(paper, dict) and all(
-    isinstance(pair, list)
-    and len(pair) == 2
-    and all(type(number) in (int, float) for number in pair)
+    isinstance(pair, list) and len(pair) == 2 and {*map(type, pair)} <= _NUMBERS
     for pair in paper.values()
   )
   if not pairs:

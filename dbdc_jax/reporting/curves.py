@@ -142,25 +142,20 @@ def summary(run: FinishedRun) -> page.Section:
   )
 
 
-def _values(cases, modality: str, name: str, metric: str) -> list[float | None]:
-  """A class's scores in a modality's scans; none where it is not labelled."""
-  return [
-    case['native'][name][metric]
-    for case in cases
-    if case['modality'] == modality and name in case['native']
-  ]
-
-
 def scores(run: FinishedRun) -> page.Section:
   """Every test scan's scores: box plots per class and modality, and tables."""
   colours = class_colours(run.classes)
   cases, figures = run.results['cases'], []
   for metric, title in METRICS.items():
+    # A class that a modality's labels do not have has no box.
+    values: dict[tuple[str, str], list[float | None]] = {}
+    for case in cases:
+      for name, row in case['native'].items():
+        values.setdefault((case['modality'], name), []).append(row[metric])
     groups = [
-      Box(modality, name, values, colours[name])
-      for modality in run.modalities
-      for name in run.classes[1:]
-      if (values := _values(cases, modality, name, metric))
+      Box(modality, name, values[modality, name], colours[name])
+      for modality, name in itertools.product(run.modalities, run.classes[1:])
+      if (modality, name) in values
     ]
     figures.append(
       page.figure(

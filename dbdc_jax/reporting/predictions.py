@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from data.cache.prepared import PreparedCase
+from dbdc_jax.evaluation import scoring
 from dbdc_jax.inference import prepared_cases
 from dbdc_jax.reporting.runs import Data, FinishedRun
 
@@ -33,9 +34,8 @@ class Prediction:
 
 def mean_dice(case: dict[str, Any]) -> float:
   """Mean DSC of one entry of `results['cases']`; NaN without any."""
-  found = [row['dice'] for row in case['native'].values()]
-  found = [value for value in found if value is not None]
-  return float(np.mean(found)) if found else float('nan')
+  found = scoring.mean(row['dice'] for row in case['native'].values())
+  return float('nan') if found is None else found
 
 
 def choose(dice: dict[str, float]) -> dict[str, str]:
