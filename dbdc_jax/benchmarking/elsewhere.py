@@ -46,13 +46,9 @@ def count(
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def _answer(given: str) -> None:
-  """Prints what `count` reads: one line of JSON."""
-  module, devices, fields, options = json.loads(given)
-  use_virtual_devices(devices)
-  found = importlib.import_module(module).count(Workload(**fields), **options)
-  print(json.dumps(found))
-
-
 if __name__ == '__main__':
-  _answer(sys.argv[1])
+  # The other process: it prints what `count` reads, one line of JSON.
+  name, number, fields, given = json.loads(sys.argv[1])
+  use_virtual_devices(number)
+  found = importlib.import_module(name).count(Workload(**fields), **given)
+  print(json.dumps(found))

@@ -41,12 +41,6 @@ class Program:
   collectives: Counter = dataclasses.field(default_factory=Counter)
   collective_bytes: Counter = dataclasses.field(default_factory=Counter)
 
-  def add(self, other: 'Program') -> None:
-    """Adds what a part of the program does."""
-    self.macs += other.macs
-    self.collectives.update(other.collectives)
-    self.collective_bytes.update(other.collective_bytes)
-
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
   """The jaxprs that an equation calls."""
@@ -88,7 +82,9 @@ def _counted(jaxpr: Any, times: int = 1) -> Program:
       # One branch runs (here: the device's own form of an operation).
       inner = [max(inner, key=lambda branch: branch.macs)]
     for part in inner:
-      found.add(part)
+      found.macs += part.macs
+      found.collectives.update(part.collectives)
+      found.collective_bytes.update(part.collective_bytes)
   return found
 
 

@@ -73,9 +73,8 @@ def _part_line(name: str, kinds: dict[str, Any], total: int, rate: int) -> str:
 
 def compiled_table(found: dict[str, Any]) -> str:
   """What a program compiled for a GPU does, by part of the method."""
-  rate, total, memory = (
-    found[key] for key in ('bytes_per_second', 'bytes', 'memory')
-  )
+  rate, total = found['bytes_per_second'], found['bytes']
+  memory = found['memory']
   kernels_gb = f'{"kernels":>9s}{"GB":>9s}'
   lines = [
     f'{found["card"]}: {found["method"]}, K={found["modalities"]}, width'

@@ -81,12 +81,6 @@ def matmul_rate(
   return _IN_A_ROW * 2 * size**3 / float(seconds)
 
 
-def peak_rss() -> int:
-  """Bytes that this process has held at most."""
-  unit = 1 if sys.platform == 'darwin' else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def memory(compiled: Any, leaf: jax.Array) -> dict[str, int | None]:
   """Memory of a compiled program and of the process, in bytes.
 
@@ -109,8 +103,9 @@ def memory(compiled: Any, leaf: jax.Array) -> dict[str, int | None]:
   )
   device = next(iter(leaf.devices()))
   statistics = device.memory_stats() or {}
+  unit = 1 if sys.platform == 'darwin' else 1024
   return {
     'program': program,
     'device': statistics.get('peak_bytes_in_use'),
-    'process': peak_rss(),
+    'process': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
   }

@@ -48,8 +48,7 @@ def parse(text: str) -> Classes | None:
   """
   if not text:
     return None
-  file = _FILE.fullmatch(text)
-  if file:
+  if file := _FILE.fullmatch(text):
     pairs = _from_json(pathlib.Path(file[1]), file[2])
   else:
     pairs = [_pair(part.strip()) for part in text.split(',')]

@@ -151,17 +151,16 @@ def overlay_png(
     title: above the pictures.
     spacing: (row, column) pixel sides in mm.
   """
-  panels: list[tuple[str, np.ndarray | None]] = [('image', None)]
-  if reference is not None:
-    panels.append(('reference', reference))
-  panels.append(('prediction', prediction))
+  panels = {'image': None, 'reference': reference, 'prediction': prediction}
+  if reference is None:
+    del panels['reference']
   aspect = spacing[0] / spacing[1]
   shape = image.shape[0] * aspect / image.shape[1]
   width = 3.4 * len(panels)
   figure = Figure(figsize=(width, 3.4 * shape + 1.0), layout='constrained')
   figure.suptitle(_plain(title), fontsize=11)
   subplots = figure.subplots(1, len(panels))
-  for axes, (name, label) in zip(subplots, panels, strict=True):
+  for axes, (name, label) in zip(subplots, panels.items(), strict=True):
     axes.imshow(image, cmap='gray', vmin=0, vmax=1, aspect=aspect)
     if label is not None:
       _fill(axes, label, len(classes), aspect)

@@ -147,7 +147,7 @@ def _run(
   table: Table, variant: Variant, seed: int, part: str, options: Options
 ) -> PlannedRun:
   # What makes the row comes last: it is not to be overridden.
-  fields = [*_fields(options)]
+  fields = _fields(options)
   fields += [f'--config.{f}={seed}' for f in VARY[options.vary]]
   chosen = {**variant.fields, **variant.parts[part]}
   fields += [f'--config.{f}={v}' for f, v in chosen.items()]

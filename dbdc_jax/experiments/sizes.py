@@ -13,9 +13,7 @@ _SCANS = 'none'
 
 
 @functools.cache
-def _size(
-  task: str, method: str, fields: tuple[str, ...]
-) -> tuple[int, int, int]:
+def _size(task: str, method: str, fields: tuple[str, ...]) -> dict[str, int]:
   argument = f'method={method},scans={_SCANS},preset=paper'
   problem = methods.resolve(plan.resolve(task, argument, fields))
   # Networks for one modality each are equally large.
@@ -26,7 +24,8 @@ def _size(
   patch = config.augment.patch_size
   if built.traits.volumes:
     patch = config.data.slice_size
-  return *cost.training_size(built, params, memory, patch), patch
+  parameters, macs = cost.training_size(built, params, memory, patch)
+  return {'parameters': parameters, 'macs': macs, 'patch': patch}
 
 
 def at_the_papers_settings(run: plan.PlannedRun) -> dict[str, int] | None:
@@ -46,5 +45,4 @@ def at_the_papers_settings(run: plan.PlannedRun) -> dict[str, int] | None:
   fields = {'modalities': run.config.modalities}
   fields |= {**variant.fields, **variant.parts[run.part]}
   flags = tuple(f'--config.{name}={value}' for name, value in fields.items())
-  parameters, macs, patch = _size(run.config.task, variant.method, flags)
-  return {'parameters': parameters, 'macs': macs, 'patch': patch}
+  return _size(run.config.task, variant.method, flags)

@@ -187,11 +187,9 @@ def boxes(title: str, groups: Sequence[Box], unit: str) -> str:
   axes = _Axes((0, len(groups)), _range(values), width=width)
   parts = axes.frame(unit, numbers_x=False)
   for index, box in enumerate(groups):
-    inner = _one_box(axes, box, axes.across(index + 0.5))
-    name = escape(box.name)
-    parts.append(f'<g data-class="{name}">{"".join(inner)}</g>')
-  names = list(dict.fromkeys(box.group for box in groups))
-  for name in names:
+    inner = ''.join(_one_box(axes, box, axes.across(index + 0.5)))
+    parts.append(f'<g data-class="{escape(box.name)}">{inner}</g>')
+  for name in dict.fromkeys(box.group for box in groups):
     places = [i for i, box in enumerate(groups) if box.group == name]
     middle = axes.across((places[0] + places[-1] + 1) / 2)
     parts.append(_text(middle, axes.bottom + 15, name))

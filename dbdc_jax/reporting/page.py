@@ -102,11 +102,10 @@ def _filter(classes: Sequence[tuple[str, str]]) -> str:
     f'{escape(name)}</label>'
     for name, colour in classes
   )
-  folds = (
-    '<button data-fold="open">unfold all</button>'
-    '<button data-fold="close">fold all</button>'
+  return (
+    f'<div class="filter">{boxes}<button data-fold="open">unfold all</button>'
+    '<button data-fold="close">fold all</button></div>'
   )
-  return f'<div class="filter">{boxes}{folds}</div>'
 
 
 def build(

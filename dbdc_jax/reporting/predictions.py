@@ -1,7 +1,6 @@
 """A run's test scans, segmented again by its best checkpoint."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +14,7 @@ from dbdc_jax.reporting.runs import Data, FinishedRun
 RANKS = {'best': 1, 'median': 3, 'worst': 2}
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
   """One test scan.
 
   Attributes:
