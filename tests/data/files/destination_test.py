@@ -58,3 +58,36 @@ def test_below_a_file_nothing_can_be_made(folder):
   for path in (folder / 'file' / 'a', folder / 'file' / 'a' / 'b'):
     with pytest.raises(ValueError, match='file is no folder'):
       destination.check(path)
+
+
+@pytest.mark.parametrize(
+  ('text', 'stays'),
+  [
+    ('{"cases": 3, "more": 1}', False),
+    ('{"other": 3}', True),
+    ('["cases"]', True),
+    ('not JSON', True),
+    ('[' * 100_000, True),
+    ('', True),
+  ],
+)
+def test_only_a_file_of_ours_is_replaced(tmp_path, text, stays):
+  known = {'a.json': lambda text: destination.has_keys(text, ('cases',))}
+  check = lambda: destination.check_ours(tmp_path, known, ' is not ours')
+  check()  # Nothing is there.
+  (tmp_path / 'a.json').write_text(text)
+  if stays:
+    with pytest.raises(ValueError, match=r'a\.json is not ours'):
+      check()
+  else:
+    check()
+
+
+def test_what_is_no_readable_file_is_not_ours(tmp_path):
+  known = dict.fromkeys(('bytes', 'folder', 'link'), lambda text: True)
+  (tmp_path / 'bytes').write_bytes(b'\xff\xfe')
+  (tmp_path / 'folder').mkdir()
+  (tmp_path / 'link').symlink_to('nowhere')
+  for name in known:
+    with pytest.raises(ValueError, match=f'{name} is not ours'):
+      destination.check_ours(tmp_path, {name: known[name]}, ' is not ours')
