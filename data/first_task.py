@@ -10,12 +10,19 @@ from data import task_file
 from data.files import names
 from data.files.errors import Refusal
 from data.formats import nnunet, scan_files
-from data.formats.scan_error import ScanError, headed, table
+from data.formats.scan_error import ScanError, headed, need, table
 from data.preprocessing import hounsfield, planes, preprocess
 from data.readers import folder, user_labels
 from data.readers.folder import Held
 
 _SLICE_SIZES = (64, 96, 128, 192, 256)
+_BY_CUSTOM = (
+  'by custom it means voxels that were not annotated, so it is no class'
+)
+_NAME_IT = (
+  'name its class in dataset.json, list it under "background" there, or remove'
+  ' it from the label maps'
+)
 
 
 class First(NamedTuple):
@@ -75,26 +82,26 @@ def modality_folders(root: pathlib.Path) -> list[pathlib.Path]:
   Raises:
     ScanError: there are none.
   """
-  places = folder.folders_in(root) if root.is_dir() else []
+  there = root.is_dir()
+  places = folder.folders_in(root) if there else []
   found = [place for place in places if folder.holds_images(place)]
-  if found:
-    return found
-  if root.is_dir() and folder.holds_images(root):
-    raise ScanError(
-      root,
-      'is a modality folder itself: it holds the images',
-      f'move all of it into a subfolder with the name of its modality, e.g.'
-      f' {root}/ct/; or give the folder above it',
-    )
-  listed = names.few([p.name for p in places])
-  raise ScanError(
+  need(
+    found or not there or not folder.holds_images(root),
     root,
-    'no modality folders found'
-    + (f' (found: {listed})' if listed else '')
-    + ('' if root.is_dir() else ': it is no folder'),
+    'is a modality folder itself: it holds the images',
+    'move all of it into a subfolder with the name of its modality, e.g.'
+    f' {root}/ct/; or give the folder above it',
+  )
+  listed = names.few([p.name for p in places])
+  listed = f' (found: {listed})' if listed else ''
+  need(
+    found,
+    root,
+    f'no modality folders found{listed}{"" if there else ": it is no folder"}',
     f'put scans into {root}/NAME/images/ and label maps into'
     f' {root}/NAME/labels/, NAME being e.g. ct or t2',
   )
+  return found
 
 
 def _names(places: list[pathlib.Path]) -> dict[str, pathlib.Path]:
@@ -111,17 +118,14 @@ def _names(places: list[pathlib.Path]) -> dict[str, pathlib.Path]:
 def _label_names(place: pathlib.Path) -> dict[int, str]:
   """Names of label codes in nnU-Net's own dataset.json, old form or new."""
   path = place / folder.TASK_FILE
-  if not path.is_file():
-    return {}
   try:
-    found = task_file.content(path)
-    if not isinstance(found, dict) or 'labels' not in found:
-      return {}
-    codes = nnunet.codes(found)
+    found = task_file.content(path) if path.is_file() else {}
+    named = isinstance(found, dict) and 'labels' in found
+    codes = nnunet.codes(found) if named else {}
   except nnunet.NotUsableError as error:
     raise ScanError(path, error.reason, error.remedy) from error
   except ValueError as error:
-    raise ScanError(path, str(error), 'mend it, or move it away') from error
+    raise ScanError(path, str(error), nnunet.MEND) from error
   return {code: name for name, listed in codes.items() for code in listed}
 
 
@@ -160,29 +164,19 @@ def _why(name: str, seen: _Seen) -> tuple[bool, str]:
   ct = len(seen.ct[True]) > len(seen.ct[False])
   (case, why), *_ = seen.ct[ct].items()
   text = f'{name}: taken for {"CT" if ct else "no CT"} ({case}: {why})'
-  others = seen.ct[not ct]
-  if others:
-    text += (
-      f'; but {len(others)} of {len(seen.sides)} scans look otherwise'
-      f' ({names.few(list(others))}: {next(iter(others.values()))})'
-    )
+  if others := seen.ct[not ct]:
+    text += f'; but {len(others)} of {len(seen.sides)} scans look otherwise'
+    text += f' ({names.few(list(others))}: {next(iter(others.values()))})'
   return ct, text
 
 
 def _never(place, never) -> list[ScanError]:
   """Codes that are no classes by default, with the files that have them."""
   out = []
-  remedy = (
-    'name its class in dataset.json, list it under "background" there, or'
-    ' remove it from the label maps'
-  )
   for code, files in never.items():
     counts = names.few([f'{name}: {n} voxels' for name, n in files.items()])
-    reason = (
-      f'code {code} in {len(files)} label maps ({counts}): by custom it means'
-      ' voxels that were not annotated, so it is no class'
-    )
-    out.append(ScanError(place, reason, remedy))
+    reason = f'code {code} in {len(files)} label maps ({counts}): {_BY_CUSTOM}'
+    out.append(ScanError(place, reason, _NAME_IT))
   return out
 
 
@@ -278,11 +272,11 @@ class BadFirst(Refusal):
 def _no_class(root, held, empty, errors) -> list[ScanError]:
   """Why no class was found, where no other error says so."""
   maps = sum(len(here.labels) for here in held.values())
+  reason, remedy = 'no label maps found', 'put those of a few scans of each'
+  remedy += f' modality into {root}/NAME/labels/, named like the scans'
   if maps and empty == maps:
     reason = 'no label map has a labelled voxel'
-    return [ScanError(root, reason, 'label a few scans of each modality first')]
-  remedy = (
-    f'put those of a few scans of each modality into {root}/NAME/labels/, named'
-    ' like the scans'
-  )
-  return [] if errors else [ScanError(root, 'no label maps found', remedy)]
+    remedy = 'label a few scans of each modality first'
+  elif errors:
+    return []
+  return [ScanError(root, reason, remedy)]

@@ -8,7 +8,8 @@ is there as two patients', classes that are one by accident, too few labelled
 patients.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import collections
+from collections.abc import Callable, Sequence
 import hashlib
 import re
 from typing import Any
@@ -25,6 +26,13 @@ from data.task import Case, Modality, Scan, Task
 # Scans of a modality whose median pixel or slice distance differs by more from
 # this one's are another kind of scan, or their header is wrong.
 FAR = 3.0
+_PLANE = (
+  'give these scans a modality of their own, or write "plane" into dataset.json'
+)
+_SIZES = (
+  'correct the voxel sizes in its header, or give such scans a modality of'
+  ' their own'
+)
 # Columns of the table are not wider.
 _WIDEST = 40
 # What `--init` calls a class that has no name.
@@ -100,16 +108,11 @@ def check(
     if rows:
       _cut(rows, modality)
       errors += _unequal(rows, name)
-  errors += [
-    ScanError(
-      row['file'],
-      row['doubt'],
-      'export it in HU, or give it a modality of its own: the window of'
-      f' {row["modality"]} is in HU',
-    )
-    for row in facts
-    if row['doubt']
-  ]
+  remedy = 'export it in HU, or give it a modality of its own: the window of'
+  for row in facts:
+    if row['doubt']:
+      words = f'{remedy} {row["modality"]} is in HU'
+      errors.append(ScanError(row['file'], row['doubt'], words))
   errors += _twice(facts)
   errors += _accidental(task, cases, where)
   read = {row['case'] for row in facts}
@@ -119,34 +122,23 @@ def check(
 
 def _unequal(rows: Sequence[dict[str, Any]], name: str) -> list[ScanError]:
   """Scans that are not cut as most of their modality are."""
-  views = [row['plane'] for row in rows]
-  most = max(dict.fromkeys(views), key=views.count)
-  out = [
-    ScanError(
-      row['file'],
-      f'cut into {row["plane"]} slices, most scans of {name} into {most} ones',
-      'give these scans a modality of their own, or write "plane" into'
-      ' dataset.json',
-    )
-    for row in rows
-    if row['plane'] != most
-  ]
-  same = [row for row in rows if row['plane'] == most]
+  (most, _), *_ = collections.Counter(
+    row['plane'] for row in rows
+  ).most_common()
+  out, same = [], [row for row in rows if row['plane'] == most]
+  for row in rows:
+    if row['plane'] != most:
+      reason = f'cut into {row["plane"]} slices, most scans of {name} into'
+      out.append(ScanError(row['file'], f'{reason} {most} ones', _PLANE))
   for what, sizes in (
     ('slice distance', [row['slice_mm'] for row in same]),
     ('pixels', [max(row['pixel_mm']) for row in same]),
   ):
     median = float(np.median(sizes))
-    out += [
-      ScanError(
-        row['file'],
-        f'{what} of {size:.4g} mm, of most scans of {name} {median:.4g} mm',
-        'correct the voxel sizes in its header, or give such scans a modality'
-        ' of their own',
-      )
-      for row, size in zip(same, sizes, strict=True)
-      if max(size / median, median / size) > FAR
-    ]
+    for row, size in zip(same, sizes, strict=True):
+      if max(size / median, median / size) > FAR:
+        reason = f'{what} of {size:.4g} mm, of most scans of {name}'
+        out.append(ScanError(row['file'], f'{reason} {median:.4g} mm', _SIZES))
   return out
 
 
@@ -176,21 +168,14 @@ def _accidental(
       if index in m.codes.values() and m.name in drawn
     ]
     if _NAMELESS.fullmatch(name) and len(having) > 1:
-      out.append(
-        ScanError(
-          where,
-          f'{name!r} is one class in {" and ".join(having)}: equal names are'
-          ' one organ',
-          'give the classes their names',
-        )
-      )
+      reason = f'{name!r} is one class in {" and ".join(having)}: equal names'
+      reason += ' are one organ'
+      out.append(ScanError(where, reason, 'give the classes their names'))
   return out
 
 
 def _few(cases: Sequence[Case], where: str) -> list[ScanError]:
   """Why the patients cannot be split into training, validation and test."""
-  if not cases:
-    return []
   try:
     split.make(cases, seed=0, fold=0, labeled_fraction=1.0)
   except ValueError as error:
@@ -231,18 +216,16 @@ def text(facts: Sequence[dict[str, Any]], task: Task) -> str:
     )
   lines = _columns(rows)
   for number, row in enumerate(facts, 1):
-    lines[number] += ''.join(
-      f'\n    {names.printable(note)}' for note in row['notes']
-    )
+    notes = map(names.printable, row['notes'])
+    lines[number] = '\n    '.join((lines[number], *notes))
   return '\n'.join(lines)
 
 
-def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
   """Rows as lines of columns; the first and the last begin at the left.
 
   A very long name pushes its own row to the right, and no other.
   """
-  rows = list(rows)
   last = len(rows[0]) - 1
   widths = [
     min(max(map(cell_len, column)), _WIDEST)

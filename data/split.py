@@ -24,6 +24,11 @@ _FOLDS = 5  # 20 % of the patients are the test set of each.
 _VALIDATION = 0.1
 
 
+def _need(sound: object, words: str) -> None:
+  if not sound:
+    raise ValueError(words)
+
+
 def _groups(cases: Sequence[Case | PreparedCase]) -> list[list[str]]:
   """Modalities that share patients, as sorted groups."""
   groups: list[set[str]] = []
@@ -45,12 +50,12 @@ def _sides(patients, seed, fold, labeled_fraction, name):
   order = np.concatenate(folds[fold:] + folds[:fold])
   test = len(folds[fold])
   validation = max(1, round(_VALIDATION * count))
-  if count - test - validation < 1:
-    raise ValueError(
-      f'{name}: {count} labelled patients are too few to split into training,'
-      ' validation and test: at least 3 are needed'
-    )
   train = count - test - validation
+  _need(
+    train > 0,
+    f'{name}: {count} labelled patients are too few to split into training,'
+    ' validation and test: at least 3 are needed',
+  )
   labeled = min(train, max(1, round(labeled_fraction * train)))
   parts = ('test', 'validation', 'labeled', 'unlabeled')
   sides = np.repeat(parts, (test, validation, labeled, train - labeled))
@@ -81,12 +86,10 @@ def make(
   Raises:
     ValueError: too few patients, a fraction outside (0, 1], or no such fold.
   """
-  if not 0 <= fold < _FOLDS:
-    raise ValueError(f'data.fold={fold}: choose 0 to {_FOLDS - 1}')
-  if not 0 < labeled_fraction <= 1:
-    raise ValueError(
-      f'labeled_fraction={labeled_fraction}: give a share above 0, up to 1'
-    )
+  sound = 0 <= fold < _FOLDS
+  _need(sound, f'data.fold={fold}: choose 0 to {_FOLDS - 1}')
+  words = f'labeled_fraction={labeled_fraction}: give a share above 0, up to 1'
+  _need(0 < labeled_fraction <= 1, words)
   split: Split = {}
   for case in cases:
     split.setdefault(case.modality, {part: [] for part in PARTS})
@@ -104,11 +107,11 @@ def make(
       split[case.modality][part].append(case.name)
   for modality, parts in split.items():
     for part in _WITH_LABELS:
-      if not parts[part]:
-        raise ValueError(
-          f'{modality} has no {part} scans in this split; try another'
-          ' --config.data.split_seed, or give --config.data.split=FILE'
-        )
+      _need(
+        parts[part],
+        f'{modality} has no {part} scans in this split; try another'
+        ' --config.data.split_seed, or give --config.data.split=FILE',
+      )
   return split
 
 
@@ -125,16 +128,13 @@ def check(split: Split, cases: Sequence[PreparedCase]) -> None:
       side = 'training' if part in ('labeled', 'unlabeled') else part
       for name in names:
         case = by_name[name]
-        if case.modality != modality:
-          raise ValueError(f'split: {name} is not a scan of {modality}')
+        same = case.modality == modality
+        _need(same, f'split: {name} is not a scan of {modality}')
         keys = (f'patient {case.patient}', f'voxel content {case.content[:12]}')
         for key in keys:
-          other_side, other = seen.setdefault(key, (side, name))
-          if other_side != side:
-            raise ValueError(
-              f'split: {key} is on two sides: {other} in {other_side}, {name}'
-              f' in {side}'
-            )
+          there, other = seen.setdefault(key, (side, name))
+          places = f'{other} in {there}, {name} in {side}'
+          _need(there == side, f'split: {key} is on two sides: {places}')
 
 
 def save(split: Split, path: str) -> None:
@@ -162,25 +162,22 @@ def load(
   modalities = {case.modality for case in cases}
   names = {case.name for case in cases}
   bare = {case.name for case in cases if not case.labeled}
-  if not isinstance(split, dict) or not modalities <= split.keys():
-    raise ValueError(
-      f'{path}: must list the modalities {", ".join(sorted(modalities))}'
-    )
+  need = lambda sound, words: _need(sound, f'{path}: {words}')
+  sound = isinstance(split, dict) and modalities <= split.keys()
+  need(sound, f'must list the modalities {", ".join(sorted(modalities))}')
   split = {m: parts for m, parts in split.items() if m in modalities}
   for modality, parts in split.items():
-    if not isinstance(parts, dict) or set(parts) != set(PARTS):
-      raise ValueError(f'{path}: {modality} must list {", ".join(PARTS)}')
+    sound = isinstance(parts, dict) and set(parts) == set(PARTS)
+    need(sound, f'{modality} must list {", ".join(PARTS)}')
     listed = [name for part in PARTS for name in parts[part]]
     for part in _WITH_LABELS:
-      for name in bare & set(parts[part]):
-        raise ValueError(f'{path}: {name} has no label, but is in {part}')
+      name = min(bare & set(parts[part]), default='')
+      need(not name, f'{name} has no label, but is in {part}')
     unknown = sorted(set(listed) - names)
-    if unknown:
-      raise ValueError(f'{path}: no such scans: {", ".join(unknown[:5])}')
-    if len(listed) != len(set(listed)):
-      raise ValueError(f'{path}: {modality} lists a scan twice')
+    need(not unknown, f'no such scans: {", ".join(unknown[:5])}')
+    once = len(listed) == len(set(listed))
+    need(once, f'{modality} lists a scan twice')
     for part in _WITH_LABELS:
-      needed = part != 'labeled' or modality not in unlabeled
-      if needed and not parts[part]:
-        raise ValueError(f'{path}: {modality} has no {part} scans')
+      spared = part == 'labeled' and modality in unlabeled
+      need(parts[part] or spared, f'{modality} has no {part} scans')
   return split

@@ -29,7 +29,7 @@ and scores. Every other key has a default, see `FIELDS` and `MODALITY_FIELDS`.
 nnU-Net's own dataset.json is read as a task of one modality, see `nnunet.py`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import functools
 import json
 import math
@@ -95,12 +95,10 @@ def find(name: str) -> Task:
   """
   if name in TASKS:
     return TASKS[name]
-  path = pathlib.Path(name)
+  path, known = pathlib.Path(name), ', '.join(sorted(TASKS))
   if path.suffix != '.json':
-    raise ValueError(
-      f'task {name!r}: choose {", ".join(sorted(TASKS))}, or give the path of a'
-      ' dataset.json'
-    )
+    words = f'choose {known}, or give the path of a dataset.json'
+    raise ValueError(f'task {name!r}: {words}')
   try:
     stat = path.stat()
   except OSError as error:
@@ -169,13 +167,11 @@ def modality_folders(path: pathlib.Path) -> dict[str, str]:
   return {m.name: m.series for m in task.modalities if m.source == 'folder'}
 
 
-def _check_keys(found: Any, known: Mapping[str, str], where: str) -> None:
+def _check_keys(found: Any, known: Iterable[str], where: str) -> None:
   _need(isinstance(found, dict), f'{where} must hold keys and values')
+  listed = ', '.join(known)
   for key in found:
-    _need(
-      key in known,
-      f'{where}: unknown key {key!r}; known are {", ".join(known)}',
-    )
+    _need(key in known, f'{where}: unknown key {key!r}; known are {listed}')
 
 
 def _codes(labels: Any, name: str) -> dict[str, list[int]]:
@@ -204,7 +200,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _intensity(found: Any, name: str) -> Intensity:
-  _check_keys(found, dict.fromkeys(Intensity._fields, ''), f'{name}: intensity')
+  _check_keys(found, Intensity._fields, f'{name}: intensity')
   window = found.get('window')
   if window is not None:
     pair = isinstance(window, list) and len(window) == 2
@@ -233,23 +229,21 @@ def _modality(
   mm = found.get('mm_per_pixel')
   positive = mm is None or (_is_number(mm) and 0 < mm <= 100)
   _need(positive, f'{name}: mm_per_pixel={mm!r} must be positive')
-  plane = found.get('plane', default_plane)
-  _need(
-    isinstance(plane, str) and plane in planes.PLANES,
-    f'{name}: plane={plane!r}: choose {", ".join(planes.PLANES)}',
-  )
   texts = {'title': name, 'source': 'folder', 'folder': name, 'series': ''}
   for key, default in texts.items():
     texts[key] = value = found.get(key, default)
     _need(isinstance(value, str), f'{name}: {key}={value!r} must be a text')
-  _need(
-    texts['source'] in _SOURCES,
-    f'{name}: source={texts["source"]!r}: choose {", ".join(_SOURCES)}',
-  )
+  plane, source = found.get('plane', default_plane), texts['source']
+  for key, value, known in (
+    ('plane', plane, planes.PLANES),
+    ('source', source, _SOURCES),
+  ):
+    words = f'{name}: {key}={value!r}: choose {", ".join(known)}'
+    _need(value in known, words)
   return Modality(
     name=name,
     title=texts['title'],
-    source=texts['source'],
+    source=source,
     series=texts['folder'],
     codes=codes,
     intensity=_intensity(found.get('intensity', {}), name),
@@ -324,6 +318,10 @@ def from_dict(
   return task
 
 
+def _said(**fields: Any) -> dict[str, Any]:
+  return {name: value for name, value in fields.items() if value is not None}
+
+
 def to_dict(task: Task) -> dict[str, Any]:
   """The content of a task's file; `from_dict` gives the same task."""
   modalities: dict[str, dict[str, Any]] = {}
@@ -331,23 +329,20 @@ def to_dict(task: Task) -> dict[str, Any]:
     labels: dict[str, list[int]] = {}
     for code, index in m.codes.items():
       labels.setdefault(task.classes[index], []).append(code)
-    intensity: dict[str, Any] = {
-      'upper_percentile': m.intensity.upper_percentile
-    }
-    if m.intensity.window:
-      intensity['window'] = list(m.intensity.window)
-    modalities[m.name] = {
+    window, percentile = m.intensity
+    fields = {
       'title': m.title,
       'source': m.source,
       'folder': m.series,
       'labels': labels,
-      'intensity': intensity,
+      'intensity': _said(
+        upper_percentile=percentile, window=window and list(window)
+      ),
       'plane': m.plane,
+      'mm_per_pixel': m.mm_per_pixel,
+      'series': m.dicom_series or None,
     }
-    if m.mm_per_pixel is not None:
-      modalities[m.name]['mm_per_pixel'] = m.mm_per_pixel
-    if m.dicom_series:
-      modalities[m.name]['series'] = m.dicom_series
+    modalities[m.name] = _said(**fields)
   return {
     'name': task.name,
     'classes': list(task.classes),

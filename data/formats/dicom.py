@@ -20,7 +20,7 @@ from data.formats.dicom_header import EXPORT, TOLD, Header, unsaid
 from data.formats.dicom_stack import Stack, check_alike, listed, stack
 from data.formats.nifti import Volume, check_image
 from data.formats.nifti_bytes import MAX_VOXELS
-from data.formats.scan_error import AGAIN, ScanError
+from data.formats.scan_error import AGAIN, ScanError, need
 
 # What air measures on a CT scanner, and what none measures (HU).
 _AIR = (-1100.0, -900.0)
@@ -105,12 +105,9 @@ def _laid_out(
     dicom_pixels.check_layout(header)
     dicom_codec.check_decoder(header)
     count += dicom_pixels.voxel_count(header)
-  if count > MAX_VOXELS:
-    raise ScanError(
-      folder,
-      f'its headers announce {count} voxels, more than any scan has',
-      AGAIN + ', or resample it if it is that large',
-    )
+  words = f'its headers announce {count} voxels, more than any scan has'
+  remedy = AGAIN + ', or resample it if it is that large'
+  need(count <= MAX_VOXELS, folder, words, remedy)
   frames = [frame for header in headers for frame in frames_of(header)]
   laid = stack(frames, folder)
   return laid, notes + _check_rescaling(laid.frames, folder)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data.files import names
-from data.formats import affines, dicom_header
+from data.formats import affines
 from data.formats.dicom_frames import Frame
-from data.formats.dicom_header import EXPORT
+from data.formats.dicom_header import EXPORT, GE_B, SIEMENS_B
 from data.formats.scan_error import ScanError
 
 # Gaps between neighbouring slices may differ by this share of the median.
@@ -34,11 +34,7 @@ _EVEN = 'resample the series to even steps, or give each part its own folder'
 _KINDS: tuple[tuple[str, tuple[str | int, ...], str], ...] = (
   ('echoes', ('EchoTime', 'EffectiveEchoTime'), 'ms'),
   ('echoes', ('EchoNumbers',), ''),
-  (
-    'b-values',
-    ('DiffusionBValue', dicom_header.SIEMENS_B, dicom_header.GE_B),
-    's/mm2',
-  ),
+  ('b-values', ('DiffusionBValue', SIEMENS_B, GE_B), 's/mm2'),
   ('inversion times', ('InversionTime', 'InversionTimes'), 'ms'),
   ('flip angles', ('FlipAngle',), 'degrees'),
   ('tube voltages', ('KVP',), 'kV'),

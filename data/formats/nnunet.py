@@ -9,6 +9,7 @@ never trained as an organ.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+import contextlib
 import re
 from typing import Any
 import unicodedata
@@ -18,14 +19,11 @@ from data.formats.scan_source import Source
 
 # What voxels that nobody annotated are called.
 IGNORE = 'ignore'
-_KEYS = (
-  'labels',
-  'channel_names',
-  'modality',
-  'file_ending',
-  'numTraining',
+_KEYS = {
+  'labels', 'channel_names', 'modality', 'file_ending', 'numTraining',
   'training',
-)
+}  # fmt: skip
+MEND = 'mend it, or move it away'
 # The number of an image's channel.
 _CHANNEL = re.compile(r'(.+)_(\d{4})')
 # The grey values that abdominal CT is shown with, HU.
@@ -41,18 +39,20 @@ class NotUsableError(ValueError):
     remedy: what to do about it.
   """
 
-  def __init__(self, reason: str, remedy: str = 'mend it, or move it away'):
+  def __init__(self, reason: str, remedy: str):
     self.reason, self.remedy = reason, remedy
     super().__init__(f'{reason}; {remedy}')
 
 
+def _need(sound: object, reason: str, remedy: str = MEND) -> None:
+  if not sound:
+    raise NotUsableError(reason, remedy)
+
+
 def is_one(found: Any) -> bool:
   """Whether a JSON's content is nnU-Net's rather than our own."""
-  return (
-    isinstance(found, dict)
-    and 'modalities' not in found
-    and any(key in found for key in _KEYS)
-  )
+  known = isinstance(found, dict) and 'modalities' not in found
+  return known and not _KEYS.isdisjoint(found)
 
 
 def not_annotated(codes: Sequence[int]) -> NotUsableError:
@@ -76,61 +76,48 @@ def codes(found: Mapping[str, Any]) -> dict[str, list[int]]:
       are no names and codes.
   """
   labels = found.get('labels')
-  if not isinstance(labels, dict) or not labels:
-    raise NotUsableError('labels must give each class its code')
+  named = isinstance(labels, dict) and labels
+  _need(named, 'labels must give each class its code')
   old = any(isinstance(value, str) for value in labels.values())
   out: dict[str, list[int]] = {}
   for key, value in labels.items():
     name, numbers = (value, key) if old else (key, value)
-    numbers = numbers if isinstance(numbers, list | tuple) else [numbers]
-    try:
-      if old:
-        numbers = [int(n) for n in numbers]
-      whole = all(type(n) is int for n in numbers) and numbers
-    except (TypeError, ValueError):
-      whole = False
-    if not whole or not isinstance(name, str):
-      raise NotUsableError(
-        f'labels: {key!r}: {value!r} is no name with a whole number'
-      )
+    numbers = numbers if isinstance(numbers, list) else [numbers]
+    with contextlib.suppress(ValueError):
+      numbers = [int(key)] if old else numbers
+    whole = numbers and all(type(n) is int for n in numbers)
+    words = f'labels: {key!r}: {value!r} is no name with a whole number'
+    _need(whole and isinstance(name, str), words)
     if name.strip().lower() == IGNORE:
       raise not_annotated(numbers)
-    if name.strip().lower() == 'background' or numbers == [0]:
-      continue
-    out.setdefault(name, []).extend(numbers)
-  if not out:
-    raise NotUsableError('labels name no class but background')
-  _check_overlap(out)
-  return out
-
-
-def _check_overlap(classes: Mapping[str, list[int]]) -> None:
+    if name.strip().lower() != 'background' and numbers != [0]:
+      out.setdefault(name, []).extend(numbers)
+  _need(out, 'labels name no class but background')
   owner: dict[int, str] = {}
-  for name, numbers in classes.items():
-    for number in numbers:
-      other = owner.setdefault(number, name)
-      if other != name:
-        raise NotUsableError(
-          f'regions overlap: code {number} is in {other!r} and in {name!r}, and'
-          ' a voxel has one class here',
-          'list the codes one by one, each with a name of its own',
-        )
+  for name, number in ((n, c) for n, codes in out.items() for c in codes):
+    other = owner.setdefault(number, name)
+    _need(
+      other == name,
+      f'regions overlap: code {number} is in {other!r} and in {name!r}, and a'
+      ' voxel has one class here',
+      'list the codes one by one, each with a name of its own',
+    )
+  return out
 
 
 def _channel(found: Mapping[str, Any]) -> str:
   """The name of the only channel."""
   channels = found.get('channel_names', found.get('modality')) or {'0': 'image'}
-  if not isinstance(channels, dict | list):
-    raise NotUsableError(f'channel_names must name the channels: {channels!r}')
+  sound = isinstance(channels, dict | list)
+  _need(sound, f'channel_names must name the channels: {channels!r}')
   listed = list(channels.values() if isinstance(channels, dict) else channels)
-  if len(listed) != 1:
-    raise NotUsableError(
-      f'{len(listed)} channels ({", ".join(map(str, listed))}), and a modality'
-      ' is one',
-      'put the scans of each channel into a folder of its own,'
-      ' MODALITY/images/,'
-      ' with their label maps in MODALITY/labels/',
-    )
+  told = ', '.join(map(str, listed))
+  _need(
+    len(listed) == 1,
+    f'{len(listed)} channels ({told}), and a modality is one',
+    'put the scans of each channel into a folder of its own, MODALITY/images/,'
+    ' with their label maps in MODALITY/labels/',
+  )
   return str(listed[0])
 
 

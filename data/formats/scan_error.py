@@ -74,6 +74,14 @@ def cannot_read(place: str | os.PathLike, error: OSError) -> ScanError:
   return ScanError(place, reason, 'check name and permissions')
 
 
+def closed_folder(
+  place: pathlib.Path, error: OSError, remedy: str = 'make it readable'
+) -> ScanError:
+  """Why a folder, or what lies in it, cannot be looked into."""
+  reason = f'cannot be looked into: {error.strerror}'
+  return ScanError(error.filename or place, reason, remedy)
+
+
 def table(found: Sequence[ScanError]) -> str:
   """Bad scans as lines 'file | reason | remedy' under a heading."""
   rows = [('file', 'reason', 'remedy')]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from data.files import names
 from data.formats import dicom_files, file_kinds, itk
-from data.formats.scan_error import ScanError, dead_link
+from data.formats.scan_error import ScanError, closed_folder, dead_link, need
 from data.formats.scan_source import Source as Source
 from data.formats.scan_source import affine as affine
 from data.formats.scan_source import read as read
@@ -56,20 +56,16 @@ def find(
   """
   # '..' and '.' are no names.
   place = pathlib.Path(os.path.abspath(place))
-  if not place.exists():
-    if place.is_symlink():
-      raise dead_link(place)
-    raise ScanError(place, 'is not there', 'give a file or folder of scans')
+  if place.is_symlink() and not place.exists():
+    raise dead_link(place)
+  remedy = 'give a file or folder of scans'
+  need(place.exists(), place, 'is not there', remedy)
   walk = Walk(series, without)
   if place.is_dir():
     try:
       found = walk.folder(place)
     except OSError as error:
-      raise ScanError(
-        error.filename or place,
-        f'cannot be looked into: {error.strerror}',
-        'make it readable',
-      ) from error
+      raise closed_folder(place, error) from error
   else:
     found = _single(walk, place)
   walk.settle(found=False)
@@ -96,14 +92,10 @@ def _named(place, found):
   for parts, source in found:
     name = names.case_name('_'.join(parts) or file_kinds.stem(place.name))
     groups.setdefault(name, []).append(source._replace(name=name))
-  twice = [
-    ScanError(
-      other.path,
-      f'has the same name as {first.path}: neither is used',
-      'rename one of them, or move it away',
-    )
-    for first, *others in groups.values()
-    for other in others
-  ]
+  twice = []
+  for first, *others in groups.values():
+    reason = f'has the same name as {first.path}: neither is used'
+    remedy = 'rename one of them, or move it away'
+    twice += [ScanError(other.path, reason, remedy) for other in others]
   scans = {n: group[0] for n, group in groups.items() if len(group) == 1}
   return dict(sorted(scans.items())), twice

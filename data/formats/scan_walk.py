@@ -9,7 +9,7 @@ import pathlib
 import stat
 
 from data.formats import dicom_files, file_kinds, itk
-from data.formats.scan_error import ScanError, dead_link
+from data.formats.scan_error import ScanError, closed_folder, dead_link, need
 from data.formats.scan_source import Source
 
 # What a folder of this program's own results holds.
@@ -54,12 +54,9 @@ class Walk:
     The parts of loose DICOM files are none: they are named like the folder.
     """
     self._folders += 1
-    if self._folders > _MOST_FOLDERS:
-      raise ScanError(
-        place,
-        f'more than {_MOST_FOLDERS} folders to look into',
-        'give the folder that holds the scans',
-      )
+    words = f'more than {_MOST_FOLDERS} folders to look into'
+    remedy = 'give the folder that holds the scans'
+    need(self._folders <= _MOST_FOLDERS, place, words, remedy)
     facts = place.stat()
     above = (*above, (facts.st_dev, facts.st_ino))
     files, folders = self._entries(place)
@@ -117,11 +114,8 @@ class Walk:
       problems, left = len(self.problems), len(self.left_out)
       found = self.folder(path, above)
     except OSError as error:
-      self._problem(
-        error.filename or path,
-        f'cannot be looked into: {error.strerror}',
-        'make it readable, or move it away',
-      )
+      remedy = 'make it readable, or move it away'
+      self.problems.append(closed_folder(path, error, remedy))
       return []
     if not (found or self._foreign or len(self.problems) > problems):
       count = len(self.left_out) - left

@@ -59,22 +59,17 @@ def evidence(
     return said == 'CT', f'its DICOM tags say {said}'
   low, high = float(voxels.min()), float(voxels.max())
   air, soft = _share(voxels, *_AIR), _share(voxels, *_SOFT)
+  told = f'{100 * soft:.0f} %'
   if min(air, soft) >= _SHARE:
-    return True, (
-      f'{100 * air:.0f} % of its values are air or lung (-1000 HU),'
-      f' {100 * soft:.0f} % soft tissue (0 to 100 HU)'
-    )
+    lung = f'{100 * air:.0f} % of its values are air or lung (-1000 HU)'
+    return True, f'{lung}, {told} soft tissue (0 to 100 HU)'
   if _windowed(voxels, soft):
-    return True, (
-      f'HU that were cut to {low:.0f} to {high:.0f}: {100 * soft:.0f} % are'
-      ' soft tissue'
-    )
+    cut = f'HU that were cut to {low:.0f} to {high:.0f}'
+    return True, f'{cut}: {told} are soft tissue'
   if low >= 0:
     return False, 'no value is below 0'
-  return False, (
-    f'values from {low:.4g} to {high:.4g}, but not those of air and soft tissue'
-    ' in HU'
-  )
+  span = f'values from {low:.4g} to {high:.4g}'
+  return False, f'{span}, but not those of air and soft tissue in HU'
 
 
 def doubt(voxels: np.ndarray) -> str:
@@ -94,9 +89,5 @@ def doubt(voxels: np.ndarray) -> str:
       return f'{span}: stored with an offset of about 1024, not HU'
     return f'{span}: neither air nor fat is there, not HU'
   body = _share(voxels, *_BODY)
-  if body < _BODY_SHARE:
-    return (
-      f'{span}, {100 * body:.1f} % between -150 and 150, where all soft tissue'
-      ' is: not HU'
-    )
-  return ''
+  little = f'{100 * body:.1f} % between -150 and 150, where all soft tissue is'
+  return f'{span}, {little}: not HU' if body < _BODY_SHARE else ''

@@ -222,19 +222,16 @@ def prepare_scan(
       f' {mm} mm: slice_size must be at least'
       f' {8 * int(np.ceil(max(lengths) / mm / 8))}'
     )
+  canvas = (slice_size, slice_size)
   geometry = {
     'original_shape': [int(n) for n in scan.image.shape],
     'affine': scan.affine.tolist(),
     'orientation': transform.tolist(),
     'reoriented_shape': [int(n) for n in full_shape],
     'box': box,
-    'native_shape': [int(n) for n in image.shape],
-    'spacing': list(spacing),
     'slice_size': slice_size,
-    'mm_per_pixel': mm,
-    'pad': [(slice_size - length / mm) / 2 for length in lengths],
+    **_centred(image.shape, spacing, mm, canvas),
   }
-  canvas = (slice_size, slice_size)
   resampled = resample(image, geometry, canvas, order=1)
   return PreparedScan(
     images=np.round(resampled * ONE).astype(np.uint16),
@@ -245,11 +242,15 @@ def prepare_scan(
   )
 
 
-def _native_positions(geometry, axis):
-  """Prepared coordinates of the native pixels along rows or columns."""
-  factor, pad = _factor_and_offset(geometry, axis)
-  size = geometry['native_shape'][1 + axis]
-  return (np.arange(size) + 0.5) * factor - 0.5 + pad
+def _centred(shape, spacing, mm: float, canvas) -> dict[str, Any]:
+  """The geometry of slices `[S, h, w]` in the middle of a canvas."""
+  sides = zip(canvas, shape[1:], spacing[1:], strict=True)
+  return {
+    'native_shape': [int(n) for n in shape],
+    'spacing': list(spacing),
+    'mm_per_pixel': mm,
+    'pad': [(side - n * size / mm) / 2 for side, n, size in sides],
+  }
 
 
 def region_geometry(
@@ -268,25 +269,17 @@ def region_geometry(
   """
   lengths = [n * side for n, side in zip(shape[1:], spacing[1:], strict=True)]
   # A hair less: what fits to rounding needs no further pixel.
-  canvas = [max(smallest, int(np.ceil(n / mm - 1e-6))) for n in lengths]
-  geometry = {
-    'native_shape': [int(n) for n in shape],
-    'spacing': list(spacing),
-    'mm_per_pixel': mm,
-    'pad': [
-      (side - length / mm) / 2
-      for side, length in zip(canvas, lengths, strict=True)
-    ],
-  }
-  return geometry, (canvas[0], canvas[1])
+  rows, columns = (max(smallest, int(np.ceil(n / mm - 1e-6))) for n in lengths)
+  return _centred(shape, spacing, mm, (rows, columns)), (rows, columns)
 
 
 def native_probabilities(
   probabilities: np.ndarray, geometry: dict[str, Any]
 ) -> np.ndarray:
   """One slice `[H, W, ...]` on the native grid, `[h, w, ...]`, bilinear."""
-  for axis in (0, 1):
-    where = _native_positions(geometry, axis)
+  for axis, size in enumerate(geometry['native_shape'][1:]):
+    factor, pad = _factor_and_offset(geometry, axis)
+    where = (np.arange(size) + 0.5) * factor - 0.5 + pad
     probabilities = _linear(probabilities, where, axis)
   return probabilities
 

@@ -7,7 +7,7 @@ RawData/Testing/img/img0061.nii.gz    (no labels; some copies say Test)
 from collections.abc import Iterator, Sequence
 import pathlib
 
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import need
 from data.readers import image_and_label
 from data.task import Case, Modality
 
@@ -33,10 +33,8 @@ def cases(
   if (top / 'RawData').is_dir():
     top = top / 'RawData'
   training = image_and_label.files(top / 'Training' / 'img', _IMAGES)
-  if not training:
-    raise ScanError(
-      root, 'no BTCV scans found', f'expected {_LAYOUT} in this folder'
-    )
+  remedy = f'expected {_LAYOUT} in this folder'
+  need(training, root, 'no BTCV scans found', remedy)
   pairs: list[tuple[pathlib.Path, pathlib.Path | None]] = [
     (p, p.parents[1] / 'label' / f'label{p.name[3:]}') for p in training
   ]

@@ -19,7 +19,7 @@ from PIL import Image
 from data.formats.dicom import read_dicom
 from data.formats.dicom_files import files_in
 from data.formats.label_maps import map_codes
-from data.formats.scan_error import AGAIN, ScanError
+from data.formats.scan_error import AGAIN, ScanError, need
 from data.task import Case, Modality, Scan
 
 # Grey values (above, up to) of each organ, and the middle that stands for it.
@@ -38,9 +38,8 @@ def _number(path: pathlib.Path) -> int:
   """The integer after the last '-' of a file's name."""
   match = re.search(r'(\d+)$', path.stem.rsplit('-', 1)[-1])
   if match is None:
-    raise ScanError(
-      path, 'no slice number behind the last "-"', 'keep the official names'
-    )
+    reason = 'no slice number behind the last "-"'
+    raise ScanError(path, reason, 'keep the official names')
   return int(match.group(1))
 
 
@@ -52,19 +51,13 @@ def _read_png(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
       picture = Image.open(path)
     with picture:
       # Before the pixels are unpacked: a small file may hold a huge picture.
-      if picture.size != size:
-        raise ScanError(
-          path,
-          f'label slice of {picture.size} pixels, image slices of {size}',
-          'give the labels that were drawn on this series',
-        )
+      words = f'label slice of {picture.size} pixels, image slices of {size}'
+      remedy = 'give the labels that were drawn on this series'
+      need(picture.size == size, path, words, remedy)
       # A palette's indices, or colours, are not the archive's grey values.
-      if picture.mode not in ('L', 'I', 'I;16'):
-        raise ScanError(
-          path,
-          f'a picture of mode {picture.mode}, not of grey values',
-          'export the labels as grey-value PNG',
-        )
+      grey = picture.mode in ('L', 'I', 'I;16')
+      words = f'a picture of mode {picture.mode}, not of grey values'
+      need(grey, path, words, 'export the labels as grey-value PNG')
       return np.asarray(picture)
   except ScanError:
     raise
@@ -89,12 +82,9 @@ def _read_label(
   pngs = sorted(
     (p for p in ground.glob('*.png') if not p.name.startswith('.')), key=_number
   )
-  if len(pngs) != len(files):
-    raise ScanError(
-      ground,
-      f'{len(pngs)} label slices for {len(files)} image slices',
-      'copy both folders again from their source',
-    )
+  words = f'{len(pngs)} label slices for {len(files)} image slices'
+  remedy = 'copy both folders again from their source'
+  need(len(pngs) == len(files), ground, words, remedy)
   by_number = sorted(range(len(files)), key=lambda i: _number(files[i]))
   label = np.zeros(shape, np.int32)
   for png, index in zip(pngs, by_number, strict=True):
@@ -106,25 +96,19 @@ def _read(folder: pathlib.Path, ground: pathlib.Path | None, codes) -> Scan:
   volume = read_dicom(folder)
   label = None
   if ground is not None:
-    if not ground.is_dir():
-      remedy = f'put the labels into {ground}'
-      raise ScanError(folder, 'its Ground folder is missing', remedy)
+    remedy = f'put the labels into {ground}'
+    need(ground.is_dir(), folder, 'its Ground folder is missing', remedy)
     label = _read_label(ground, volume.files, volume.voxels.shape, codes)
   return Scan(volume.voxels, label, volume.affine, volume.notes, volume.tags)
 
 
 def _patients(root: str, which: str) -> list[pathlib.Path]:
-  top = pathlib.Path(root)
-  for folder in (
-    top / f'CHAOS_{which}_Sets' / f'{which}_Sets' / 'MR',
-    top / f'{which}_Sets' / 'MR',
-    top / 'MR',
-  ):
-    if folder.is_dir() and (which == 'Train' or folder != top / 'MR'):
-      return sorted(
-        (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()),
-        key=lambda p: int(p.name),
-      )
+  places = [f'CHAOS_{which}_Sets/{which}_Sets/MR', f'{which}_Sets/MR']
+  places += ['MR'] if which == 'Train' else []
+  for folder in map(pathlib.Path(root).joinpath, places):
+    if folder.is_dir():
+      found = (p for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+      return sorted(found, key=lambda p: int(p.name))
   return []
 
 
@@ -164,10 +148,10 @@ def cases(
         labeled=ground is not None,
         read=functools.partial(_read, folder, ground, modality.codes),
       )
-    if not count:
-      raise ScanError(
-        root,
-        f'no CHAOS {modality.title} scans found',
-        f'expected Train_Sets/MR/<id>/{sequence}/DICOM_anon'
-        f'{"/" + phase if phase else ""}/*.dcm and {sequence}/Ground/*.png',
-      )
+    need(
+      count,
+      root,
+      f'no CHAOS {modality.title} scans found',
+      f'expected Train_Sets/MR/<id>/{sequence}/DICOM_anon'
+      f'{"/" + phase if phase else ""}/*.dcm and {sequence}/Ground/*.png',
+    )

@@ -21,7 +21,7 @@ from data import task_file
 from data.files import names
 from data.formats import file_kinds, nnunet, scan_files
 from data.formats.nifti import check_pair
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, closed_folder
 from data.formats.scan_files import Source
 from data.readers import user_labels
 from data.task import Case, Modality, Scan
@@ -117,19 +117,18 @@ def beside(
   for path in sorted(place.iterdir()):
     if path in used or path.name.startswith('.') or path.name == TASK_FILE:
       continue
+    reason = file_kinds.other(path) or 'a file that is not read'
     if path.is_dir():
-      reason = 'results of this program'
-      if not (path / scan_files.RESULTS).is_file():
-        reason = 'a folder that is not read'
-        if holds_images(path):
-          reason = 'a modality that dataset.json does not name'
-      left_out.append(ScanError(path, reason))
+      reason = 'a folder that is not read'
+      if (path / scan_files.RESULTS).is_file():
+        reason = 'results of this program'
+      elif holds_images(path):
+        reason = 'a modality that dataset.json does not name'
     elif file_kinds.scan_ending(path):
       remedy = "put it into the images/ of a modality's folder"
       problems.append(ScanError(path, 'a scan where none is read', remedy))
-    else:
-      reason = file_kinds.other(path) or 'a file that is not read'
-      left_out.append(ScanError(path, reason))
+      continue
+    left_out.append(ScanError(path, reason))
 
 
 class _Look:
@@ -236,8 +235,7 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     look.rest(labels)
   except (ScanError, OSError) as error:
     if isinstance(error, OSError):
-      text = f'cannot be looked into: {error.strerror}'
-      error = ScanError(error.filename or place, text, 'make it readable')
+      error = closed_folder(place, error)
     return Held({}, {}, {}, [*look.problems, error], look.left_out)
   bad = {_name_of(e).removesuffix('_0000') for e in look.problems}
   alone = [
@@ -250,18 +248,15 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
       f' {names.few([source.name for source in alone])}',
       'name scans and label maps alike, or move the label maps away',
     )
-  training = images.name if images else ''
   for name in sorted(later.keys() & found.keys()):
-    look.problem(
-      later.pop(name).path, f'is in {training}/ too', 'move one of them away'
-    )
+    training = images.name if images else ''
+    twice, remedy = later.pop(name).path, 'move one of them away'
+    look.problem(twice, f'is in {training}/ too', remedy)
   if not found and not look.problems:
-    there = (
-      names.few([p.name for p in folders_in(place)]) if images is None else ''
-    )
+    there = [] if images else [p.name for p in folders_in(place)]
     look.problem(
       place,
-      'no scans found' + (f' (found: {there})' if there else ''),
+      'no scans found' + (f' (found: {names.few(there)})' if there else ''),
       f'expected {place}/images/ with .nii or .nii.gz files, or a folder with'
       ' a DICOM series for each case',
     )

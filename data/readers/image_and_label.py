@@ -6,7 +6,7 @@ import pathlib
 
 from data.formats.label_maps import map_codes
 from data.formats.nifti import check_pair, read_nifti
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import need
 from data.task import Case, Modality, Scan
 
 
@@ -24,12 +24,9 @@ def _read(
   image = read_nifti(image_file)
   if label_file is None:
     return Scan(image.voxels, None, image.affine, image.notes)
-  if not label_file.exists():
-    raise ScanError(
-      image_file,
-      f'its label {label_file.name} is missing',
-      f'put it at {label_file}, or move the image away',
-    )
+  remedy = f'put it at {label_file}, or move the image away'
+  words = f'its label {label_file.name} is missing'
+  need(label_file.exists(), image_file, words, remedy)
   label = read_nifti(label_file, label=True)
   check_pair(image, label, label_file)
   # Codes exceed 255: they go through the table before any cast to 8 bit.

@@ -7,7 +7,7 @@ mr_train/...   ct_test/ct_test_2001_image.nii.gz   mr_test/...   (no labels)
 from collections.abc import Iterator, Sequence
 import pathlib
 
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import need
 from data.readers import image_and_label
 from data.task import Case, Modality
 
@@ -34,13 +34,13 @@ def cases(
     for part in ('train', 'test')[: 1 + include_unlabeled]:
       folder = pathlib.Path(root) / f'{kind}_{part}'
       images = image_and_label.files(folder, f'{kind}_{part}_*_image.')
-      if part == 'train' and not images:
-        raise ScanError(
-          root,
-          f'no MM-WHS {modality.title} scans found',
-          f'expected {kind}_train/{kind}_train_1001_image.nii.gz and'
-          ' ..._label.nii.gz in this folder',
-        )
+      need(
+        images or part == 'test',
+        root,
+        f'no MM-WHS {modality.title} scans found',
+        f'expected {kind}_train/{kind}_train_1001_image.nii.gz and'
+        ' ..._label.nii.gz in this folder',
+      )
       found += [(path, part, modality) for path in images]
   for image, part, modality in sorted(found, key=lambda f: f[0].name):
     name = image.name.split('_image.')[0]

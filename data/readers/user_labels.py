@@ -6,7 +6,7 @@ import numpy as np
 
 from data.files import names
 from data.formats import label_maps
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, need
 
 # A map of so many codes is looked at more closely.
 _MANY = 30
@@ -65,18 +65,12 @@ def check_drawn(
   codes = label_maps.count_codes(label)
   twice = image is not None and _same(image, label)
   if len(codes) > _MANY and (twice or _alike(label) < _ALIKE):
-    raise ScanError(
-      label_file,
-      f'{len(codes)} different codes ({min(codes)} to {max(codes)})'
-      + (': the voxels of its own image' if twice else ''),
-      'give the label map, not an image',
-    )
-  if twice:
-    raise ScanError(
-      image_file,
-      f'holds the voxels of its label map {label_file}',
-      'give the image that the label map was drawn on',
-    )
+    words = f'{len(codes)} different codes ({min(codes)} to {max(codes)})'
+    words += ': the voxels of its own image' if twice else ''
+    raise ScanError(label_file, words, 'give the label map, not an image')
+  words = f'holds the voxels of its label map {label_file}'
+  remedy = 'give the image that the label map was drawn on'
+  need(not twice, image_file, words, remedy)
   return codes
 
 
