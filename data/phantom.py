@@ -19,25 +19,14 @@ def _flags() -> argparse.ArgumentParser:
   parser = command.parser('data.phantom', __doc__)
   add = parser.add_argument
   add('--task', choices=list(LAYOUTS), required=True, help='what is shown')
-  add(
-    '--layout',
-    choices=list(LAYOUTS.values()),
-    help='mmwhs (heart) or btcv+chaos (abdomen); follows from --task',
-  )
+  layouts = 'mmwhs (heart) or btcv+chaos (abdomen); follows from --task'
+  add('--layout', choices=list(LAYOUTS.values()), help=layouts)
   add('--out', required=True, help='folder to make; must not exist yet')
-  add(
-    '--subjects',
-    type=int,
-    default=20,
-    help='people per archive (default: %(default)s)',
-  )
+  people = 'people per archive (default: %(default)s)'
+  add('--subjects', type=int, default=20, help=people)
   add('--seed', type=int, default=0, help='other people (default: %(default)s)')
-  add(
-    '--size',
-    choices=list(SIZES),
-    default='quick',
-    help='voxels per scan (default: %(default)s; tiny is for tests)',
-  )
+  voxels = 'voxels per scan (default: %(default)s; tiny is for tests)'
+  add('--size', choices=list(SIZES), default='quick', help=voxels)
   add('--quiet', action='store_true', help='no progress bar')
   return parser
 

@@ -74,10 +74,8 @@ def _check_cache(
   homes = {destination.real(f).parent for case in cases for f in case.files}
   homes |= {destination.real(root) for root in roots.values() if root}
   if place in homes:
-    raise ValueError(
-      f'{place} holds the scans: choose another folder for prepared data'
-      ' (--config.data.cache=DIR, --cache DIR)'
-    )
+    remedy = 'choose another folder for prepared data (--config.data.cache=DIR,'
+    raise ValueError(f'{place} holds the scans: {remedy} --cache DIR)')
 
 
 def prepare(
@@ -150,15 +148,15 @@ def prepare(
       if bad and not skip_bad:
         raise BadScans(bad)
       _check_left(sources, writer)
+      left = [
+        {'file': e.file, 'note': f'left out, {e.reason}'}
+        for e in found.left_out
+      ]
       meta = {
         'cases': [dataclasses.asdict(case) for case in writer.meta],
         'fingerprint': writer.fingerprint(),
         'planes': {m.name: m.plane for m in modalities},
-        'notes': writer.notes
-        + [
-          {'file': e.file, 'note': f'left out, {e.reason}'}
-          for e in found.left_out
-        ],
+        'notes': writer.notes + left,
         'skipped': [vars(e) for e in bad],
       }
       (temporary / META).write_text(json.dumps(meta) + '\n')

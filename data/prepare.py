@@ -29,20 +29,12 @@ def _flags() -> argparse.ArgumentParser:
   parser = command.parser('data.prepare', __doc__)
   add = parser.add_argument
   what = parser.add_mutually_exclusive_group(required=True)
-  what.add_argument(
-    '--task', help='heart, abdomen, or the path of a dataset.json'
-  )
-  what.add_argument('--init', metavar='DIR', help='write DIR/dataset.json')
-  what.add_argument(
-    '--check', metavar='DIR', help='read every scan, prepare none'
-  )
-  add(
-    '--root',
-    action='append',
-    default=[],
-    metavar='SOURCE=DIR',
-    help='folder of mmwhs, btcv or chaos; may be repeated',
-  )
+  one_of = what.add_argument
+  one_of('--task', help='heart, abdomen, or the path of a dataset.json')
+  one_of('--init', metavar='DIR', help='write DIR/dataset.json')
+  one_of('--check', metavar='DIR', help='read every scan, prepare none')
+  roots = 'folder of mmwhs, btcv or chaos; may be repeated'
+  add('--root', action='append', default=[], metavar='SOURCE=DIR', help=roots)
   add(
     '--config',
     metavar='FILE',
@@ -141,11 +133,7 @@ def _prepare(flags: argparse.Namespace) -> int | None:
     return _check(flags)
   task, roots = _settings(flags)
   preparation.prepare(
-    task,
-    flags.modalities,
-    roots,
-    cache=flags.cache,
-    skip_bad=flags.skip_bad,
+    task, flags.modalities, roots, cache=flags.cache, skip_bad=flags.skip_bad
   )
   return 0
 

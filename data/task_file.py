@@ -234,12 +234,12 @@ def _modality(
     texts[key] = value = found.get(key, default)
     _need(isinstance(value, str), f'{name}: {key}={value!r} must be a text')
   plane, source = found.get('plane', default_plane), texts['source']
-  for key, value, known in (
+  for key, value, choices in (
     ('plane', plane, planes.PLANES),
     ('source', source, _SOURCES),
   ):
-    words = f'{name}: {key}={value!r}: choose {", ".join(known)}'
-    _need(value in known, words)
+    words = f'{name}: {key}={value!r}: choose {", ".join(choices)}'
+    _need(value in choices, words)
   return Modality(
     name=name,
     title=texts['title'],

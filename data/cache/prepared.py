@@ -133,9 +133,8 @@ def summary(prepared: Prepared) -> str:
     spread = ', '.join(
       f'{q} %: {v:.2f}' for q, v in facts['intensity_percentiles'].items()
     )
-    voxels = ', '.join(
-      f'{c} {n:,}' for c, n in facts['voxels_per_class'].items()
-    )
+    counts = facts['voxels_per_class'].items()
+    voxels = ', '.join(f'{name} {count:,}' for name, count in counts)
     lines += [
       f'  {name}: {facts["cases"]} scans, {facts["labeled"]} with labels,'
       f' {facts["slices"]} slices, median spacing {spacing} mm, prepared at'
@@ -143,14 +142,8 @@ def summary(prepared: Prepared) -> str:
       f'    intensities {spread}',
       f'    voxels {voxels}',
     ]
-  lines += [
-    names.printable(f'  note {n["file"]}: {n["note"]}')
-    for n in prepared.notes[:_NOTES]
-  ]
-  if len(prepared.notes) > _NOTES:
-    lines.append(f'  ... and {len(prepared.notes) - _NOTES} more notes')
-  lines += [
-    names.printable(f'  skipped {b["file"]}: {b["reason"]}')
-    for b in prepared.skipped
-  ]
-  return '\n'.join(lines)
+  told = [f'  note {n["file"]}: {n["note"]}' for n in prepared.notes]
+  if len(told) > _NOTES:
+    told[_NOTES:] = [f'  ... and {len(told) - _NOTES} more notes']
+  told += [f'  skipped {b["file"]}: {b["reason"]}' for b in prepared.skipped]
+  return '\n'.join([*lines, *map(names.printable, told)])

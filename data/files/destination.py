@@ -43,12 +43,9 @@ def check(path: str | os.PathLike) -> pathlib.Path:
   folder = place.parent
   while not os.path.lexists(folder) and folder != folder.parent:
     folder = folder.parent
-  if not folder.is_dir():
-    raise ValueError(f'{path}: {folder} is no folder: choose another place')
-  if not os.access(folder, os.W_OK | os.X_OK):
-    raise ValueError(
-      f'{path}: {folder} must not be written to: choose another place'
-    )
+  if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    why = 'must not be written to' if folder.is_dir() else 'is no folder'
+    raise ValueError(f'{path}: {folder} {why}: choose another place')
   return place
 
 

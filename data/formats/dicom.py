@@ -64,16 +64,11 @@ def _check_rescaling(frames: Sequence[Frame], folder: str) -> tuple[str, ...]:
   """
   for frame in frames:
     frame.header.need(frame.slope != 0, 'RescaleSlope is 0')
-  for name, value in (
-    ('RescaleIntercept', lambda f: f.intercept),
-    ('RescaleSlope', lambda f: f.slope),
-    ('RescaleType', lambda f: f.unit or None),
-  ):
-    with_it = [f for f in frames if value(f) is not None]
-    without = [f for f in frames if value(f) is None]
+  for name in ('RescaleIntercept', 'RescaleSlope', 'RescaleType'):
+    with_it = [frame for frame in frames if frame.said(name)]
+    without = [frame for frame in frames if not frame.said(name)]
     if with_it and without:
-      has = value(with_it[0])
-      has = has if isinstance(has, str) else f'{has:g}'
+      has = with_it[0].said(name)
       words = f'{name} is missing in {listed(without)}, the others have {has}'
       if len(with_it) <= len(without):
         words = f'{name} is only there in {listed(with_it)} ({has})'

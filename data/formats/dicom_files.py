@@ -5,6 +5,7 @@ left out: it belongs to its series, which cannot be read without it.
 """
 
 from collections.abc import Iterable, Sequence
+import contextlib
 import os
 import pathlib
 import re
@@ -91,15 +92,6 @@ def _pattern(path: pathlib.Path) -> str:
   return re.sub(r'\d+', '#', path.name.lower())
 
 
-def _lost_slice(path: pathlib.Path, patterns: set[str]) -> bool:
-  """Whether a file that is no DICOM was a slice once, by its name.
-
-  A download's error page, or a file that the disk lost, would otherwise leave
-  a volume that ends early.
-  """
-  return path.suffix.lower() in _ENDINGS or _pattern(path) in patterns
-
-
 def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The files directly in a folder, hidden ones left out, sorted by name."""
   return sorted(
@@ -165,7 +157,9 @@ def read_headers(
     else:
       left_out.append(finding)
   for path, finding, damage in strangers:
-    if _lost_slice(path, patterns):
+    # By its name a slice once: a download's error page, or a file that the disk
+    # lost, would otherwise leave a volume that ends early.
+    if path.suffix.lower() in _ENDINGS or _pattern(path) in patterns:
       headers.append(damaged(damage))
     else:
       left_out.append(finding)
@@ -178,14 +172,10 @@ def _grouped(
 ) -> dict[Series, list[Header]]:
   """The headers of every series; a damaged one of no series goes with all."""
   groups: dict[str, list[Header]] = {}
-  lost = []
-  sound = {h.text('SeriesInstanceUID') for h in headers if not h.damage}
   for header in headers:
-    uid = header.text('SeriesInstanceUID')
-    if header.damage and uid not in sound:
-      lost.append(header)
-    else:
-      groups.setdefault(uid, []).append(header)
+    groups.setdefault(header.text('SeriesInstanceUID'), []).append(header)
+  broken = [uid for uid, all_ in groups.items() if all(h.damage for h in all_)]
+  lost = [header for uid in broken for header in groups.pop(uid)]
   groups = _scans_only(groups, left_out)
   if lost and not groups:
     groups[''] = []
@@ -217,8 +207,7 @@ def _scans_only(groups, left_out):
   pictures, screen_shots = every(_coloured), every(_without_place)
   localizer = lambda h: 'LOCALIZER' in h.text('ImageType').upper()
   scans = [h for uid in groups.keys() - pictures for h in groups[uid]]
-  scans = [h for h in scans if not _without_place(h)]
-  if all(localizer(h) for h in scans):
+  if all(localizer(h) for h in scans if not _without_place(h)):
     return groups
   kept: dict[str, list[Header]] = {}
   for uid, members in groups.items():
@@ -238,12 +227,10 @@ def _scans_only(groups, left_out):
 
 def _series(uid: str, members: list[Header]) -> Series:
   first = next((h for h in members if h.found), members[0])
-  count = 0
+  count = len(members)
   for header in members:
-    try:
-      count += frame_count(header)
-    except ScanError:  # Reading it says so.
-      count += 1
+    with contextlib.suppress(ScanError):  # Reading it says so.
+      count += frame_count(header) - 1
   return Series(
     uid,
     tuple(header.path for header in members),

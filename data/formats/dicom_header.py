@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import struct
 import threading
 from typing import Any, NamedTuple
 import warnings
@@ -201,13 +202,10 @@ def _begins_like_dicom(head: bytes) -> bool:
   """Whether the first element is one that a data set begins with."""
   if len(head) < 8:
     return False
-  for order in ('little', 'big'):
-    group, element, length = (
-      int.from_bytes(head[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8))
-    )
-    named = head[4:6] in _VRS
+  for order in '<>':
+    group, element, length = struct.unpack_from(f'{order}HHI', head)
     if group in (2, 8) and element <= 0x70:
-      return named or (order == 'little' and length <= 256)
+      return head[4:6] in _VRS or (order == '<' and length <= 256)
   return False
 
 

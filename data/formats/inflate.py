@@ -16,10 +16,13 @@ _MAX_RATIO = 1032
 SLACK = 4096
 
 
-def _damaged(file: str, error: zlib.error) -> ScanError:
-  return ScanError(
-    file, f'damaged: compressed data or checksum wrong ({error})', AGAIN
-  )
+def _decompress(decompressor, packed: bytes, most: int, file: str) -> bytes:
+  """At most so many bytes."""
+  try:
+    return decompressor.decompress(packed, most)
+  except zlib.error as error:
+    words = f'damaged: compressed data or checksum wrong ({error})'
+    raise ScanError(file, words, AGAIN) from error
 
 
 def peek(raw: bytes, length: int, file: str) -> bytes:
@@ -36,10 +39,7 @@ def peek(raw: bytes, length: int, file: str) -> bytes:
   found, rest = b'', raw
   while rest[:2] == b'\x1f\x8b' and len(found) < length:
     decompressor = zlib.decompressobj(GZIP)
-    try:
-      found += decompressor.decompress(rest, length - len(found))
-    except zlib.error as error:
-      raise _damaged(file, error) from error
+    found += _decompress(decompressor, rest, length - len(found), file)
     rest = decompressor.unused_data
   return found
 
@@ -86,11 +86,9 @@ def inflate(raw: bytes, announced: int, file: str, kind: int = GZIP) -> bytes:
   parts, length, rest = [], 0, raw
   while rest:
     decompressor = zlib.decompressobj(kind)
-    try:
-      # Never more than the header announces (and a little, to notice it).
-      parts.append(decompressor.decompress(rest, announced + SLACK - length))
-    except zlib.error as error:
-      raise _damaged(file, error) from error
+    # Never more than the header announces (and a little, to notice it).
+    most = announced + SLACK - length
+    parts.append(_decompress(decompressor, rest, most, file))
     length += len(parts[-1])
     if not decompressor.eof:
       _need_no_more(length <= announced, announced, file)

@@ -115,11 +115,9 @@ def _scaling(header, file: str) -> tuple[float, float]:
     slope, inter = header.get_slope_inter()
   except nib.spatialimages.HeaderDataError as error:
     slope, inter = (float(header[k]) for k in ('scl_slope', 'scl_inter'))
-    raise ScanError(
-      file,
-      f'intensity scaling {slope}, {inter} is not finite',
-      'set scl_slope to 1 and scl_inter to 0, or to their true values',
-    ) from error
+    words = f'intensity scaling {slope}, {inter} is not finite'
+    remedy = 'set scl_slope to 1 and scl_inter to 0, or to their true values'
+    raise ScanError(file, words, remedy) from error
   return (1.0, 0.0) if slope is None else (slope, inter)
 
 

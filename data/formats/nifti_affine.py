@@ -43,12 +43,10 @@ def _qform(header, file: str) -> np.ndarray:
   try:
     affine = np.asarray(header.get_qform(), np.float64)
   except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
-    raise ScanError(
-      file,
-      f'the qform is no rotation: its quaternion {stored.round(6).tolist()} is'
-      ' longer than 1',
-      'repair the qform, with nibabel: image.set_qform(the true affine)',
-    ) from None
+    words = f'its quaternion {stored.round(6).tolist()} is longer than 1'
+    remedy = 'repair the qform, with nibabel: image.set_qform(the true affine)'
+    words = f'the qform is no rotation: {words}'
+    raise ScanError(file, words, remedy) from None
   affines.check_regular(affine, file, 'the qform', _REPAIR)
   return affine
 

@@ -75,7 +75,7 @@ def codes(found: Mapping[str, Any]) -> dict[str, list[int]]:
     NotUsableError: regions overlap, something is to be ignored, or the labels
       are no names and codes.
   """
-  labels = found.get('labels')
+  labels: Any = found.get('labels')
   named = isinstance(labels, dict) and labels
   _need(named, 'labels must give each class its code')
   old = any(isinstance(value, str) for value in labels.values())

@@ -80,7 +80,7 @@ def _single(walk, path):
   if found and not found[0][0]:  # One slice of a series: all of it is meant.
     uid = found[0][1].series
     every, _ = dicom_files.series_in(path.parent)
-    members = next(tuple(sorted(s.files)) for s in every if s.uid == uid)
+    members = next(s.files for s in every if s.uid == uid)
     source = found[0][1]._replace(members=members)
     found = [((path.parent.name,), source)]
   return found

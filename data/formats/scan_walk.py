@@ -186,17 +186,14 @@ class Walk:
     for one in series:
       if len(one.files) == 1 and one.images > 1:
         name = file_kinds.stem(one.files[0].name)
-        found.append(((name,), Source(name, place, one.uid, tuple(one.files))))
+        found.append(((name,), Source(name, place, one.uid, one.files)))
       else:
         loose.append(one)
     if len(loose) > 1:
-      self._problem(
-        place,
-        f'{len(loose)} series: {"; ".join(map(str, loose))}',
-        'choose one with --series DESCRIPTION ("series" in dataset.json), or'
-        ' give each a folder of its own',
-      )
+      told = '; '.join(map(str, loose))
+      remedy = 'choose one with --series DESCRIPTION ("series" in dataset.json)'
+      remedy += ', or give each a folder of its own'
+      self._problem(place, f'{len(loose)} series: {told}', remedy)
     elif loose:
-      members = tuple(sorted(loose[0].files))
-      found.append(((), Source('', place, loose[0].uid, members)))
+      found.append(((), Source('', place, loose[0].uid, loose[0].files)))
     return found

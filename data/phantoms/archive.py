@@ -30,11 +30,6 @@ _CHAOS = {
 _ROOT_UID = '1.2.826.0.1.3680043.8.498.7'
 
 
-def btcv_number(index: int) -> int:
-  """The archive's id of the n-th case: 1-10, then from 21 on."""
-  return index + 1 if index < 10 else index + 11
-
-
 def chaos_id(index: int) -> int:
   """The archive's id of the n-th patient with labels."""
   if index < len(CHAOS_IDS):
@@ -78,7 +73,8 @@ def write_mmwhs(
 
 def write_btcv(root: pathlib.Path, index: int, image, label, affine) -> None:
   """One BTCV case; arguments as in `write_mmwhs`, with BTCV codes."""
-  number = btcv_number(index)
+  # The archive's ids are 1-10, then go on from 21.
+  number = index + 1 if index < 10 else index + 11
   for kind, voxels in (('img', image), ('label', label.astype(np.uint8))):
     folder = root / 'RawData' / 'Training' / kind
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,9 +104,9 @@ def _slice_file(patient: int, series: int, protocol: str) -> FileDataset:
   return file
 
 
-def _number(value: float) -> str:
-  """A decimal string that DICOM's 16 characters can hold."""
-  return f'{value:.6f}'
+def _numbers(*values: float) -> list[str]:
+  """Decimal strings that DICOM's 16 characters can hold."""
+  return [f'{value:.6f}' for value in values]
 
 
 def write_dicom(
@@ -140,16 +136,14 @@ def write_dicom(
   directions = (lps[:3, :3] / sizes).T
   file = _slice_file(patient, series, protocol)
   file.Columns, file.Rows = voxels.shape[:2]
-  file.PixelSpacing = [_number(sizes[1]), _number(sizes[0])]
-  file.SliceThickness = _number(sizes[2])
-  file.SpacingBetweenSlices = _number(sizes[2])
-  file.ImageOrientationPatient = [
-    _number(v) for v in np.concatenate(directions[:2])
-  ]
+  columns_apart, rows_apart, slices_apart = _numbers(*sizes)
+  file.PixelSpacing = [rows_apart, columns_apart]
+  file.SliceThickness = file.SpacingBetweenSlices = slices_apart
+  file.ImageOrientationPatient = _numbers(*directions[:2].ravel())
   for index, number in enumerate(numbers):
     place = lps[:3, 3] + index * lps[:3, 2]
-    file.ImagePositionPatient = [_number(v) for v in place]
-    file.SliceLocation = _number(float(place @ directions[2]))
+    file.ImagePositionPatient = _numbers(*place)
+    (file.SliceLocation,) = _numbers(place @ directions[2])
     file.InstanceNumber = number
     uid = UID(f'{_ROOT_UID}.{patient}.{series}.{number}')
     file.SOPInstanceUID = file.file_meta.MediaStorageSOPInstanceUID = uid

@@ -159,9 +159,9 @@ def _finished(out: pathlib.Path, settings: dict) -> bool:
   if not isinstance(found, dict) or not found.keys() >= settings.keys():
     raise FileExistsError(f'{out} exists and is no phantom: choose another out')
   if found != settings:
+    remedy = 'choose another out, or remove that folder'
     raise FileExistsError(
-      f'{out} holds a phantom with other settings: choose another out, or'
-      ' remove that folder'
+      f'{out} holds a phantom with other settings: {remedy}'
     )
   return True
 

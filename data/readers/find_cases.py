@@ -33,8 +33,9 @@ def look(
     mine = [m for m in modalities if m.source == source]
     if source == 'folder':
       held = folder.look(roots[source], mine, include_unlabeled)
-      for every, more in zip(out, held, strict=True):
-        every.extend(more)
+      out.cases.extend(held.cases)
+      out.problems.extend(held.problems)
+      out.left_out.extend(held.left_out)
     else:
       reader = importlib.import_module(f'data.readers.{source}')
       out.cases.extend(reader.cases(roots[source], mine, include_unlabeled))

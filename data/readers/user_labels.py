@@ -88,16 +88,14 @@ def classes(
     ScanError: codes that dataset.json does not name, with their voxel counts;
       or nothing is labelled.
   """
-  unknown = {
-    c: n for c, n in label_maps.count_codes(label).items() if c not in codes
-  }
-  if unknown and all(map(never_a_class, unknown)):
-    listed = names.few([f'{code} ({n} voxels)' for code, n in unknown.items()])
-    raise ScanError(
-      file,
-      f'unknown label codes: {listed}, by custom voxels that were not'
-      ' annotated',
-      'name their class in dataset.json, list them under "background" there, or'
-      ' remove them',
-    )
+  counts = label_maps.count_codes(label)
+  unknown = [code for code in counts if code not in codes]
+  listed = names.few([f'{code} ({counts[code]} voxels)' for code in unknown])
+  need(
+    not unknown or not all(map(never_a_class, unknown)),
+    file,
+    f'unknown label codes: {listed}, by custom voxels that were not annotated',
+    'name their class in dataset.json, list them under "background" there, or'
+    ' remove them',
+  )
   return label_maps.map_codes(label, codes, file)
