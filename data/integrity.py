@@ -108,11 +108,11 @@ def check(
     if rows:
       _cut(rows, modality)
       errors += _unequal(rows, name)
-  remedy = 'export it in HU, or give it a modality of its own: the window of'
   for row in facts:
+    remedy = 'export it in HU, or give it a modality of its own: the window of'
+    remedy += f' {row["modality"]} is in HU'
     if row['doubt']:
-      words = f'{remedy} {row["modality"]} is in HU'
-      errors.append(ScanError(row['file'], row['doubt'], words))
+      errors.append(ScanError(row['file'], row['doubt'], remedy))
   errors += _twice(facts)
   errors += _accidental(task, cases, where)
   read = {row['case'] for row in facts}
@@ -122,9 +122,8 @@ def check(
 
 def _unequal(rows: Sequence[dict[str, Any]], name: str) -> list[ScanError]:
   """Scans that are not cut as most of their modality are."""
-  (most, _), *_ = collections.Counter(
-    row['plane'] for row in rows
-  ).most_common()
+  views = collections.Counter(row['plane'] for row in rows)
+  ((most, _),) = views.most_common(1)
   out, same = [], [row for row in rows if row['plane'] == most]
   for row in rows:
     if row['plane'] != most:

@@ -93,8 +93,9 @@ def _beside(path: pathlib.Path, name: str) -> pathlib.Path:
   name = name.removeprefix('./')
   one = name.split(' ')[0].upper() != 'LIST' and '%' not in name
   need(one, path, 'its voxels are in several files', _ANEW)
+  plain = name not in ('', '.', '..', path.name)
   need(
-    name not in ('', '.', '..', path.name) and not {*'\0/\\'} & {*name},
+    plain and not any(char in name for char in '\0/\\'),
     path,
     f'names {name!r} as its data file, which is no file beside it',
     'put the data file beside it and its plain name into the header',

@@ -44,8 +44,9 @@ def label_codes(
       notes = _check_rounding(voxels, gap, step, file)
   # A cast would wrap them, possibly onto a code that exists.
   wild = max(float(rounded.max()), -float(rounded.min()))
-  fits, words = wild <= np.iinfo(np.int32).max, f'as large as {wild:.4g}'
-  need(fits, file, f'label codes {words}', 'correct the label map')
+  fits = wild <= np.iinfo(np.int32).max
+  words = f'label codes as large as {wild:.4g}'
+  need(fits, file, words, 'correct the label map')
   return rounded.astype(np.int32), notes
 
 
