@@ -12,18 +12,12 @@ code that the paper's row is taken from does not, nor is it done here. Its two
 optimizers have the same rate: they are one.
 """
 
+import functools
+
 from jaxtyping import Array
-import ml_collections
 
-from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.methods.common import passes, plain, supervision
 from dbdc_jax.ops import losses
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return plain.build(config, axis_name, _loss, pair=True)
 
 
 def _loss(step, params, memory):
@@ -48,3 +42,6 @@ def _loss(step, params, memory):
   }
   tested = logits[passes.PAIR[0]]
   return plain.Outcome(labeled, terms, tested, views.labels, statistics)
+
+
+build = functools.partial(plain.build, loss=_loss, pair=True)

@@ -31,30 +31,15 @@ from jax import lax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Bool, Float, Integer
-import ml_collections
 import optax
 
-from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.methods.common import passes, plain, supervision
 from dbdc_jax.ops import losses, optimizer
 
 _TEMPERATURE = 0.25
 _WEIGHT_DECAY = 1e-3
 # Powers of the two networks' decay; the loop's rate has the second.
 _POWERS = (0.99, 0.9)
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return plain.build(
-    config,
-    axis_name,
-    _loss,
-    pair=True,
-    readout=lambda logits: jnp.log(strengths(logits)),
-    own_tx=_own_tx(),
-  )
 
 
 def _own_tx() -> optax.GradientTransformation:
@@ -181,3 +166,12 @@ def _loss(step, params, memory):
     views.labels,
     statistics,
   )
+
+
+build = functools.partial(
+  plain.build,
+  loss=_loss,
+  pair=True,
+  readout=lambda logits: jnp.log(strengths(logits)),
+  own_tx=_own_tx(),
+)

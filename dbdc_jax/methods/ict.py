@@ -20,19 +20,13 @@ There, the teacher sees u_0 and u_1 in two passes with statistics of their own;
 here in one.
 """
 
+import functools
+
 import jax
 from jaxtyping import Array, Float, Key
-import ml_collections
 
-from dbdc_jax.methods.common import base, passes, plain
+from dbdc_jax.methods.common import passes, plain
 from dbdc_jax.methods.mean_teacher import student
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return plain.build(config, axis_name, _loss, taught=True, multiple=2)
 
 
 def shares(keys: Key[Array, 'K b'], parameter: float) -> Float[Array, 'K b//2']:
@@ -74,3 +68,6 @@ def _loss(step, params, memory):
   )
   mixed = views._replace(weak=mix(views.weak, share))
   return student(step, params, memory, mixed, mix(p, share))
+
+
+build = functools.partial(plain.build, loss=_loss, taught=True, multiple=2)

@@ -42,9 +42,13 @@ from dbdc_jax.methods.common import base, networks, passes, problem
 from dbdc_jax.models import registration
 from dbdc_jax.ops import losses, optimizer
 from dbdc_jax.ops.local_correlation import local_correlation
+from dbdc_jax.ops.shapes import PerModality
 from dbdc_jax.runtime.precision import EXACT, compute_dtype
 
 _OWN_RATE = 3e-4
+# Of n volumes of each modality.
+Volumes = Float[Array, 'K n D H W c']
+Flows = Float[Array, 'K n D H W 3']
 
 
 class Networks(NamedTuple):
@@ -147,16 +151,12 @@ def _decode(nets, params, source, target):
   return flow.reshape(len(source[0]), -1, *flow.shape[1:])
 
 
-def _moved(
-  volumes: Float[Array, 'K n D H W c'], flow: Float[Array, 'K n D H W 3']
-) -> Float[Array, 'K n D H W c']:
+def _moved(volumes: Volumes, flow: Flows) -> Volumes:
   """`registration.warp` of all."""
   return jax.vmap(registration.warp)(volumes, flow)
 
 
-def smoothness(
-  flow: Float[Array, 'K n D H W 3'], axis_name: str | None
-) -> Float[Array, ' K']:
+def smoothness(flow: Flows, axis_name: str | None) -> PerModality:
   """Mean squared difference of neighbours, mean over the axes.
 
   Args:
@@ -197,7 +197,7 @@ def overlap(
   q: Float[Array, 'K n D H W C'],
   present: Bool[Array, 'K C'],
   axis_name: str | None,
-) -> Float[Array, ' K']:
+) -> PerModality:
   """Dice of two soft label maps, per modality.
 
   Args:

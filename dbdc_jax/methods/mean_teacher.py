@@ -16,27 +16,18 @@ at 0 for the first 1,000 of 30,000 steps; here, with `recipe=own`, for the same
 share of the run.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
-import ml_collections
 
-from dbdc_jax.methods.common import base, passes, plain, supervision
+from dbdc_jax.methods.common import passes, plain, supervision
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses, teacher
 
 _OWN_START = 1 / 30
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return plain.build(
-    config, axis_name, _loss, taught=True, own_start=_OWN_START
-  )
 
 
 def answer(
@@ -88,3 +79,8 @@ def _loss(step, params, memory):
   views = passes.views(step)
   target = answer(step, memory, views)
   return student(step, params, memory, views, target)
+
+
+build = functools.partial(
+  plain.build, loss=_loss, taught=True, own_start=_OWN_START
+)

@@ -31,18 +31,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-import ml_collections
 import optax
 
 from dbdc_jax.methods.common import (
   adaptation,
-  base,
   passes,
   supervision,
   transfer,
 )
 from dbdc_jax.models.ram_dsir import RamDsir
 from dbdc_jax.ops import losses
+from dbdc_jax.ops.shapes import Slices
 
 # Also with a fully labelled source (the paper's "RAM-DSIR*").
 NAMES = ('ram_dsir', 'ram_dsir_full')
@@ -50,22 +49,6 @@ NAMES = ('ram_dsir', 'ram_dsir_full')
 _RATIOS = 10
 _OWN_RATE = 1e-3
 _OWN_ENCODER = 0.5
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return adaptation.build(
-    config,
-    axis_name,
-    RamDsir,
-    selected_on=transfer.SOURCE,
-    own=(_own_tx(), _OWN_RATE),
-    loss=_loss,
-    segment=_segment,
-    counted=_counted,
-  )
 
 
 def _own_tx() -> optax.GradientTransformation:
@@ -78,11 +61,8 @@ def _own_tx() -> optax.GradientTransformation:
 
 
 def mix_amplitude(
-  images: Float[Array, 'n H W 1'],
-  donors: Float[Array, 'n H W 1'],
-  ratio: Float[Array, ' n'],
-  window: float,
-) -> Float[Array, 'n H W 1']:
+  images: Slices, donors: Slices, ratio: Float[Array, ' N'], window: float
+) -> Slices:
   """Random amplitude mixup: low frequencies' strength is partly the donor's.
 
   Args:
@@ -165,3 +145,14 @@ def _loss(step, params, memory):
   value: Any = sum(terms.values())
   terms = {name: transfer.rows(x[0]) for name, x in terms.items()}
   return adaptation.outcome(step, terms, value[0], (logits, labels), statistics)
+
+
+build = functools.partial(
+  adaptation.build,
+  network=RamDsir,
+  selected_on=transfer.SOURCE,
+  own=(_own_tx(), _OWN_RATE),
+  loss=_loss,
+  segment=_segment,
+  counted=_counted,
+)

@@ -53,6 +53,7 @@ from dbdc_jax.methods.common import (
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.models.patch_gan import PatchGan
 from dbdc_jax.ops import image_pool, losses, optimizer
+from dbdc_jax.ops.shapes import Images, Logits, PerModality, Slices
 
 # Weight of the way there and back.
 CYCLE = 10.0
@@ -138,9 +139,7 @@ def from_signed(images: Float[Array, '*axes']) -> Float[Array, '*axes']:
   return (images + 1) / 2
 
 
-def translate(
-  net: Networks, params: Any, images: Float[Array, 'n H W 1']
-) -> Float[Array, 'n H W 1']:
+def translate(net: Networks, params: Any, images: Slices) -> Slices:
   """Images in [-1, 1] to the other modality, normalised by themselves."""
   ids = jnp.zeros(len(images), jnp.int32)
   # Never in evaluation mode, so no running statistics are kept.
@@ -171,10 +170,10 @@ class Passes(NamedTuple):
     statistics: the segmenters' new ones.
   """
 
-  own: Float[Array, 'K n H W C']
-  other: Float[Array, 'K n H W C']
-  made: Float[Array, 'K n H W 1']
-  back: Float[Array, 'K n H W 1']
+  own: Logits
+  other: Logits
+  made: Images
+  back: Images
   statistics: dict[str, Any]
 
 
@@ -202,11 +201,11 @@ def _forward(net: Networks, params, memory, images) -> Passes:
 def adversarial_terms(
   discriminator: PatchGan,
   params: Any,
-  real: Float[Array, 'K n H W 1'],
-  made: Float[Array, 'K n H W 1'],
-  shown: Float[Array, 'K n H W 1'],
+  real: Images,
+  made: Images,
+  shown: Images,
   axis_name: str | None,
-) -> dict[str, Float[Array, ' K']]:
+) -> dict[str, PerModality]:
   """The game between translators and discriminators (least squares).
 
   Args:

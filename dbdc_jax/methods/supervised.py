@@ -6,16 +6,9 @@ Loss: cross entropy + Dice (the paper's eq 21 without its MPCL term);
 `recipe=own` halves both, as the semi-supervised methods always do.
 """
 
-import ml_collections
+import functools
 
-from dbdc_jax.methods.common import base, passes, plain, supervision
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return plain.build(config, axis_name, _loss, unlabeled=False)
+from dbdc_jax.methods.common import passes, plain, supervision
 
 
 def _loss(step, params, memory):
@@ -26,3 +19,6 @@ def _loss(step, params, memory):
   share = plain.HALF if step.net.own else 1.0
   terms = supervision.labeled_terms(step, logits, labels, share=share)
   return plain.Outcome(terms, {}, logits, labels, statistics)
+
+
+build = functools.partial(plain.build, loss=_loss, unlabeled=False)

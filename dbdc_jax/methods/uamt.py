@@ -16,22 +16,16 @@ by one; the common code makes them in pairs, which share their statistics. The
 threshold rises with the epoch, not with each step, and whatever `dc.ramp` is.
 """
 
+import functools
+
 from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
-import ml_collections
 
-from dbdc_jax.methods.common import base, passes, plain
+from dbdc_jax.methods.common import passes, plain
 from dbdc_jax.methods.mean_teacher import answer, student
 
 _EPSILON = 1e-6
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  return plain.build(config, axis_name, _loss, taught=True)
 
 
 def entropy(p: Float[Array, '*pixels C']) -> Float[Array, '*pixels']:
@@ -70,3 +64,6 @@ def _loss(step, params, memory):
   mean = _mean_probabilities(step, memory, views)
   mask = certain(mean, step.signals.progress)
   return student(step, params, memory, views, target, mask)
+
+
+build = functools.partial(plain.build, loss=_loss, taught=True)

@@ -36,10 +36,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
-import ml_collections
 import optax
 
-from dbdc_jax.methods.common import adaptation, base, passes, transfer
+from dbdc_jax.methods.common import adaptation, passes, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
 from dbdc_jax.ops import domain_distance, losses
 
@@ -49,23 +48,6 @@ _OWN_RATE = 1e-3
 _OWN_DECAY = 1e-5
 # Of the distances at 1/4, 1/2 and 1 of the resolution.
 _SHARES = (0.1, 1.0, 1.0)
-
-
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
-  """Builds the method; see `base.Method`."""
-  decayed = optax.add_decayed_weights(_OWN_DECAY)
-  return adaptation.build(
-    config,
-    axis_name,
-    VarDA,
-    selected_on=transfer.TARGET,
-    own=(optax.chain(decayed, optax.scale_by_adam()), _OWN_RATE),
-    loss=_loss,
-    segment=_segment,
-    counted=_counted,
-  )
 
 
 def balanced_cross_entropy(
@@ -227,3 +209,17 @@ def _loss(step, params, memory):
   value = jnp.sum(sum(metrics.values()))
   answer = found.fused[None, :count], labels[None]
   return adaptation.outcome(step, metrics, value, answer, statistics)
+
+
+_OWN_TX = optax.chain(
+  optax.add_decayed_weights(_OWN_DECAY), optax.scale_by_adam()
+)
+build = functools.partial(
+  adaptation.build,
+  network=VarDA,
+  selected_on=transfer.TARGET,
+  own=(_OWN_TX, _OWN_RATE),
+  loss=_loss,
+  segment=_segment,
+  counted=_counted,
+)

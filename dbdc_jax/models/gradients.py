@@ -13,7 +13,13 @@ import jax
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
+
+from dbdc_jax.ops.shapes import Features, Ids
+
+# A row of each modality (or group of samples), and a number.
+Rows = Float[Array, 'K c']
+Counts = Float[Array, 'K 1']
 
 # The kernel's gradient on CPU is taken for so many pixels at a time, at least
 # one image's: what is summed over then stays in the cache.
@@ -32,7 +38,7 @@ def _convolve(x, kernel):
 
 @jax.custom_vjp
 def convolve(
-  x: Float[Array, 'N H W c'], kernel: Float[Array, 'k k c features']
+  x: Features, kernel: Float[Array, 'k k c features']
 ) -> Float[Array, 'N H W features']:
   """Convolution with zero padding, stride 1; k is odd."""
   return _convolve(x, kernel)
@@ -143,7 +149,7 @@ def _double_transposed(axis: int, _, gradient: jax.Array) -> tuple[jax.Array]:
 _double.defvjp(lambda x, axis: (_double(x, axis), None), _double_transposed)
 
 
-def upsample(x: Float[Array, 'N H W c']) -> Float[Array, 'N 2*H 2*W c']:
+def upsample(x: Features) -> Float[Array, 'N 2*H 2*W c']:
   """Bilinear, half-pixel centres."""
   return _double(_double(x, 1), 2)
 
@@ -160,9 +166,7 @@ class Groups(NamedTuple):
   grouped: bool
   slope: float | None
 
-  def sum(
-    self, values: Float[Array, 'N *pixels c'], modality: Integer[Array, ' N']
-  ) -> Float[Array, 'K c']:
+  def sum(self, values: Float[Array, 'N *pixels c'], modality: Ids) -> Rows:
     """Sums over the samples of each modality."""
     count = self.num_modalities
     if count == 1 or self.grouped:
@@ -172,9 +176,7 @@ class Groups(NamedTuple):
     mine = modality[None] == jnp.arange(count)[:, None]  # [K, N]
     return jnp.sum(jnp.where(mine[..., None], values[None], 0.0), 1)
 
-  def pick(
-    self, rows: Float[Array, 'K c'], modality: Integer[Array, ' N']
-  ) -> Float[Array, '#N c']:
+  def pick(self, rows: Rows, modality: Ids) -> Float[Array, '#N c']:
     """Each sample's row; the only one if K is 1."""
     if self.num_modalities == 1:
       return rows
@@ -186,7 +188,7 @@ class Groups(NamedTuple):
     """Adds up over the devices."""
     return x if self.axis_name is None else lax.psum(x, self.axis_name)
 
-  def samples(self, modality: Integer[Array, ' N']) -> Float[Array, 'K 1']:
+  def samples(self, modality: Ids) -> Counts:
     """Samples of each modality over the devices."""
     shape = (self.num_modalities, 1)
     if self.num_modalities == 1 or self.grouped:
@@ -197,12 +199,8 @@ class Groups(NamedTuple):
     return self.total(self.sum(ones, modality))
 
   def modulate(
-    self,
-    x: Float[Array, 'N H W c'],
-    factor: Float[Array, 'K c'],
-    shift: Float[Array, 'K c'],
-    modality: Integer[Array, ' N'],
-  ) -> Float[Array, 'N H W c']:
+    self, x: Features, factor: Rows, shift: Rows, modality: Ids
+  ) -> Features:
     """`x * factor + shift` by rows, then the leaky ReLU."""
     factor = self.pick(factor, modality)[:, None, None]
     shift = self.pick(shift, modality)[:, None, None]
@@ -211,9 +209,7 @@ class Groups(NamedTuple):
       y = nn.leaky_relu(y, self.slope)
     return y.astype(x.dtype)
 
-  def statistics(
-    self, x: Float[Array, 'N H W c'], modality: Integer[Array, ' N']
-  ) -> tuple[Float[Array, 'K c'], Float[Array, 'K c'], Float[Array, 'K 1']]:
+  def statistics(self, x: Features, modality: Ids) -> tuple[Rows, Rows, Counts]:
     """Mean, variance, and samples of each modality.
 
     One pass over x: it is shifted by about its mean, that of a 16th of its
@@ -238,17 +234,8 @@ class Groups(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def normalize(
-  groups: Groups,
-  x: Float[Array, 'N H W c'],
-  scale: Float[Array, 'K c'],
-  bias: Float[Array, 'K c'],
-  modality: Integer[Array, ' N'],
-) -> tuple[
-  Float[Array, 'N H W c'],
-  Float[Array, 'K c'],
-  Float[Array, 'K c'],
-  Float[Array, 'K 1'],
-]:
+  groups: Groups, x: Features, scale: Rows, bias: Rows, modality: Ids
+) -> tuple[Features, Rows, Rows, Counts]:
   """Modulates by the batch's statistics; returns them too."""
   return _normalize_forward(groups, x, scale, bias, modality)[0]
 

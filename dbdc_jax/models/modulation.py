@@ -14,9 +14,10 @@ from typing import NamedTuple
 import flax.linen as nn
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
 from dbdc_jax.models import gradients
+from dbdc_jax.ops.shapes import Ids
 
 # Upper limit of alpha (eq 2, 3).
 MOMENTUM = 0.99
@@ -119,7 +120,7 @@ class ModulationBank(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'N H W channels'],
-    modality: Integer[Array, ' N'],
+    modality: Ids,
     train: bool,
     offset: Float[Array, ' channels'] | None = None,
   ) -> Float[Array, 'N H W channels']:

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 
 from dbdc_jax.models.blocks import Layer, Upsample, check_sides
 from dbdc_jax.models.convolution import JoinedConv
-from dbdc_jax.models.unet import max_pool
+from dbdc_jax.models.unet import Logits, max_pool
+from dbdc_jax.ops.shapes import Slices
 
 LEVELS = 5
 
@@ -59,7 +60,7 @@ class RamDsir(nn.Module):
     self.restored = JoinedConv(1, self.dtype)
     self.up = Upsample()
 
-  def encode(self, x: Float[Array, 'N H W 1'], train: bool) -> list[Array]:
+  def encode(self, x: Slices, train: bool) -> list[Array]:
     """The levels, finest first.
 
     Args:
@@ -78,9 +79,7 @@ class RamDsir(nn.Module):
       levels.append(x)
     return levels
 
-  def segment(
-    self, levels: list[Array], train: bool
-  ) -> Float[Array, 'N H W {self.num_classes}']:
+  def segment(self, levels: list[Array], train: bool) -> Logits:
     """Float32 logits."""
     x = levels[-1]
     for index, skip in enumerate(levels[-2::-1]):
@@ -91,15 +90,11 @@ class RamDsir(nn.Module):
     logits, bias = self.logits(x)
     return logits.astype(jnp.float32) + bias
 
-  def segmentation(
-    self, x: Float[Array, 'N H W 1'], train: bool
-  ) -> Float[Array, 'N H W {self.num_classes}']:
+  def segmentation(self, x: Slices, train: bool) -> Logits:
     """Logits of images, without the restoration; see `encode`."""
     return self.segment(self.encode(x, train), train)
 
-  def restore(
-    self, deepest: Float[Array, 'N h w c'], train: bool
-  ) -> Float[Array, 'N H W 1']:
+  def restore(self, deepest: Float[Array, 'N h w c'], train: bool) -> Slices:
     """Float32 images in [-1, 1]."""
     x = deepest
     parts = (self.restore_narrow, self.restore_point, self.restore_last)
@@ -109,9 +104,7 @@ class RamDsir(nn.Module):
     image, bias = self.restored(x)
     return jnp.tanh(image.astype(jnp.float32) + bias)
 
-  def __call__(
-    self, x: Float[Array, 'N H W 1'], train: bool
-  ) -> tuple[Float[Array, 'N H W {self.num_classes}'], Float[Array, 'N H W 1']]:
+  def __call__(self, x: Slices, train: bool) -> tuple[Logits, Slices]:
     """Logits and restored images of images in [-1, 1]."""
     levels = self.encode(x, train)
     return self.segment(levels, train), self.restore(levels[-1], train)

@@ -21,6 +21,13 @@ from dbdc_jax.models.gradients import convolve
 from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.runtime.precision import EXACT
 
+# Of one volume, and of N of them.
+Volume = Float[Array, 'D H W c']
+Flow = Float[Array, 'D H W 3']
+Labels = Integer[Array, 'D H W']
+Volumes = Float[Array, 'N D H W c']
+Scales = tuple[Float[Array, 'N _ _ _ _'], ...]
+
 # Shifts that are compared, either way along each axis.
 REACH = 2
 _SLOPE = 0.1
@@ -28,9 +35,7 @@ _SLOPE = 0.1
 _FLOW_INIT = nn.initializers.normal(1e-5)
 
 
-def _corners(
-  flow: Float[Array, 'D H W 3'],
-) -> tuple[Integer[Array, 'D H W 3'], Float[Array, 'D H W 3']]:
+def _corners(flow: Flow) -> tuple[Integer[Array, 'D H W 3'], Flow]:
   """Where each voxel comes from: whole positions below, and the rest."""
   axes = [jnp.arange(n, dtype=jnp.float32) for n in flow.shape[:3]]
   where = jnp.stack(jnp.meshgrid(*axes, indexing='ij'), -1) + flow
@@ -51,9 +56,7 @@ def _take(
 
 
 @jax.vmap
-def warp(
-  volume: Float[Array, 'D H W c'], flow: Float[Array, 'D H W 3']
-) -> Float[Array, 'D H W c']:
+def warp(volume: Volume, flow: Flow) -> Volume:
   """Linear interpolation at each voxel's place plus the flow; 0 outside.
 
   Args:
@@ -69,9 +72,7 @@ def warp(
 
 
 @jax.vmap
-def warp_labels(
-  labels: Integer[Array, 'D H W'], flow: Float[Array, 'D H W 3']
-) -> Integer[Array, 'D H W']:
+def warp_labels(labels: Labels, flow: Flow) -> Labels:
   """The nearest voxel's class, background outside.
 
   Args:
@@ -83,7 +84,7 @@ def warp_labels(
 
 
 def cost_volume(
-  source: Float[Array, 'N D H W c'], target: Float[Array, 'N D H W c']
+  source: Volumes, target: Volumes
 ) -> Float[Array, 'N D H W 125']:
   """How alike the features of the target and of each shift of the source are.
 
@@ -142,7 +143,7 @@ class Doubling(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'N D H W c']
+    self, x: Volumes
   ) -> Float[Array, 'N 2*D 2*H 2*W {self.features}']:
     """Doubles all sides, in float32."""
     shape = (4, 4, 4, x.shape[-1], self.features)
@@ -183,9 +184,7 @@ class Conv3(nn.Module):
   start: nn.initializers.Initializer = KERNEL_INIT
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'N D H W c']
-  ) -> Float[Array, 'N _ _ _ {self.features}']:
+  def __call__(self, x: Volumes) -> Float[Array, 'N _ _ _ {self.features}']:
     """Convolves; each side is divided by the stride."""
     shape = (3, 3, 3, x.shape[-1], self.features)
     kernel = self.param('kernel', self.start, shape).astype(self.dtype)
@@ -219,9 +218,7 @@ class Unit(nn.Module):
   dtype: DTypeLike
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'N D H W c']
-  ) -> Float[Array, 'N _ _ _ {self.features}']:
+  def __call__(self, x: Volumes) -> Float[Array, 'N _ _ _ {self.features}']:
     """Each side is divided by the stride."""
     x = Conv3(self.features, self.stride, self.dtype)(x)
     return nn.leaky_relu(InstanceNorm()(x), _SLOPE)
@@ -234,9 +231,7 @@ class Encoder(nn.Module):
   dtype: DTypeLike = jnp.float32
 
   @nn.compact
-  def __call__(
-    self, x: Float[Array, 'N D H W 1']
-  ) -> tuple[Float[Array, 'N _ _ _ _'], ...]:
+  def __call__(self, x: Float[Array, 'N D H W 1']) -> Scales:
     """Features of w/8, w/2 and w channels at 1/2, 1/4 and 1/8.
 
     Raises:
@@ -264,9 +259,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self,
-    source: tuple[Float[Array, 'N _ _ _ _'], ...],
-    target: tuple[Float[Array, 'N _ _ _ _'], ...],
+    self, source: Scales, target: Scales
   ) -> Float[Array, 'N D H W 3']:
     """Features of `Encoder` to a flow in float32 voxels."""
     width = self.width

@@ -14,11 +14,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Float
 
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.gradients import upsample
 from dbdc_jax.models.modulation import ModulationBank
+from dbdc_jax.ops.shapes import Features, Ids, Keys, Slices
+
+# Of the encoder (x1, x2, x3, m) and of the decoder (x4, x5, x6).
+Encoded = tuple[Array, Array, Array, Array]
+Decoded = tuple[Array, Array, Array]
+Logits = Float[Array, 'N H W {self.num_classes}']
 
 LEAKY_SLOPE = 0.01
 # The paper's Table IV: in which parts each modality has its own modulation. In
@@ -33,7 +39,7 @@ MODULATIONS = {
 }
 
 
-def max_pool(x: Float[Array, 'N H W c']) -> Float[Array, 'N H//2 W//2 c']:
+def max_pool(x: Features) -> Float[Array, 'N H//2 W//2 c']:
   """2 x 2 maximum, by reshaping: its gradient has no scatter."""
   n, h, w, c = x.shape
   return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
@@ -54,7 +60,7 @@ class ConvNorm(nn.Module):
   def __call__(
     self,
     inputs: Float[Array, 'N H W _'] | tuple[Float[Array, 'N H W _'], ...],
-    modality: Integer[Array, ' N'],
+    modality: Ids,
     train: bool,
   ) -> Float[Array, 'N H W {self.features}']:
     """One input, or several as if they were concatenated."""
@@ -130,12 +136,7 @@ class UNet(nn.Module):
       x = layer(x, modality, train)
     return x
 
-  def encode(
-    self,
-    x: Float[Array, 'N H W 1'],
-    modality: Integer[Array, ' N'],
-    train: bool,
-  ) -> tuple[Array, Array, Array, Array]:
+  def encode(self, x: Slices, modality: Ids, train: bool) -> Encoded:
     """Encoder.
 
     Args:
@@ -161,12 +162,7 @@ class UNet(nn.Module):
     m = self._chain(self.mid, max_pool(x3), modality, train)
     return x1, x2, x3, m
 
-  def decode(
-    self,
-    features: tuple[Array, Array, Array, Array],
-    modality: Integer[Array, ' N'],
-    train: bool,
-  ) -> tuple[Array, Array, Array]:
+  def decode(self, features: Encoded, modality: Ids, train: bool) -> Decoded:
     """Decoder: (x1, x2, x3, m) to (x4, x5, x6) at 1/4, 1/2 and 1."""
     x1, x2, x3, m = features
     x4 = self._chain(self.u3, (x3, upsample(m)), modality, train)
@@ -174,23 +170,13 @@ class UNet(nn.Module):
     x6 = self._chain(self.u1, (x1, upsample(x5)), modality, train)
     return x4, x5, x6
 
-  def head(
-    self,
-    x6: Float[Array, 'N H W _'],
-    modality: Integer[Array, ' N'],
-    train: bool,
-  ) -> Float[Array, 'N H W {self.num_classes}']:
+  def head(self, x6: Features, modality: Ids, train: bool) -> Logits:
     """Segmentation head: float32 logits."""
     x = self._chain(self.head_layers, x6, modality, train)
     logits, bias = self.logits(x)
     return logits.astype(jnp.float32) + bias
 
-  def __call__(
-    self,
-    x: Float[Array, 'N H W 1'],
-    modality: Integer[Array, ' N'],
-    train: bool,
-  ) -> Float[Array, 'N H W {self.num_classes}']:
+  def __call__(self, x: Slices, modality: Ids, train: bool) -> Logits:
     """Images to float32 logits."""
     features = self.encode(x, modality, train)
     taps = self.decode(features, modality, train)
@@ -198,9 +184,7 @@ class UNet(nn.Module):
 
 
 def drop_bottleneck(
-  features: tuple[Float[Array, 'N _ _ _'], ...],
-  keys: Key[Array, ' N'],
-  rate: float,
+  features: tuple[Float[Array, 'N _ _ _'], ...], keys: Keys, rate: float
 ) -> tuple[Float[Array, 'N _ _ _'], ...]:
   """Drops bottleneck elements, keeping the mean (inverted scaling; eq 19).
 

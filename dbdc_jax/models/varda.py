@@ -27,12 +27,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from dbdc_jax.models.blocks import Doubling, Layer, Upsample, check_sides
 from dbdc_jax.models.convolution import JoinedConv
 from dbdc_jax.models.instance_norm import InstanceNorm
 from dbdc_jax.models.unet import max_pool
+from dbdc_jax.ops.shapes import Keys, Slices
 
 LEVELS = 5
 SCALES = 3
@@ -73,7 +74,7 @@ def _conv(
 
 
 def _drawn(
-  keys: Key[Array, ' N'], number: int, draw: Callable[[Array], Array]
+  keys: Keys, number: int, draw: Callable[[Array], Array]
 ) -> Shaped[Array, 'N ...']:
   """`draw(key)` of every sample; `number` tells the draws apart."""
   return jax.vmap(lambda key: draw(jax.random.fold_in(key, number)))(keys)
@@ -112,7 +113,7 @@ class LatentLayer(nn.Module):
   def __call__(
     self,
     h: Float[Array, 'N h w {self.features}'],
-    keys: Key[Array, ' N'] | None,
+    keys: Keys | None,
     number: int,
   ) -> Latent:
     """The latent; without keys its value is the mean."""
@@ -185,9 +186,7 @@ class Segmenter(nn.Module):
       maps.append(x)
     return _conv(self.fused, self.fusion(*maps)).astype(jnp.float32)
 
-  def __call__(
-    self, images: Float[Array, 'N H W 1'], keys: Key[Array, ' N'] | None = None
-  ) -> Found:
+  def __call__(self, images: Slices, keys: Keys | None = None) -> Found:
     """Segments images.
 
     Args:
@@ -270,9 +269,7 @@ class VarDA(nn.Module):
       for _ in range(self.domains)
     ]
 
-  def segment(
-    self, images: Float[Array, 'N H W 1'], keys: Key[Array, ' N'] | None = None
-  ) -> Found:
+  def segment(self, images: Slices, keys: Keys | None = None) -> Found:
     """See `Segmenter`."""
     return self.segmenter(images, keys)
 
@@ -290,9 +287,7 @@ class VarDA(nn.Module):
       for drawer, value, shown in zip(drawers, values, classes, strict=True)
     ]
 
-  def __call__(
-    self, images: Float[Array, 'N H W 1'], train: bool
-  ) -> list[list[Array]]:
+  def __call__(self, images: Slices, train: bool) -> list[list[Array]]:
     """Every part once, as far as parameters go: all domains' images."""
     found = self.segment(images)
     values = [latent.value for latent in found.latents]

@@ -11,6 +11,13 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key, Num, UInt8, UInt16
 
+# Views of the samples.
+Images = Float[Array, 'n {settings.patch_size} {settings.patch_size} 1']
+Labels = Integer[Array, 'n {settings.patch_size} {settings.patch_size}']
+# Of one sample.
+Places = Float[Array, '2 h w']
+Matrix = Float[Array, '2 2']
+
 # Points on the Bezier curve that intensities are interpolated from.
 _CURVE_POINTS = 64
 
@@ -36,7 +43,7 @@ def sample_keys(
 
 def geometric_matrix(
   key: Key[Array, ''], settings: Augmentation
-) -> tuple[Float[Array, '2 2'], Float[Array, '2']]:
+) -> tuple[Matrix, Float[Array, '2']]:
   """Draws the linear part of a sample's geometric augmentation.
 
   Scale per axis U[1 - s, 1 + s]; then, where the task allows flips, an even
@@ -68,10 +75,7 @@ def geometric_matrix(
 
 
 def _coordinates(
-  matrix: Float[Array, '2 2'],
-  position: Float[Array, '2'],
-  size: tuple[int, int],
-  patch: int,
+  matrix: Matrix, position: Float[Array, '2'], size: tuple[int, int], patch: int
 ) -> Float[Array, '2 {patch} {patch}']:
   """Input rows and columns of each output pixel centre."""
   offsets = jnp.arange(patch) - (patch - 1) / 2
@@ -100,7 +104,7 @@ def _take(
 
 
 def warp_image(
-  image: Float[Array, 'H W'], coordinates: Float[Array, '2 h w']
+  image: Float[Array, 'H W'], coordinates: Places
 ) -> Float[Array, 'h w']:
   """Bilinear interpolation at rows and columns, 0 outside."""
   low = jnp.floor(coordinates)
@@ -113,7 +117,7 @@ def warp_image(
 
 
 def warp_label(
-  label: Integer[Array, 'H W'], coordinates: Float[Array, '2 h w']
+  label: Integer[Array, 'H W'], coordinates: Places
 ) -> Integer[Array, 'h w']:
   """Nearest neighbour at rows and columns, background outside."""
   r, c = jnp.round(coordinates).astype(jnp.int32)
@@ -130,7 +134,7 @@ def _interpolate(x, xs, ys):
 
 
 def bezier(
-  image: Float[Array, '*pixels'], points: Float[Array, '2 2']
+  image: Float[Array, '*pixels'], points: Matrix
 ) -> Float[Array, '*pixels']:
   """Monotone cubic Bezier map of [0, 1] through (0, 0) and (1, 1).
 
@@ -157,10 +161,7 @@ def labeled_view(
   labels: UInt8[Array, 'n H W'],
   keys: Key[Array, ' n'],
   settings: Augmentation,
-) -> tuple[
-  Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
-  Integer[Array, 'n {settings.patch_size} {settings.patch_size}'],
-]:
+) -> tuple[Images, Labels]:
   """The training view of labelled slices: images and labels.
 
   Args:
@@ -185,10 +186,7 @@ def labeled_view(
 
 def unlabeled_views(
   images: UInt16[Array, 'n H W'], keys: Key[Array, ' n'], settings: Augmentation
-) -> tuple[
-  Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
-  Float[Array, 'n {settings.patch_size} {settings.patch_size} 1'],
-]:
+) -> tuple[Images, Images]:
   """The weak and the strong view of unlabelled slices (same geometry).
 
   Args:

@@ -13,9 +13,10 @@ The pool is part of a method's memory and the same on all devices.
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Integer, Key
 
 from dbdc_jax.ops import losses
+from dbdc_jax.ops.shapes import Images
 
 
 def init(modalities: int, size: int, patch: int) -> dict[str, Array]:
@@ -34,12 +35,12 @@ def init(modalities: int, size: int, patch: int) -> dict[str, Array]:
 
 def exchange(
   pool: dict[str, Array],
-  made: Float[Array, 'K n H W 1'],
-  position: Integer[Array, 'K n'],
+  made: Images,
+  position: Integer[Array, 'K b'],
   count: int,
   key: Key[Array, ''],
   axis_name: str | None = None,
-) -> tuple[Float[Array, 'K n H W 1'], dict[str, Array]]:
+) -> tuple[Images, dict[str, Array]]:
   """What is shown instead of `made`, and the pool afterwards.
 
   Args:

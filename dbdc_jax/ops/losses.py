@@ -14,6 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 import numpy as np
 
+from dbdc_jax.ops.shapes import Ids, PerModality, Present
+
+# Of each pixel, by modality.
+Logits = Float[Array, 'K *pixels C']
+Labels = Integer[Array, ' K *pixels']
+
 DICE_EPSILON = 1e-5
 # A logit that no softmax gives any weight, and that stays finite in float32.
 NEGATIVE = -1e9
@@ -26,7 +32,7 @@ def total(x: Any, axis_name: str | None) -> Any:
 
 def masked_mean(
   values: Float[Array, 'K ...'], mask: Bool[Array, '...'], axis_name: str | None
-) -> Float[Array, ' K']:
+) -> PerModality:
   """Mean where `mask`, per modality and over devices.
 
   Args:
@@ -44,18 +50,14 @@ def masked_mean(
   return numerator / jnp.maximum(count, 1.0)
 
 
-def mean(
-  values: Float[Array, 'K ...'], axis_name: str | None
-) -> Float[Array, ' K']:
+def mean(values: Float[Array, 'K ...'], axis_name: str | None) -> PerModality:
   """Mean per modality and over devices."""
   return masked_mean(values, jnp.ones((), bool), axis_name)
 
 
 def cross_entropy(
-  logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, ' K *pixels'],
-  axis_name: str | None = None,
-) -> Float[Array, ' K']:
+  logits: Logits, labels: Labels, axis_name: str | None = None
+) -> PerModality:
   """Mean cross entropy per modality, in nats per pixel.
 
   Args:
@@ -72,7 +74,7 @@ def cross_entropy(
 def only_labelable(
   logits: Float[Array, 'N *pixels C'],
   labelable: Bool[np.ndarray, 'K C'],
-  modality: Integer[Array, ' N'],
+  modality: Ids,
 ) -> Float[Array, 'N *pixels C']:
   """Takes classes that a modality's labels cannot contain out of the softmax.
 
@@ -99,13 +101,13 @@ def one_hot(
 
 
 def dice(
-  logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, ' K *pixels'],
-  present: Bool[Array, 'K C'],
+  logits: Logits,
+  labels: Labels,
+  present: Present,
   axis_name: str | None = None,
   *,
   linear: bool = False,
-) -> Float[Array, ' K']:
+) -> PerModality:
   """Soft Dice loss per modality, squared denominator, background included.
 
   Per class over the whole batch, as the paper's loss_dice is read:
@@ -157,9 +159,7 @@ def symmetric_divergence(
 
 
 def dice_counts(
-  logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, ' K *pixels'],
-  axis_name: str | None = None,
+  logits: Logits, labels: Labels, axis_name: str | None = None
 ) -> Float[Array, '2 K C']:
   """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
 
@@ -180,9 +180,7 @@ def dice_counts(
   return total(jnp.stack([both, sizes]).astype(jnp.float32), axis_name)
 
 
-def pooled_dice(
-  counts: Float[Array, '2 K C'], present: Bool[Array, 'K C']
-) -> Float[Array, ' K']:
+def pooled_dice(counts: Float[Array, '2 K C'], present: Present) -> PerModality:
   """Mean foreground Dice per modality from pooled `dice_counts`.
 
   Args:

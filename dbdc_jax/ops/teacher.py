@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Integer, Key
+
+from dbdc_jax.ops.shapes import Images
 
 # The noise on a teacher's images is cut off at so many standard deviations.
 _NOISE_LIMIT = 2.0
@@ -43,11 +45,11 @@ def follow(params: Any, memory: dict[str, Any], limit: float) -> dict[str, Any]:
 
 
 def noisy(
-  images: Float[Array, 'K b H W 1'],
+  images: Images,
   keys: Key[Array, 'K b'],
   sigma: float,
   number: Integer[Array, ''] | int = 0,
-) -> Float[Array, 'K b H W 1']:
+) -> Images:
   """Images with Gaussian noise, cut off at two standard deviations.
 
   Args:

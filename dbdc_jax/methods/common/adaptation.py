@@ -24,9 +24,9 @@ from dbdc_jax.runtime.precision import compute_dtype
 
 def build(
   config: ml_collections.ConfigDict,
-  axis_name: str | None,
-  network: type[nn.Module],
+  axis_name: str | None = None,
   *,
+  network: type[nn.Module],
   selected_on: int,
   own: tuple[optax.GradientTransformation, float],
   loss: Callable[..., Any],

@@ -8,11 +8,12 @@ share teaches, so that a rare class teaches too.
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float
 
 from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
+from dbdc_jax.ops.shapes import Labels, Logits, PerModality
 
 # Share of the pixels of a class that teach, at the start and at the end.
 _SHARES = (0.2, 0.8)
@@ -28,8 +29,8 @@ def symmetric_divergence(
 
 
 def confident(
-  logits: Float[Array, 'K b H W C'],
-  labels: Integer[Array, 'K b H W'],
+  logits: Logits,
+  labels: Labels,
   share: Float[Array, ''] | float,
   axis_name: str | None = None,
 ) -> Bool[Array, 'K b H W']:
@@ -67,9 +68,7 @@ def confident(
   return step >= limits
 
 
-def terms(
-  step: Step, own: Float[Array, 'K b H W C'], other: Float[Array, 'K b H W C']
-) -> dict[str, Float[Array, ' K']]:
+def terms(step: Step, own: Logits, other: Logits) -> dict[str, PerModality]:
   """Each segmenter learns from what the other is sure of.
 
   Args:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer, Key, Shaped
 from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import augment, losses
+from dbdc_jax.ops.shapes import Images, Labels, Logits
 
 # The networks of a method that has two.
 PAIR = ('net1', 'net2')
@@ -26,10 +27,10 @@ class Views(NamedTuple):
     keys: one for each unlabelled sample's further draws.
   """
 
-  images: Float[Array, 'K b H W 1']
-  labels: Integer[Array, 'K b H W']
-  weak: Float[Array, 'K b H W 1']
-  strong: Float[Array, 'K b H W 1']
+  images: Images
+  labels: Labels
+  weak: Images
+  strong: Images
   keys: Key[Array, 'K b']
 
 
@@ -53,9 +54,7 @@ def _grouped(
   return x.reshape(*like.shape, *x.shape[1:])
 
 
-def labeled_view(
-  step: Step, key: Key[Array, '']
-) -> tuple[Float[Array, 'K b H W 1'], Integer[Array, 'K b H W']]:
+def labeled_view(step: Step, key: Key[Array, '']) -> tuple[Images, Labels]:
   """Labelled slices as they are trained on: see `Views`."""
   labeled = step.batch['labeled']
   images, labels = augment.labeled_view(
@@ -88,8 +87,8 @@ def views(step: Step) -> Views:
 
 
 def forward(
-  step: Step, params: Any, statistics: Any, images: Float[Array, 'K n H W 1']
-) -> tuple[Float[Array, 'K n H W C'], Any]:
+  step: Step, params: Any, statistics: Any, images: Images
+) -> tuple[Logits, Any]:
   """One pass in train mode; every logit of these methods comes from here.
 
   Args:
@@ -117,9 +116,9 @@ def both_forward(
   step: Step,
   params: Any,
   statistics: Any,
-  images: Float[Array, 'K b H W 1'],
+  images: Images,
   unlabeled: Float[Array, 'K n H W 1'],
-) -> tuple[Float[Array, 'K b H W C'], Float[Array, 'K n H W C'], Any]:
+) -> tuple[Logits, Float[Array, 'K n H W C'], Any]:
   """Labelled and unlabelled slices in one pass, as in the published code.
 
   Args:
@@ -161,8 +160,8 @@ def pair_forward(
 
 
 def probabilities(
-  step: Step, params: Any, statistics: Any, images: Float[Array, 'K n H W 1']
-) -> Float[Array, 'K n H W C']:
+  step: Step, params: Any, statistics: Any, images: Images
+) -> Logits:
   """A teacher's softmax, without a gradient.
 
   Its pass is normalised by its own images; the statistics are only handed on

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
 import ml_collections
 import optax
 
 from dbdc_jax.methods.common import base, networks, passes
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.ops import losses, optimizer, teacher
+from dbdc_jax.ops.shapes import Labels, Logits, PerModality, Scalar
 
 # Of the published optimizer.
 WEIGHT_DECAY = 1e-4
@@ -43,18 +43,18 @@ class Outcome(NamedTuple):
     statistics: running ones after the step.
   """
 
-  labeled: dict[str, Float[Array, ' K']]
-  unlabeled: dict[str, Float[Array, ' K']]
-  logits: Float[Array, 'K b H W C']
-  labels: Integer[Array, 'K b H W']
+  labeled: dict[str, PerModality]
+  unlabeled: dict[str, PerModality]
+  logits: Logits
+  labels: Labels
   statistics: Any
 
 
 def build(
   config: ml_collections.ConfigDict,
-  axis_name: str | None,
-  loss: Callable[[Step, Any, Any], Outcome],
+  axis_name: str | None = None,
   *,
+  loss: Callable[[Step, Any, Any], Outcome],
   unlabeled: bool = True,
   pair: bool = False,
   taught: bool = False,
@@ -148,12 +148,12 @@ def _counted(net: Networks, params, memory, image):
   return [variables['params'] for variables in found]
 
 
-def gaussian_ramp(progress: Float[Array, ''] | float) -> Float[Array, '']:
+def gaussian_ramp(progress: Scalar | float) -> Scalar:
   """exp(-5 (1 - progress)^2)."""
   return jnp.exp(-5.0 * jnp.square(1.0 - progress))
 
 
-def ramp(step: Step) -> Float[Array, '']:
+def ramp(step: Step) -> Scalar:
   """Weight of the unlabelled losses, in the run's recipe."""
   signals = step.signals
   return gaussian_ramp(signals.progress) if step.net.own else signals.ramp

@@ -8,21 +8,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool
 
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
+from dbdc_jax.ops.shapes import Labels, Logits, PerModality, Present
 
 
 def labeled_terms(
   step: Step,
-  logits: Float[Array, 'K b H W C'],
-  labels: Integer[Array, 'K b H W'],
+  logits: Logits,
+  labels: Labels,
   *,
   name: str = 'sup',
   share: float = 1.0,
   linear_dice: bool = False,
-) -> dict[str, Float[Array, ' K']]:
+) -> dict[str, PerModality]:
   """Cross entropy and Dice of labelled slices (the paper's eq 21).
 
   Args:
@@ -45,9 +46,7 @@ def labeled_terms(
   return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
 
 
-def pseudo_labels(
-  logits: Float[Array, 'K b H W C'], present: Bool[Array, 'K C']
-) -> Integer[Array, 'K b H W']:
+def pseudo_labels(logits: Logits, present: Present) -> Labels:
   """The likeliest class of each pixel, hard and so without a gradient.
 
   Args:
