@@ -1,13 +1,13 @@
 """The first thing a run prints: what is trained on what, and what is off."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from data.cache.prepared import Prepared
 from data.files import names
-from data.split import Split
 from dbdc_jax import methods
+from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime.precision import compute_dtype
+from dbdc_jax.training import loop, warm_start
+from dbdc_jax.workdir.train_state import TrainState
 
 
 def switched_off(
@@ -61,34 +61,18 @@ def switched_off(
   return lines
 
 
-def text(
-  problem: methods.Problem,
-  prepared: Prepared,
-  split: Split,
-  *,
-  devices: str,
-  dtype: str,
-  parameters: int,
-  steps: int,
-  samples: str,
-  off: Sequence[str],
-  workdir: str,
-) -> str:
+def text(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
   """The banner.
 
   Args:
-    problem: of the run, or of one of its networks.
-    prepared: the prepared data.
-    split: who is where.
-    devices: the devices in words.
-    dtype: the compute dtype.
-    parameters: trainable parameters per network.
-    steps: train steps in all.
-    samples: what a step takes of each modality and set, in words.
-    off: what `switched_off` says.
-    workdir: the run's folder.
+    run: what is trained on what.
+    state: before its first step.
+    parameters: trainable ones.
   """
+  problem, method, prepared = run.problem, run.method, run.prepared
   config, task, chosen = problem.config, problem.task, problem.modalities
+  depth = method.traits.volumes
+  samples = f'whole scans of {depth} slices' if depth else 'slices'
   slices = {case.name: case.num_slices for case in prepared.cases}
   own = config.recipe == 'own' and config.method != 'dbdc'
   recipe = ', by its own recipe' if own else ''
@@ -102,20 +86,22 @@ def text(
   for modality in chosen:
     parts = []
     for part in ('labeled', 'unlabeled', 'validation', 'test'):
-      cases = split[modality.name][part]
+      cases = run.split[modality.name][part]
       count = sum(slices[name] for name in cases)
       parts.append(f'{len(cases)} {part} scans ({count} slices)')
     lines.append(f'  {modality.title:12s} ' + ', '.join(parts))
   lines += [
     f'network: {parameters:,} parameters, width {config.model.width},'
     f' {config.augment.patch_size} x {config.augment.patch_size} patches',
-    f'devices: {devices}, {dtype}',
-    f'length: {config.epochs} epochs, {steps:,} steps of {samples}'
-    ' per modality and set'
+    f'devices: {parallel.describe()}, {compute_dtype(config.dtype)}',
+    f'length: {config.epochs} epochs, {run.total_steps:,} steps of'
+    f' {method.recipe.batch_size} {samples} per modality and set'
     + (f'; {config.expectation}' if config.expectation else '')
     + '; the first steps tell how long it takes here',
-    f'workdir: {workdir}',
+    f'workdir: {run.workdir}',
   ]
+  off = switched_off(problem, run.present, run.feed.consistent)
+  off += warm_start.banner_lines(run, state)
   lines += [f'off: {line}' for line in off]
   lines += [
     names.printable(f'skipped: {bad["file"]}: {bad["reason"]}')

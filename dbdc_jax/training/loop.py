@@ -1,6 +1,6 @@
 """The epochs of a run: the one train loop of all methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import pathlib
 import time
@@ -26,20 +26,44 @@ from dbdc_jax.workdir.train_state import TrainState
 
 @dataclasses.dataclass
 class TrainingRun:
-  """What one network's training needs; made once, passed around."""
+  """What one network's training needs; made once, passed around.
+
+  Attributes:
+    problem: that the network solves.
+    workdir: its folder.
+    prepared: the prepared data.
+    split: who is where.
+    method: what is trained.
+    added: modalities whose bank rows alone are trained; none: everything is.
+    steps_per_epoch: the same for all networks of a run.
+    on_epoch: called with each epoch's metrics.
+    feed: its batches.
+    validation: its validation scans.
+    present: `[K, C]` bool, see `scans.present_classes`.
+    trained: `[K]` bool, see `step.step_function`.
+  """
 
   problem: methods.Problem
   workdir: pathlib.Path
   prepared: Prepared
   split: Split
   method: methods.Method
-  feed: feed.Feed
-  validation: validation.Validation
-  present: np.ndarray  # [K, C] bool
-  trained: np.ndarray | None  # [K] bool, see `step.step_function`
+  added: Sequence[str]
   steps_per_epoch: int
-  total_steps: int
   on_epoch: Callable[[dict[str, Any]], None] | None
+
+  def __post_init__(self):
+    """Decodes what fits into memory."""
+    names, data = self.modalities, (self.prepared, self.split)
+    batches = feed.batches(self.problem, self.method, *data)
+    self.feed = feed.Feed(batches, parallel.room() or 0)
+    # What has gone to the devices is no longer counted.
+    limit = self.config.data.memory_limit_gib * 2**30 - batches.samples.nbytes
+    self.validation = validation.Validation(
+      self.prepared, self.cases('validation'), limit
+    )
+    self.present = scans.present_classes(*data, names, len(self.classes))
+    self.trained = np.isin(names, self.added) if self.added else None
 
   @property
   def config(self) -> ml_collections.FrozenConfigDict:
@@ -57,6 +81,11 @@ class TrainingRun:
     return self.problem.classes
 
   @property
+  def total_steps(self) -> int:
+    """Of all epochs."""
+    return self.steps_per_epoch * self.config.epochs
+
+  @property
   def selected(self) -> list[int]:
     """Modalities whose validation scans choose the checkpoint."""
     transfer = self.method.traits.transfer
@@ -67,6 +96,10 @@ class TrainingRun:
   def cases(self, part: str) -> list[list[PreparedCase]]:
     """Cases of a part of the split, per modality."""
     return scans.select(self.prepared, self.split, self.modalities, part)
+
+  def named(self, values: Iterable[float]) -> dict[str, float]:
+    """A number of each modality, by its name."""
+    return dict(zip(self.modalities, map(float, values), strict=True))
 
   def scans(self, state: TrainState) -> prepared_cases.Scans:
     """What segments scans with a state's network."""
@@ -133,8 +166,7 @@ def _run_epoch(run, step_fn, state, epoch, writer):
   row = epoch_metrics.epoch_row(
     collected, run.modalities, run.classes, run.present
   )
-  weights = map(float, np.asarray(signals.weights))
-  row['weight'] = dict(zip(run.modalities, weights, strict=True))
+  row['weight'] = run.named(np.asarray(signals.weights))
   row['ramp'] = float(signals.ramp)
   return state, row
 
@@ -183,17 +215,14 @@ def fit(
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
     state, dice = _end_of_epoch(run, state)
-    by_modality = lambda values: dict(
-      zip(run.modalities, map(float, values), strict=True)
-    )
-    row['train_dice'] = by_modality(dice)
+    row['train_dice'] = run.named(dice)
     last = epoch == config.epochs
     validated = None
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
     if last or (not supervised_only and epoch % config.evaluation.every == 0):
       scores = run.validation.dice(run.scans(state))
       validated = float(np.mean(scores[run.selected]))
-      row['validation_dice'] = by_modality(scores)
+      row['validation_dice'] = run.named(scores)
       row['validation_dice_mean'] = validated
     started, ended = ended, time.monotonic()
     row['seconds'] = ended - started

@@ -27,15 +27,7 @@ from dbdc_jax.methods import Problem
 from dbdc_jax.methods.common import cost
 from dbdc_jax.methods.common.transfer import Transfer
 from dbdc_jax.runtime import determinism, parallel
-from dbdc_jax.runtime.precision import compute_dtype
-from dbdc_jax.training import (
-  banner,
-  feed,
-  loop,
-  scans,
-  validation,
-  warm_start,
-)
+from dbdc_jax.training import banner, loop, scans, warm_start
 from dbdc_jax.workdir import checkpoint, run_folder, run_record
 from dbdc_jax.workdir.metric_writer import MetricWriter, read_epochs
 from dbdc_jax.workdir.train_state import TrainState, init_state
@@ -62,40 +54,6 @@ def _method(whole: Problem, part: Problem, joint: bool) -> methods.Method:
     alike = (whole.labelable == part.labelable).all(1)
     part = whole.of([whole.names[int(np.argmax(alike))]])
   return _built(part.config)
-
-
-def _set_up(
-  problem: Problem,
-  workdir: pathlib.Path,
-  prepared: Prepared,
-  split: Split,
-  method: methods.Method,
-  added: Sequence[str],
-  steps_per_epoch: int,
-  on_epoch: Callable[[dict[str, Any]], None] | None,
-) -> loop.TrainingRun:
-  """One network's training."""
-  config, names = problem.config, problem.names
-  batches = feed.batches(problem, method, prepared, split)
-  validated = scans.select(prepared, split, names, 'validation')
-  fed = feed.Feed(batches, parallel.room() or 0)
-  # What has gone to the devices is no longer counted.
-  limit = config.data.memory_limit_gib * 2**30 - batches.samples.nbytes
-  classes = len(problem.classes)
-  return loop.TrainingRun(
-    problem=problem,
-    workdir=workdir,
-    prepared=prepared,
-    split=split,
-    method=method,
-    feed=fed,
-    validation=validation.Validation(prepared, validated, limit),
-    present=scans.present_classes(prepared, split, names, classes),
-    trained=np.isin(names, added) if added else None,
-    steps_per_epoch=steps_per_epoch,
-    total_steps=steps_per_epoch * config.epochs,
-    on_epoch=on_epoch,
-  )
 
 
 def _train(run: loop.TrainingRun, state: TrainState) -> tuple[int, TrainState]:
@@ -181,7 +139,7 @@ def _train_one(
   state = init_state(run.method, run.problem)
   count = sum(x.size for x in jax.tree.leaves(state.params))
   if parallel.is_lead():
-    print(_banner(run, state, count), flush=True)
+    print(banner.text(run, state, count), flush=True)
   best, state = _train(run, state)
   tested = parallel.from_lead(lambda: _test(run, state))
   config = run.config
@@ -196,30 +154,6 @@ def _train_one(
     'steps': run.total_steps,
   }
   return tested['cases'], facts
-
-
-def _banner(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
-  consistent = run.feed.consistent
-  off = banner.switched_off(run.problem, run.present, consistent)
-  off += warm_start.banner_lines(run, state)
-  return banner.text(
-    run.problem,
-    run.prepared,
-    run.split,
-    devices=parallel.describe(),
-    dtype=str(compute_dtype(run.config.dtype)),
-    parameters=parameters,
-    steps=run.total_steps,
-    samples=_samples(run),
-    off=off,
-    workdir=str(run.workdir),
-  )
-
-
-def _samples(run: loop.TrainingRun) -> str:
-  """What a step takes of each modality and set, in words."""
-  count, depth = run.method.recipe.batch_size, run.method.traits.volumes
-  return f'{count} ' + (f'whole scans of {depth} slices' if depth else 'slices')
 
 
 def train(
@@ -330,7 +264,9 @@ def _run_all(
   for part in problem.networks(traits.joint):
     own = folder if traits.joint else folder / part.names[0]
     method = _method(problem, part, traits.joint)
-    run = _set_up(part, own, prepared, split, method, added, steps, on_epoch)
+    run = loop.TrainingRun(
+      part, own, prepared, split, method, added, steps, on_epoch
+    )
     scores, facts[','.join(part.names)] = _train_one(run)
     cases += scores
   info = {
