@@ -4,10 +4,9 @@
 made from it. Only the lead process writes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
-import io
 import json
 import math
 import os
@@ -56,6 +55,15 @@ def read_epochs(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return [row for row in read_rows(workdir) if row['kind'] == 'epoch']
 
 
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+  """Errors of the disk name the file: a failed write knows none."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 class _Events:
   """TensorBoard's event file, written by the thread that trains.
 
@@ -73,11 +81,9 @@ class _Events:
 
   def _put(self, event: Any) -> None:
     event.wall_time = time.time()
-    try:
+    with _naming(self._path):
       self._writer.write_event(event)
       self._writer.flush()
-    except OSError as error:
-      raise OSError(error.errno, error.strerror, str(self._path)) from error
 
   def write(self, values: Mapping[str, float], step: int) -> None:
     """Writes scalars by their names."""
@@ -105,9 +111,7 @@ class MetricWriter:
     *,
     first_step: int = 0,
     lead: bool = True,
-    tensorboard: bool = True,
     total_steps: int = 0,
-    quiet: bool = False,
   ):
     """Makes a writer.
 
@@ -116,20 +120,12 @@ class MetricWriter:
       first_step: finished steps of the state that is gone on from; rows behind
         it are dropped, they will be written again.
       lead: whether this process writes at all.
-      tensorboard: also write TensorBoard events.
       total_steps: for the progress bar.
-      quiet: nothing on the terminal.
     """
-    self._folder = pathlib.Path(workdir)
-    self._first_step = first_step
-    self._lead = lead
-    self._quiet = quiet or not lead
-    self._total = total_steps
-    self._tensorboard = tensorboard and lead
-    self._file: io.FileIO | None = None
-    self._events: _Events | None = None
+    self._folder, self._first_step = pathlib.Path(workdir), first_step
+    self._lead, self._total = lead, total_steps
+    self._opened = contextlib.ExitStack()
     self._bar: rich_progress.Progress | None = None
-    self._job = rich_progress.TaskID(0)
     # (step, time) once the first step is done: compiling is not counted.
     self._clock: tuple[int, float] | None = None
 
@@ -137,12 +133,15 @@ class MetricWriter:
     if not self._lead:
       return self
     self._folder.mkdir(parents=True, exist_ok=True)
-    self._drop_rows_behind(self._first_step)
-    self._file = (self._folder / _NAME).open('ab', buffering=0)
-    if self._tensorboard:
-      self._events = _Events(self._folder / 'tensorboard', self._first_step)
-    if not self._quiet and sys.stderr.isatty():
-      self._bar = rich_progress.Progress(
+    self._path = self._folder / _NAME
+    rows = read_rows(self._folder)
+    kept = [json.dumps(row) for row in rows if row['step'] <= self._first_step]
+    atomic.write(self._path, ''.join(row + '\n' for row in kept).encode())
+    self._file = self._opened.enter_context(self._path.open('ab', buffering=0))
+    self._events = _Events(self._folder / 'tensorboard', self._first_step)
+    self._opened.callback(self._events.close)
+    if sys.stderr.isatty():
+      bar = rich_progress.Progress(
         rich_progress.TextColumn('{task.description}'),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
@@ -151,35 +150,14 @@ class MetricWriter:
         rich_progress.TimeRemainingColumn(),
         console=rich_console.Console(file=sys.stderr),
       )
-      self._bar.start()
-      self._job = self._bar.add_task(
+      self._bar = self._opened.enter_context(bar)
+      self._job = bar.add_task(
         'training', total=self._total, completed=self._first_step
       )
     return self
 
   def __exit__(self, *error) -> None:
-    for part in (
-      self._bar and self._bar.stop,
-      self._events and self._events.close,
-      self._file and self._file.close,
-    ):
-      if part:
-        part()
-
-  def _drop_rows_behind(self, step: int) -> None:
-    path = self._folder / _NAME
-    rows = [row for row in read_rows(self._folder) if row['step'] <= step]
-    text = ''.join(json.dumps(row) + '\n' for row in rows)
-    atomic.write(path, text.encode())
-
-  def _append(self, file: io.FileIO, line: bytes) -> None:
-    try:
-      if (file.write(line) or 0) < len(line):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-      os.fsync(file.fileno())
-    except OSError as error:
-      path = str(self._folder / _NAME)
-      raise OSError(error.errno, error.strerror, path) from error
+    self._opened.close()
 
   def write(
     self, step: int, epoch: int, kind: str, metrics: Mapping[str, Any]
@@ -195,18 +173,21 @@ class MetricWriter:
     Raises:
       OSError: the disk is full; names the file.
     """
-    if self._file is None:
+    if not self._lead:
       return
     flat = flatten(metrics)
     row = {'step': step, 'epoch': epoch, 'kind': kind, 'time': time.time()}
-    self._append(self._file, (json.dumps(row | flat) + '\n').encode())
-    if self._events:
-      named = {f'{kind}/{k}': v for k, v in flat.items() if v is not None}
-      self._events.write(named, step)
+    line = (json.dumps(row | flat) + '\n').encode()
+    with _naming(self._path):
+      if (self._file.write(line) or 0) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      os.fsync(self._file.fileno())
+    named = {f'{kind}/{k}': v for k, v in flat.items() if v is not None}
+    self._events.write(named, step)
 
   def progress(self, step: int, text: str) -> None:
     """Moves the progress bar; off a terminal, says once how long it takes."""
-    if self._quiet:
+    if not self._lead:
       return
     if self._clock is None:
       self._clock = (step, time.monotonic())
@@ -223,7 +204,7 @@ class MetricWriter:
       text: the line.
       step: finished steps; where there is no bar, the time left is added.
     """
-    if self._quiet:
+    if not self._lead:
       return
     if self._bar:
       self._bar.console.print(text, highlight=False, markup=False)

@@ -5,9 +5,7 @@ from dbdc_jax.workdir.metric_writer import MetricWriter, flatten, read_rows
 
 
 def _write(folder, steps, resume=0):
-  with MetricWriter(
-    folder, first_step=resume, total_steps=9, quiet=True
-  ) as writer:
+  with MetricWriter(folder, first_step=resume, total_steps=9) as writer:
     for step in steps:
       writer.write(step, step, 'epoch', {'loss': 1.0 / step, 'd': {'ct': step}})
 
@@ -40,7 +38,7 @@ def test_what_is_not_finite_is_null(tmp_path):
     'a': None,
     'b/c': None,
   }
-  with MetricWriter(tmp_path, quiet=True) as writer:
+  with MetricWriter(tmp_path) as writer:
     writer.write(1, 1, 'epoch', {'a': math.nan})
   (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert json.loads(line)['a'] is None
