@@ -277,9 +277,7 @@ def test_pseudo_labels_are_scored_on_hidden_references_alone(run, data):
   (case,) = [c for c in prepared.cases if c.name == split['mr']['unlabeled'][0]]
   params, memory = network.state(network.facts['best_step'])
   found = sliding_window.of_one_size(
-    network.method.predict,
-    params,
-    memory,
+    sliding_window.Network(network.method.predict, params, memory),
     prepared.images(case),
     1,
     patch=16,

@@ -48,10 +48,11 @@ def _volumes(context, method, weights, patch, found, begin) -> None:
       found['lines'].append(f'{batch} slices a call: no time left')
       continue
 
-    def call(batch=batch):
+    network = sliding_window.Network(method.predict, *weights)
+
+    def call(batch=batch, network=network):
       sliding_window.of_one_size(
-        method.predict,
-        *weights,
+        network,
         volume,
         0,
         patch=patch,

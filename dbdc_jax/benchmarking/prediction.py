@@ -53,9 +53,7 @@ def _network_only(
   images = np.zeros((segmentation.SLAB, *canvas), np.float32)
   for first in range(0, shape[0], segmentation.SLAB):
     sliding_window.of_any_size(
-      network.method.predict,
-      network.params,
-      network.memory,
+      network.predict,
       images[: shape[0] - first],
       network.place,
       patch=patch,

@@ -80,8 +80,7 @@ class Scans:
     config = problem.config
     self._patch = config.augment.patch_size
     self._batch = parallel.per_call(config.evaluation.batch_size)
-    self._learnt: tuple[Callable[..., Any], Any, Any]
-    self._learnt = (method.predict, params, memory)
+    self._network = sliding_window.Network(method.predict, params, memory)
     self._voters = None
     self._classes = len(problem.classes)
     if method.traits.vote:
@@ -104,7 +103,7 @@ class Scans:
     self, images: np.ndarray, modality: int, hard: bool
   ) -> np.ndarray:
     return sliding_window.of_one_size(
-      *self._learnt,
+      self._network,
       images,
       modality,
       patch=self._patch,
@@ -135,7 +134,7 @@ class Scans:
     # Nothing is read before the device has it all.
     found = [
       sliding_window.joint_histograms(
-        *self._learnt, *part, patch=patch, stride=patch
+        self._network, *part, patch=patch, stride=patch
       )
       for part in placed
     ]

@@ -17,7 +17,7 @@ from data.preprocessing import preprocess
 from data.task import Modality
 from dbdc_jax.evaluation import pictures
 from dbdc_jax.inference import provenance, volumes
-from dbdc_jax.inference.segmentation import Segmentation, Segmenter
+from dbdc_jax.inference.segmentation import Segmentation, Segmenter, crop
 from dbdc_jax.workdir import run_record
 
 VOLUMES = 'volumes.csv'
@@ -55,7 +55,9 @@ class Job:
       'runs': [run.identity for run in self.segmenter.runs],
       'modality': self.modality,
       'format': self.format,
-      **self.segmenter.options,
+      'mirror': self.segmenter.mirror,
+      'keep_largest': self.segmenter.keep_largest,
+      'roi': self.segmenter.roi,
     }
 
   def files(self, source: Source) -> dict[str, str]:
@@ -196,7 +198,7 @@ def _picture(job, name, volume, found, modality) -> bytes:
   labels = preprocess.reorient(found.classes, *grid)
   spacing = preprocess.reoriented_spacing(*grid)
   index = pictures.choose_slices(labels, 1)[0]
-  inside = image[tuple(slice(*part) for part in found.box)]
+  inside = image[crop(found.box)]
   shown = preprocess.between(
     image[index], *preprocess.limits(inside, modality.intensity)
   )

@@ -1,6 +1,7 @@
 """From a scan to its label map, with the networks of one or several runs."""
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import os
 from typing import Any, NamedTuple
 
@@ -53,26 +54,34 @@ class Region(NamedTuple):
   image: np.ndarray
   spacing: tuple[float, float, float]
 
+  def inside(self, box: Box) -> 'Region':
+    """The part in a box."""
+    return self._replace(image=self.image[crop(box)])
+
+
+def crop(box: Box) -> tuple[slice, ...]:
+  """The index that takes a box out of an array."""
+  return tuple(slice(*part) for part in box)
+
 
 def _probabilities(
-  run: TrainedRun, modality: Modality, region: Region, mm: float, mirror: bool
+  run: TrainedRun, modality: str, region: Region, mm: float, mirror: bool
 ) -> Iterator[np.ndarray]:
   """Slices of class probabilities on the region's grid, `[h, w, C]` each."""
-  network = run.networks[modality.name]
+  network = run.networks[modality]
   patch = run.config.augment.patch_size
   geometry, canvas = preprocess.region_geometry(
     region.image.shape, region.spacing, mm, patch
   )
-  low, high = preprocess.limits(region.image, modality.intensity)
+  intensity = run.modality(modality).intensity
+  low, high = preprocess.limits(region.image, intensity)
   for first in range(0, len(region.image), SLAB):
     slab = region.image[first : first + SLAB]
     images = preprocess.resample(
       preprocess.between(slab, low, high), geometry, canvas, order=1
     )
     found = sliding_window.of_any_size(
-      network.method.predict,
-      network.params,
-      network.memory,
+      network.predict,
       images.astype(np.float32),
       network.place,
       patch=patch,
@@ -138,59 +147,43 @@ def to_codes(classes: np.ndarray, modality: Modality) -> np.ndarray:
   return table.astype(kind)[classes]
 
 
+@dataclasses.dataclass
 class Segmenter:
   """Segments scans with one run, or with the average of several.
 
   Attributes:
-    runs: what was trained, all on the same classes.
-    entropy: whether an entropy map is made, too.
+    runs: at least one; their probabilities are averaged.
+    mirror: average over mirror images, too.
+    keep_largest: keep each class's largest component only.
+    entropy: return the entropy map.
+    roi: 'auto': for a run that was trained on cropped scans, a coarse pass
+      finds the region that a fine pass segments; 'none': one pass over
+      everything.
   """
 
-  def __init__(
-    self,
-    runs: Sequence[TrainedRun],
-    *,
-    mirror: bool = False,
-    keep_largest: bool = False,
-    entropy: bool = False,
-    roi: str = 'auto',
-  ):
-    """Makes a segmenter.
+  runs: Sequence[TrainedRun]
+  _: dataclasses.KW_ONLY
+  mirror: bool = False
+  keep_largest: bool = False
+  entropy: bool = False
+  roi: str = 'auto'
 
-    Args:
-      runs: at least one; their probabilities are averaged.
-      mirror: average over mirror images, too.
-      keep_largest: keep each class's largest component only.
-      entropy: return the entropy map.
-      roi: 'auto': for a run that was trained on cropped scans, a coarse pass
-        finds the region that a fine pass segments; 'none': one pass over
-        everything.
+  def __post_init__(self):
+    """Checks what was asked for.
 
     Raises:
       ValueError: no runs, runs of other classes, or another `roi`.
     """
-    if not runs:
+    if not self.runs:
       raise ValueError('no run to segment with')
-    if roi not in choices.ROI:
-      raise ValueError(f'roi={roi!r}: choose {" or ".join(choices.ROI)}')
-    for run in runs[1:]:
-      if run.task.classes != runs[0].task.classes:
+    if self.roi not in choices.ROI:
+      raise ValueError(f'roi={self.roi!r}: choose {" or ".join(choices.ROI)}')
+    for run in self.runs[1:]:
+      if run.task.classes != self.runs[0].task.classes:
         raise ValueError(
-          f'{run.folder} has other classes than {runs[0].folder}: only runs of'
-          ' one task can be averaged'
+          f'{run.folder} has other classes than {self.runs[0].folder}: only'
+          ' runs of one task can be averaged'
         )
-    self.runs = tuple(runs)
-    self._mirror, self._keep_largest = mirror, keep_largest
-    self.entropy, self._roi = entropy, roi
-
-  @property
-  def options(self) -> dict[str, Any]:
-    """What a label map depends on, beside the runs and the scan."""
-    return {
-      'mirror': self._mirror,
-      'keep_largest': self._keep_largest,
-      'roi': self._roi,
-    }
 
   def segment(
     self,
@@ -223,11 +216,13 @@ class Segmenter:
     """
     plane = self._plane(modality)
     volume, affine = given_scan.grid(image, affine, spacing, axes)
-    image = preprocess.reorient(volume, affine, plane)
-    sides = preprocess.reoriented_spacing(affine, plane)
-    box = self._find_region(image, sides, modality)
-    classes, entropy = self._segment_region(image, sides, modality, box)
-    if self._keep_largest:
+    whole = Region(
+      preprocess.reorient(volume, affine, plane),
+      preprocess.reoriented_spacing(affine, plane),
+    )
+    box = self._find_region(whole, modality)
+    classes, entropy = self._segment_region(whole, modality, box)
+    if self.keep_largest:
       count = len(self.runs[0].task.classes)
       classes = largest_components(classes, count)
     classes = preprocess.restore(classes, affine, plane)
@@ -252,18 +247,7 @@ class Segmenter:
     return found[0]
 
   def _crops(self, run: TrainedRun) -> bool:
-    return self._roi == 'auto' and run.config.data.roi == 'label'
-
-  def region(
-    self, volume: np.ndarray, affine: np.ndarray, run: TrainedRun, modality: str
-  ) -> tuple[Region, float]:
-    """What of a scan is segmented, and at which pixel side in mm."""
-    plane = self._plane(modality)
-    image = preprocess.reorient(volume, affine, plane)
-    spacing = preprocess.reoriented_spacing(affine, plane)
-    box = self._find_region(image, spacing, modality)
-    region = Region(image[tuple(slice(*part) for part in box)], spacing)
-    return region, self._pixel(region, run, modality)
+    return self.roi == 'auto' and run.config.data.roi == 'label'
 
   def _pixel(self, region: Region, run: TrainedRun, modality: str) -> float:
     """Pixel side in mm; of a cropped scan as in its preparation."""
@@ -274,51 +258,47 @@ class Segmenter:
     fixed = run.modality(modality).mm_per_pixel
     return fixed or longest / run.config.data.slice_size
 
-  def _find_region(self, image, spacing, modality) -> Box:
+  def _find_region(self, whole: Region, modality: str) -> Box:
     """The box that is segmented: all, or what coarse passes find.
 
     A network that was trained on cropped scans has not seen what lies around
     them, and finds something there too. So the first box is a rough one, and
     each further pass looks at the box before, prepared as in training.
     """
-    box = [[0, n] for n in image.shape]
-    cropped = [run for run in self.runs if self._crops(run)]
-    if not cropped:
+    box = [[0, n] for n in whole.image.shape]
+    run = next(filter(self._crops, self.runs), None)
+    if run is None:
       return box
-    run = cropped[0]
     mm = run.mm_per_pixel[modality]
     for _ in range(_COARSE_PASSES):
-      crop = tuple(slice(*part) for part in box)
-      region = Region(image[crop], spacing)
-      slices = _probabilities(run, run.modality(modality), region, mm, False)
-      found = np.zeros(image.shape, np.uint8)
-      found[crop] = np.stack([p.argmax(-1) for p in slices])
+      slices = _probabilities(run, modality, whole.inside(box), mm, False)
+      found = np.zeros(whole.image.shape, np.uint8)
+      found[crop(box)] = np.stack([p.argmax(-1) for p in slices])
       found = largest_components(found, len(run.task.classes))
       if not found.any():
         return box
-      box = central_box(found, spacing, preprocess.ROI_MARGIN)
-      crop = tuple(slice(*part) for part in box)
-      mm = self._pixel(Region(image[crop], spacing), run, modality)
+      box = central_box(found, whole.spacing, preprocess.ROI_MARGIN)
+      mm = self._pixel(whole.inside(box), run, modality)
     return box
 
-  def _segment_region(self, image, spacing, modality, box):
+  def _segment_region(self, whole: Region, modality: str, box: Box):
     """Classes and entropy of the whole reoriented scan."""
-    crop = tuple(slice(*part) for part in box)
-    region = Region(image[crop], spacing)
-    count = len(self.runs[0].task.classes)
+    region, pixels = whole.inside(box), crop(box)[1:]
     streams = []
     for run in self.runs:
       mm = self._pixel(region, run, modality)
-      chosen = run.modality(modality)
-      streams.append(_probabilities(run, chosen, region, mm, self._mirror))
-    classes = np.zeros(image.shape, np.uint8)
-    entropy = np.zeros(image.shape, np.float32) if self.entropy else None
+      streams.append(_probabilities(run, modality, region, mm, self.mirror))
+    count = len(self.runs[0].task.classes)
+    classes = np.zeros(whole.image.shape, np.uint8)
+    entropy = None
+    if self.entropy:
+      entropy = np.zeros(whole.image.shape, np.float32)
     for index, parts in enumerate(zip(*streams, strict=True), box[0][0]):
       p = sum(parts) / len(parts)
-      classes[index][crop[1:]] = p.argmax(-1)
+      classes[index][pixels] = p.argmax(-1)
       if entropy is not None:
         safe = np.maximum(p, 1e-12)
-        entropy[index][crop[1:]] = -(p * np.log(safe)).sum(-1) / np.log(count)
+        entropy[index][pixels] = -(p * np.log(safe)).sum(-1) / np.log(count)
     return classes, entropy
 
 

@@ -19,6 +19,8 @@ from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import EXACT
 
 Corner = tuple[int, int]
+# A method's `predict` with its parameters and memory.
+Network = jax.tree_util.Partial
 
 
 def window_starts(size: int, patch: int, stride: int) -> list[int]:
@@ -57,7 +59,7 @@ def _ahead(
   yield np.asarray(running)
 
 
-def _overlapping(predict, params, memory, images, modality, patch, stride):
+def _overlapping(network, images, modality, patch, stride):
   """Averaged class probabilities of `images [n, H, W]`: `[n, H, W, C]`."""
   count, height, width = images.shape
   patch = min(patch, height, width)
@@ -68,7 +70,7 @@ def _overlapping(predict, params, memory, images, modality, patch, stride):
   )
   flat = windows.reshape(-1, patch, patch, 1)
   ids = jnp.tile(modality, len(corners))
-  logits = predict(params, memory, flat, ids).astype(jnp.float32)
+  logits = network(flat, ids).astype(jnp.float32)
   p = jax.nn.softmax(logits)
   p = p.reshape(len(corners), count, patch, patch, p.shape[-1])
   total = jnp.zeros((count, height, width, p.shape[-1]))
@@ -77,20 +79,16 @@ def _overlapping(predict, params, memory, images, modality, patch, stride):
   return total / _coverage(height, width, patch, stride)
 
 
-@functools.partial(
-  jax.jit, static_argnames=('predict', 'patch', 'stride', 'hard')
-)
-def _forward(predict, params, memory, images, modality, patch, stride, hard):
+@functools.partial(jax.jit, static_argnames=('patch', 'stride', 'hard'))
+def _forward(network, images, modality, patch, stride, hard):
   """`_overlapping`, or (`hard`) the classes, uint8."""
-  p = _overlapping(predict, params, memory, images, modality, patch, stride)
+  p = _overlapping(network, images, modality, patch, stride)
   return jnp.argmax(p, -1).astype(jnp.uint8) if hard else p
 
 
-@functools.partial(jax.jit, static_argnames=('predict', 'patch', 'stride'))
+@functools.partial(jax.jit, static_argnames=('patch', 'stride'))
 def joint_histograms(
-  predict: Callable[..., jax.Array],
-  params: Any,
-  memory: Any,
+  network: Network,
   images: jax.Array,
   labels: jax.Array,
   modality: jax.Array,
@@ -101,9 +99,7 @@ def joint_histograms(
   """How many pixels of each slice have which pair of classes.
 
   Args:
-    predict: see `of_one_size`.
-    params: see `of_one_size`.
-    memory: see `of_one_size`.
+    network: see `of_one_size`.
     images: `[n, H, W]` uint16 prepared slices.
     labels: `[n, H, W]` their classes.
     modality: `[n]` their modalities' ids.
@@ -113,7 +109,7 @@ def joint_histograms(
   Returns:
     `[n, C, C]` float32 counts (exact below 2^24 pixels), rows by the label.
   """
-  p = _overlapping(predict, params, memory, images, modality, patch, stride)
+  p = _overlapping(network, images, modality, patch, stride)
   classes = jnp.arange(p.shape[-1])
   one_hot = lambda x: (x[..., None] == classes).astype(jnp.float32)
   return jnp.einsum(
@@ -125,9 +121,7 @@ def joint_histograms(
 
 
 def of_one_size(
-  predict: Callable[..., jax.Array],
-  params: Any,
-  memory: Any,
+  network: Network,
   images: np.ndarray,
   modality: int,
   *,
@@ -141,10 +135,8 @@ def of_one_size(
   One function is compiled for each size of slices.
 
   Args:
-    predict: a method's `predict`; keep the same object between calls, it is
-      what the compiled function is remembered by.
-    params: the method's parameters.
-    memory: the method's memory.
+    network: see `Network`; keep the same `predict` between calls, it is what
+      the compiled function is remembered by.
     images: `[S, H, W]` uint16 prepared slices.
     modality: the modality's id.
     patch: side of a window, in pixels.
@@ -157,7 +149,7 @@ def of_one_size(
   """
   ids = parallel.spread(np.full(batch, modality, np.int32))
   start = lambda chunk: _forward(
-    predict, params, memory, parallel.spread(chunk), ids, patch, stride, hard
+    network, parallel.spread(chunk), ids, patch, stride, hard
   )
   done = _ahead(start, filled(images, batch))
   return np.concatenate([*done])[: len(images)]
@@ -171,11 +163,11 @@ def filled(slices: np.ndarray, batch: int) -> list[np.ndarray]:
   return parts
 
 
-@functools.partial(jax.jit, static_argnames=('predict', 'mirrored'))
-def _window_probabilities(predict, params, memory, windows, ids, mirrored):
+@functools.partial(jax.jit, static_argnames='mirrored')
+def _window_probabilities(network, windows, ids, mirrored):
   """Class probabilities of `windows [B, p, p]`: `[B, p, p, C]` float32."""
   forward = lambda x: jax.nn.softmax(
-    predict(params, memory, x[..., None], ids).astype(jnp.float32)
+    network(x[..., None], ids).astype(jnp.float32)
   )
   if not mirrored:
     return forward(windows)
@@ -184,9 +176,7 @@ def _window_probabilities(predict, params, memory, windows, ids, mirrored):
 
 
 def of_any_size(
-  predict: Callable[..., jax.Array],
-  params: Any,
-  memory: Any,
+  network: Network,
   images: np.ndarray,
   modality: int,
   *,
@@ -201,9 +191,7 @@ def of_any_size(
   together here.
 
   Args:
-    predict: a method's `predict`; keep the same object between calls.
-    params: the method's parameters.
-    memory: the method's memory.
+    network: see `of_one_size`.
     images: `[S, H, W]` float32 in [0, 1]; H and W at least `patch`.
     modality: the modality's id.
     patch: side of a window, in pixels.
@@ -227,7 +215,7 @@ def of_any_size(
     for i, (s, r, c) in enumerate(part):
       windows[i] = images[s, r : r + patch, c : c + patch]
     return _window_probabilities(
-      predict, params, memory, parallel.spread(windows), ids, mirrored
+      network, parallel.spread(windows), ids, mirrored
     )
 
   parts = [corners[i : i + batch] for i in range(0, len(corners), batch)]

@@ -15,6 +15,7 @@ import numpy as np
 from data import task_file
 from data.task import Modality, Task
 from dbdc_jax import methods
+from dbdc_jax.inference import sliding_window
 from dbdc_jax.runtime import parallel
 from dbdc_jax.workdir import export_folder, weights
 from dbdc_jax.workdir.run_folder import RunFolder
@@ -37,6 +38,11 @@ class TrainedNetwork(NamedTuple):
   params: Any
   memory: Any
   place: int
+
+  @property
+  def predict(self) -> sliding_window.Network:
+    """The method's `predict` with what was learnt."""
+    return sliding_window.Network(self.method.predict, self.params, self.memory)
 
 
 @dataclasses.dataclass(frozen=True)

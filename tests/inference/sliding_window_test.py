@@ -17,6 +17,9 @@ def _predict(params, memory, images, modality):
   return jnp.sin(9 * images + ramp + shift) * channels
 
 
+NETWORK = sliding_window.Network(_predict, 2.0, None)
+
+
 def _images(count, height, width):
   rng = np.random.default_rng(0)
   return rng.integers(0, 65536, (count, height, width)).astype(np.uint16)
@@ -50,22 +53,18 @@ def test_windows_cover_every_pixel_and_stay_inside(size):
 def test_equals_the_plain_loop(modality):
   images = _images(5, 14, 20)
   settings = {'patch': 8, 'stride': 4, 'batch': 2}
-  p = sliding_window.of_one_size(
-    _predict, 2.0, None, images, modality, **settings
-  )
+  p = sliding_window.of_one_size(NETWORK, images, modality, **settings)
   expected = _slow(images, modality, 8, 4)
   np.testing.assert_allclose(p, expected, atol=1e-5)
   labels = sliding_window.of_one_size(
-    _predict, 2.0, None, images, modality, **settings, hard=True
+    NETWORK, images, modality, **settings, hard=True
   )
   np.testing.assert_array_equal(labels, expected.argmax(-1))
 
 
 def test_slice_as_large_as_the_patch_is_one_window():
   images = _images(3, 8, 8)
-  p = sliding_window.of_one_size(
-    _predict, 2.0, None, images, 0, patch=8, stride=4, batch=4
-  )
+  p = sliding_window.of_one_size(NETWORK, images, 0, patch=8, stride=4, batch=4)
   np.testing.assert_allclose(p, _slow(images, 0, 8, 4), atol=1e-5)
 
 
@@ -79,9 +78,7 @@ def test_any_number_of_slices_and_any_modality_is_one_compilation():
 
   for count, modality in ((1, 0), (4, 1), (7, 0)):
     sliding_window.of_one_size(
-      counted,
-      2.0,
-      None,
+      sliding_window.Network(counted, 2.0, None),
       _images(count, 12, 12),
       modality,
       patch=8,
@@ -96,9 +93,7 @@ def test_any_number_of_slices_and_any_modality_is_one_compilation():
 def test_any_size_equals_the_plain_loop(shape):
   images = _images(*shape)
   found = sliding_window.of_any_size(
-    _predict,
-    2.0,
-    None,
+    NETWORK,
     images / np.float32(65535),
     1,
     patch=8,
@@ -114,7 +109,7 @@ def test_mirrored_windows_are_averaged():
   """Over both flips, and flipped back: a slow loop of one window."""
   image = _images(1, 8, 8) / np.float32(65535)
   found = sliding_window.of_any_size(
-    _predict, 2.0, None, image, 0, patch=8, stride=4, batch=4, mirrored=True
+    NETWORK, image, 0, patch=8, stride=4, batch=4, mirrored=True
   )
   slow = 0
   for flip in ((), (0,), (1,), (0, 1)):

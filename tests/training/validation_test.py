@@ -173,9 +173,7 @@ def test_histograms_of_slices_are_those_of_their_labels():
   parts = ((0, slice(0, 4)), (2, slice(4, 9)))
   for joint, (k, part) in zip(found, parts, strict=True):
     labels = sliding_window.of_one_size(
-      _predict,
-      1,
-      None,
+      sliding_window.Network(_predict, 1, None),
       slices.images[part],
       k,
       patch=8,
