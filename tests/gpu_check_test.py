@@ -220,7 +220,7 @@ def test_the_two_modulations_that_are_timed_compute_the_same():
   count = micro._GROUPS
   x, scale, bias = draw(2 * count, 6, 6, 3), draw(count, 3), draw(count, 3)
   ids = jnp.repeat(jnp.arange(count), 2)
-  groups = gradients.Groups(count, micro._EPSILON, None, True, micro._SLOPE)
+  groups = gradients.Groups(count, micro._EPSILON, True, micro._SLOPE)
   want, *_ = gradients.normalize(groups, x, scale, bias, ids)
   found = micro._plain_modulation(x, scale, bias)
   np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)

@@ -28,7 +28,6 @@ class Pixels(nn.Module):
   num_classes: int
   num_modalities: int
   width: int = 1
-  axis_name: str | None = None
   grouped: bool = False
   dtype: jnp.dtype = jnp.float32
   modulation: str = 'all'
@@ -38,9 +37,9 @@ class Pixels(nn.Module):
     shape = (self.num_classes,)
     w = self.param('w', nn.initializers.normal(0.8), shape)
     b = self.param('b', nn.initializers.normal(0.4), shape)
-    x = ModulationBank(
-      self.num_modalities, axis_name=self.axis_name, grouped=self.grouped
-    )(x, modality, train)
+    x = ModulationBank(self.num_modalities, grouped=self.grouped)(
+      x, modality, train
+    )
     return x * w + b
 
 
@@ -56,9 +55,9 @@ def config(name: str, **fields):
   return made
 
 
-def build(monkeypatch, made, axis_name=None) -> methods.Method:
+def build(monkeypatch, made) -> methods.Method:
   monkeypatch.setattr(networks, 'UNet', Pixels)
-  return methods.build(made, axis_name)
+  return methods.build(made)
 
 
 def batch(seed: int = 0, count: int = B):
@@ -82,7 +81,7 @@ def signals(**fields) -> methods.Signals:
 
 def step(made, signals) -> networks.Step:
   """A step of a config's networks that has no batch."""
-  return networks.Step(networks.of_unet(made, None, 0.0), None, None, signals)
+  return networks.Step(networks.of_unet(made, 0.0), None, None, signals)
 
 
 def views(made, batch, key):
@@ -221,7 +220,7 @@ def four_equal_one(
     return step
 
   one = jax.jit(run(method))((params, memory), given, told, None)
-  spread = run(methods.build(made, parallel.AXIS))
+  spread = run(methods.build(made))
 
   def averaged(*args):
     gradients, aux = spread(*args)

@@ -87,7 +87,7 @@ def run(devices: str):
     prototypes), sums for MAW and its weights, metrics; flat, by name.
   """
   problem = methods.resolve(_plain_config())
-  method = methods.build(problem.config, parallel.AXIS)
+  method = methods.build(problem.config)
   # Gradients leave the step as the state of an optimizer. Plain descent: Adam
   # would blow rounding up where the true gradient is 0, and hide a factor.
   tx = _keep_gradients()

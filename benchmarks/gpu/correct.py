@@ -157,7 +157,7 @@ def start_on(workload: workloads.Workload, cpu: jax.Device) -> tuple[Any, ...]:
   """Parameters, memory, batch and signals on the host, made on the CPU."""
   k, classes = workload.modalities, workload.classes
   with jax.default_device(cpu):
-    method = workloads.build_method(workload, None)
+    method = workloads.build_method(workload)
     params, memory = jax.jit(method.init)(jax.random.key(0))
     # A little noise on every scale and bias: ones and zeros hide mistakes.
     keys = iter(jax.random.split(jax.random.key(3), 200))
@@ -174,7 +174,7 @@ def start_on(workload: workloads.Workload, cpu: jax.Device) -> tuple[Any, ...]:
 
 def compiled_step(workload, precision, start, where, labels):
   """The step for a device, compiled; safe in several threads."""
-  method = workloads.build_method(workload, None)
+  method = workloads.build_method(workload)
   arguments = jax.device_put((*start, labels), where)
   with _tracing, jax.default_matmul_precision(precision or 'default'):
     lowered = jax.jit(gradient_step(method)).lower(*arguments)

@@ -37,7 +37,7 @@ def _write(method, weights, classes: int, folder: pathlib.Path) -> int:
 def _compare(context: plan.Context, found: plan.Found) -> None:
   """The exported network on the device and on the CPU."""
   workload = steps.workload('dbdc_heart_f32', context.tiny)
-  method = workloads.build_method(workload, None)
+  method = workloads.build_method(workload)
   folder = workspace.work() / 'artifact'
   start = time.perf_counter()
   weights = workloads.initial(workload)

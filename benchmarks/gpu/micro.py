@@ -143,7 +143,7 @@ def _plain_modulation(x, scale, bias):
 
 def _modulations(bench: _Bench) -> None:
   """Modulation with leaky ReLU: the gradient written out, or autodiff's."""
-  groups = gradients.Groups(_GROUPS, _EPSILON, None, True, _SLOPE)
+  groups = gradients.Groups(_GROUPS, _EPSILON, True, _SLOPE)
   x = bench.images(1, 2 * bench.width)
   scale = jnp.ones((_GROUPS, 2 * bench.width))
   ids = jnp.repeat(jnp.arange(_GROUPS), bench.n // _GROUPS)

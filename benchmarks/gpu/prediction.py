@@ -79,7 +79,7 @@ def measure(context: plan.Context, name: str, found: plan.Found) -> None:
   del name
   begin = time.perf_counter()
   workload = steps.workload(steps.MAIN, context.tiny)
-  method = workloads.build_method(workload, None)
+  method = workloads.build_method(workload)
   weights = jax.device_put(workloads.initial(workload))
   found['lines'] = []
   _windows(context, method, weights, workload.patch, found)

@@ -107,7 +107,7 @@ def rates(
     Of batches that are looked up on the device ('device'), put together from
     the host's memory ('host') and decoded each time ('decoded').
   """
-  method = methods.build(config, parallel.AXIS)
+  method = methods.build(config)
   kept, _, steps = batches_of(methods.resolve(config), method, folder)
   limited = copy.deepcopy(config)
   limited.data.memory_limit_gib = 0.0
@@ -140,7 +140,7 @@ def measure(
     over the loop's seconds, in [0, 1]; 'step_ms' of the loop; 'steps';
     'steps_per_epoch'; and 'batches_per_second', see `rates`.
   """
-  method = methods.build(config, parallel.AXIS)
+  method = methods.build(config)
   problem = methods.resolve(config)
   batches, present, steps_per_epoch = batches_of(problem, method, folder)
   signals = methods.full_signals(

@@ -124,19 +124,15 @@ def use_virtual_devices(count: int) -> None:
   jax.config.update('jax_num_cpu_devices', count)
 
 
-def _built(
-  workload: Workload, axis_name: str | None = parallel.AXIS
-) -> tuple[methods.Problem, methods.Method]:
+def _built(workload: Workload) -> tuple[methods.Problem, methods.Method]:
   with _task(workload) as task:
     problem = methods.resolve(workload.config(task))
-    return problem, methods.build(problem.config, axis_name)
+    return problem, methods.build(problem.config)
 
 
-def build_method(
-  workload: Workload, axis_name: str | None = parallel.AXIS
-) -> methods.Method:
+def build_method(workload: Workload) -> methods.Method:
   """The workload's method, by the same builder as in training."""
-  return _built(workload, axis_name)[1]
+  return _built(workload)[1]
 
 
 def modality_counts(name: str, wanted: Sequence[int]) -> list[int]:

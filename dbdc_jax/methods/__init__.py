@@ -63,22 +63,19 @@ def traits(config: ml_collections.ConfigDict) -> Traits:
   return _made(config).traits
 
 
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> Method:
+def build(config: ml_collections.ConfigDict) -> Method:
   """Builds the method that `config.method` names.
 
   Args:
     config: a full config (`configs/common.py`). A method that trains one
       network per modality (`traits.joint`) is built of one modality's.
-    axis_name: the device axis that `loss` reduces over, or None.
 
   Raises:
     ValueError: for an unknown name, an unknown value of a field that every
       method reads, or several modalities of a method that trains one network
       for each.
   """
-  method = _made(config, axis_name)
+  method = _made(config)
   count = len(resolve(config).modalities)
   if count > 1 and not method.traits.joint:
     raise ValueError(
@@ -88,7 +85,7 @@ def build(
   return method
 
 
-def _made(config, axis_name: str | None = None) -> Method:
+def _made(config) -> Method:
   """The method as its module builds it."""
   if config.method not in _modules():
     raise ValueError(
@@ -99,4 +96,4 @@ def _made(config, axis_name: str | None = None) -> Method:
     value = (config[group] if group else config)[name]
     if value not in allowed:
       raise ValueError(f'{field}={value!r}: choose {", ".join(allowed)}')
-  return _modules()[config.method].build(config, axis_name)
+  return _modules()[config.method].build(config)

@@ -21,7 +21,7 @@ from dbdc_jax.ops import losses
 
 
 def _loss(step, params, memory):
-  views, axis_name = passes.views(step), step.axis_name
+  views = passes.views(step)
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views
   )
@@ -34,10 +34,10 @@ def _loss(step, params, memory):
   present = step.signals.present
   terms = {
     'cross_ce': losses.cross_entropy(
-      first, supervision.pseudo_labels(second, present), axis_name
+      first, supervision.pseudo_labels(second, present)
     ),
     'cross2_ce': losses.cross_entropy(
-      second, supervision.pseudo_labels(first, present), axis_name
+      second, supervision.pseudo_labels(first, present)
     ),
   }
   tested = logits[passes.PAIR[0]]

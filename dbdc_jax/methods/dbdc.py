@@ -30,9 +30,7 @@ from dbdc_jax.methods.common import (
 from dbdc_jax.ops import losses, optimizer, prototypes
 
 
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
+def build(config: ml_collections.ConfigDict) -> base.Method:
   """Builds the method; see `base.Method`.
 
   Raises:
@@ -43,7 +41,7 @@ def build(
       f'mpcl.assignment={config.mpcl.assignment!r}: choose sinkhorn or label'
     )
   return networks.method(
-    networks.of_unet(config, axis_name, extra_head=True),
+    networks.of_unet(config, extra_head=True),
     init=_init,
     loss=_loss,
     predict=_predict,
@@ -122,9 +120,7 @@ def _loss(step, params, memory):
   total = lambda terms: sum(terms.values())
   value = jnp.sum(omega * (total(supervised) + ramp * total(consistency)))
   memory, found = _remembered(step, memory, passes)
-  counts = losses.dice_counts(
-    passes.seen.logits[0], passes.labels, step.axis_name
-  )
+  counts = losses.dice_counts(passes.seen.logits[0], passes.labels)
   metrics = {**supervised, **consistency, **found, 'dice_counts': counts}
   return value, (memory, metrics)
 
@@ -154,9 +150,7 @@ def _consistency(step, passes, mpcl):
   """
   names, terms = passes.names[1:], {}
   for name, logits in zip(names, passes.seen.logits[1:], strict=True):
-    terms[f'{name}_ce'] = losses.cross_entropy(
-      logits, passes.pseudo, step.axis_name
-    )
+    terms[f'{name}_ce'] = losses.cross_entropy(logits, passes.pseudo)
   for term, values in mpcl.items():
     for name, value in zip(names, list(values)[1:], strict=True):
       terms[f'{name}_{term}'] = value

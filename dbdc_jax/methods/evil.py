@@ -103,12 +103,11 @@ def kept_cross_entropy(
   logits: Float[Array, 'K *pixels C'],
   labels: Integer[Array, ' K *pixels'],
   keep: Bool[Array, ' K *pixels'],
-  axis_name: str | None,
 ) -> Float[Array, ' K']:
   """Cross entropy summed over the kept pixels, over the number of all."""
   log_p = jax.nn.log_softmax(logits)
   chosen = losses.one_hot(labels, logits.shape[-1]) & keep[..., None]
-  return losses.mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1), axis_name)
+  return losses.mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1))
 
 
 def _labeled(step, alpha, logits, labels, edl):
@@ -135,9 +134,7 @@ def _unlabeled(step, alpha, first, second, edl):
   )
   return {
     'cross_edl': edl(alpha, pseudo(second)),
-    'cross2_ce': kept_cross_entropy(
-      second, pseudo(first), sure, step.axis_name
-    ),
+    'cross2_ce': kept_cross_entropy(second, pseudo(first), sure),
   }
 
 
@@ -147,7 +144,7 @@ def _loss(step, params, memory):
 
   def edl(alpha, labels):
     values = evidential_loss(alpha, labels, annealing)
-    return losses.mean(values, step.axis_name)
+    return losses.mean(values)
 
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views

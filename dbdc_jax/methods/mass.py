@@ -43,6 +43,7 @@ from dbdc_jax.models import registration
 from dbdc_jax.ops import losses, optimizer
 from dbdc_jax.ops.local_correlation import local_correlation
 from dbdc_jax.ops.shapes import PerModality
+from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import EXACT, compute_dtype
 
 _OWN_RATE = 3e-4
@@ -60,7 +61,6 @@ class Networks(NamedTuple):
     head: of the contrast.
     shape: (D, H, W) of a volume.
     classes: C.
-    axis_name: the device axis, or None.
   """
 
   encoder: registration.Encoder
@@ -68,12 +68,9 @@ class Networks(NamedTuple):
   head: registration.Head
   shape: tuple[int, int, int]
   classes: int
-  axis_name: str | None
 
 
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
+def build(config: ml_collections.ConfigDict) -> base.Method:
   """Builds the method; see `base.Method`.
 
   Raises:
@@ -96,7 +93,6 @@ def build(
     registration.Head(width, dtype),
     (config.mass.depth, size, size),
     len(asked.classes),
-    axis_name,
   )
   constant = optimizer.scale_by_left(-config.optimizer.power)
   own_tx = optax.chain(optimizer.build(), constant)
@@ -156,19 +152,17 @@ def _moved(volumes: Volumes, flow: Flows) -> Volumes:
   return jax.vmap(registration.warp)(volumes, flow)
 
 
-def smoothness(flow: Flows, axis_name: str | None) -> PerModality:
+def smoothness(flow: Flows) -> PerModality:
   """Mean squared difference of neighbours, mean over the axes.
 
   Args:
     flow: in voxels.
-    axis_name: the device axis, or None.
 
   Returns:
     0 for a translation.
   """
   slopes: Any = sum(
-    losses.mean(jnp.square(jnp.diff(flow, axis=axis)), axis_name)
-    for axis in (2, 3, 4)
+    losses.mean(jnp.square(jnp.diff(flow, axis=axis))) for axis in (2, 3, 4)
   )
   return slopes / 3
 
@@ -196,7 +190,6 @@ def overlap(
   p: Float[Array, 'K n D H W C'],
   q: Float[Array, 'K n D H W C'],
   present: Bool[Array, 'K C'],
-  axis_name: str | None,
 ) -> PerModality:
   """Dice of two soft label maps, per modality.
 
@@ -204,14 +197,13 @@ def overlap(
     p: in [0, 1].
     q: the same.
     present: classes to compare.
-    axis_name: the device axis, or None.
 
   Returns:
     Mean over classes, as `losses.dice`: squared denominator.
   """
   axes = (1, 2, 3, 4)
   sums = jnp.stack([jnp.sum(x, axes) for x in (p * q, p * p + q * q)])
-  both, sizes = losses.total(sums, axis_name)
+  both, sizes = parallel.total(sums)
   dice = (2 * both + losses.DICE_EPSILON) / (sizes + losses.DICE_EPSILON)
   count = jnp.maximum(present.sum(-1), 1)
   return jnp.sum(jnp.where(present, dice, 0.0), -1) / count
@@ -225,7 +217,7 @@ def _loss(step, params, memory):
       'mass: atlases are registered to unlabelled training scans, and there are'
       ' none; choose a --config.labeled_fraction below 1'
     )
-  axis_name, labeled = nets.axis_name, batch['labeled']
+  labeled = batch['labeled']
   atlas = to_float(labeled['image'])[..., None]
   target = to_float(batch['unlabeled']['image'])[..., None]
   labels = losses.one_hot(labeled['label'], nets.classes).astype(jnp.float32)
@@ -260,15 +252,15 @@ def _loss(step, params, memory):
   present = jnp.all(signals.present, 0, keepdims=True)
   present = jnp.broadcast_to(present, signals.present.shape)
   terms = {
-    'smooth': smoothness(same, axis_name),
-    'smooth_cross': smoothness(cross, axis_name),
-    'smooth_again': smoothness(again, axis_name),
-    'correlation': 1 - losses.mean(alike, axis_name),
-    'difference': losses.mean(jnp.square(moved - target), axis_name),
-    'contrast': losses.mean(contrast(vectors[:, 0], vectors[:, 1]), axis_name),
-    'cross_dice': 1 - overlap(votes, other_votes, present, axis_name),
+    'smooth': smoothness(same),
+    'smooth_cross': smoothness(cross),
+    'smooth_again': smoothness(again),
+    'correlation': 1 - losses.mean(alike),
+    'difference': losses.mean(jnp.square(moved - target)),
+    'contrast': losses.mean(contrast(vectors[:, 0], vectors[:, 1])),
+    'cross_dice': 1 - overlap(votes, other_votes, present),
   }
-  counts = losses.dice_counts(votes, jnp.argmax(other_votes, -1), axis_name)
+  counts = losses.dice_counts(votes, jnp.argmax(other_votes, -1))
   value = jnp.sum(signals.weights * sum(terms.values()))
   return value, (memory, {**terms, 'dice_counts': counts})
 

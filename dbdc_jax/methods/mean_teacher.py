@@ -68,9 +68,7 @@ def student(
     step, logits, views.labels, share=plain.HALF
   )
   difference = jnp.mean(jnp.square(jax.nn.softmax(answers) - target), -1)
-  consistency = losses.masked_mean(
-    difference, jnp.asarray(mask), step.axis_name
-  )
+  consistency = losses.masked_mean(difference, jnp.asarray(mask))
   terms = {'consistency': consistency}
   return plain.Outcome(labeled, terms, logits, views.labels, statistics)
 

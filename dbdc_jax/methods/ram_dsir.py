@@ -33,12 +33,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import optax
 
-from dbdc_jax.methods.common import (
-  adaptation,
-  passes,
-  supervision,
-  transfer,
-)
+from dbdc_jax.methods.common import adaptation, passes, supervision, transfer
 from dbdc_jax.models.ram_dsir import RamDsir
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.shapes import Slices
@@ -139,9 +134,9 @@ def _loss(step, params, memory):
     terms |= supervision.labeled_terms(step, x, labels, name=name)
   error = jnp.square(restored - images)[None]
   terms['consistency'] = config.consistency * losses.mean(
-    divergence(logits, other), step.axis_name
+    divergence(logits, other)
   )
-  terms['restoration'] = config.restoration * losses.mean(error, step.axis_name)
+  terms['restoration'] = config.restoration * losses.mean(error)
   value: Any = sum(terms.values())
   terms = {name: transfer.rows(x[0]) for name, x in terms.items()}
   return adaptation.outcome(step, terms, value[0], (logits, labels), statistics)

@@ -61,15 +61,13 @@ CYCLE = 10.0
 _OWN_START = 0.2
 
 
-def build(
-  config: ml_collections.ConfigDict, axis_name: str | None = None
-) -> base.Method:
+def build(config: ml_collections.ConfigDict) -> base.Method:
   """Builds the method; see `base.Method`.
 
   Raises:
     ValueError: other than two modalities, or a network for each is asked for.
   """
-  net = networks.of_unet(config, axis_name, _OWN_START)
+  net = networks.of_unet(config, _OWN_START)
   why = 'two modalities teach each other by translation'
   base.check_pair(config, len(net.labelable), why)
   one = {'num_modalities': 1}
@@ -119,7 +117,7 @@ def _init(net: Networks, key: jax.Array):
     start = net.predictor.init(k_segmenter, image, ids, False)
     params['segmenter'][name] = start['params']
     statistics[name] = start['modulation']
-    translator = _generator(net).clone(axis_name=None)
+    translator = _generator(net)
     start = translator.init(k_generator, image, ids, False)
     params['generator'][name] = start['params']
     start = _discriminator(net).init(k_discriminator, image)
@@ -204,7 +202,6 @@ def adversarial_terms(
   real: Images,
   made: Images,
   shown: Images,
-  axis_name: str | None,
 ) -> dict[str, PerModality]:
   """The game between translators and discriminators (least squares).
 
@@ -214,7 +211,6 @@ def adversarial_terms(
     real: slices in [-1, 1].
     made: translations of the other modality's slices into this one.
     shown: those that discriminators are shown, see `image_pool`.
-    axis_name: the device axis, or None.
 
   Returns:
     `generator`, which moves `made` alone, and `discriminator`, which moves
@@ -228,9 +224,7 @@ def adversarial_terms(
     scores = apply(params[name], both)
     of_real.append(scores[: len(real[k])])
     of_made.append(scores[len(real[k]) :])
-  distance = lambda x, wanted: losses.mean(
-    jnp.square(jnp.stack(x) - wanted), axis_name
-  )
+  distance = lambda x, wanted: losses.mean(jnp.square(jnp.stack(x) - wanted))
   return {
     'generator': distance(judged, 1.0),
     'discriminator': (distance(of_real, 1.0) + distance(of_made, 0.0)) / 2,
@@ -243,14 +237,12 @@ def _exchange(step: Step, pool, made):
   index = step.batch['labeled']['index'] % size
   position = jnp.concatenate([index, index + size], 1)
   key = jax.random.fold_in(step.key, 1)
-  return image_pool.exchange(
-    pool, made, position, 2 * size, key, step.axis_name
-  )
+  return image_pool.exchange(pool, made, position, 2 * size, key)
 
 
 def _loss(step, params, memory):
   """The loss, with memory and metrics; see `base.Method`."""
-  net, signals, axis_name = step.net, step.signals, step.axis_name
+  net, signals = step.net, step.signals
   views = passes.views(step)
   images = jnp.concatenate([views.images, views.weak], 1)
   found = _forward(net, params, memory, images)
@@ -259,10 +251,10 @@ def _loss(step, params, memory):
   made = found.made[::-1]
   shown, pool = _exchange(step, memory['pool'], made)
   terms |= adversarial_terms(
-    _discriminator(net), params['discriminator'], signed, made, shown, axis_name
+    _discriminator(net), params['discriminator'], signed, made, shown
   )
   distance = jnp.abs(found.back - signed)
-  terms['cycle'] = CYCLE * losses.mean(distance, axis_name)
+  terms['cycle'] = CYCLE * losses.mean(distance)
   on = passes.acting(step)
   # A translated label needs no unlabelled slice.
   anyway = signals._replace(consistent=jnp.ones_like(signals.consistent))
@@ -274,12 +266,12 @@ def _loss(step, params, memory):
   )
   ramp = plain.ramp(step)
   difference = co_training.symmetric_divergence(own, other)
-  taught = {'consistency': losses.mean(difference, axis_name)}
+  taught = {'consistency': losses.mean(difference)}
   taught |= co_training.terms(step, own[:, count:], other[:, count:])
   taught = {name: ramp * term for name, term in taught.items()}
   terms |= {name: jnp.where(started, x, 0.0) for name, x in translated.items()}
   terms |= {name: jnp.where(on, x, 0.0) for name, x in taught.items()}
-  counts = losses.dice_counts(found.own[:, :count], views.labels, axis_name)
+  counts = losses.dice_counts(found.own[:, :count], views.labels)
   memory = {'modulation': found.statistics, 'pool': pool}
   value = jnp.sum(signals.weights * sum(terms.values()))
   return value, (memory, {**terms, 'dice_counts': counts})

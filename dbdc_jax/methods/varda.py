@@ -41,6 +41,7 @@ import optax
 from dbdc_jax.methods.common import adaptation, passes, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
 from dbdc_jax.ops import domain_distance, losses
+from dbdc_jax.runtime import parallel
 
 # Also with a fully labelled source (the paper's "VarDA*").
 NAMES = ('varda', 'varda_full')
@@ -51,16 +52,13 @@ _SHARES = (0.1, 1.0, 1.0)
 
 
 def balanced_cross_entropy(
-  logits: Float[Array, 'n H W C'],
-  labels: Integer[Array, 'n H W'],
-  axis_name: str | None = None,
+  logits: Float[Array, 'n H W C'], labels: Integer[Array, 'n H W']
 ) -> Float[Array, '']:
   """Cross entropy in which each class of the batch weighs the same.
 
   Args:
     logits: of each pixel.
     labels: class indices.
-    axis_name: the device axis, or None.
 
   Returns:
     The mean over the classes that occur of each one's mean.
@@ -69,7 +67,7 @@ def balanced_cross_entropy(
   chosen = losses.one_hot(labels, logits.shape[-1])
   sums = jnp.sum(jnp.where(chosen, -log_p, 0.0), (0, 1, 2))
   counts = jnp.sum(chosen.astype(jnp.float32), (0, 1, 2))
-  sums, counts = losses.total((sums, counts), axis_name)
+  sums, counts = parallel.total((sums, counts))
   means = sums / jnp.maximum(counts, 1.0)
   return jnp.sum(means) / jnp.maximum(jnp.sum(counts > 0), 1)
 
@@ -114,14 +112,13 @@ def _sparser(labels, scale):
 def _evidence(step, images, latents, drawn):
   """Terms of what a domain's images say without labels, by name."""
   config = step.config.varda
-  mean = functools.partial(losses.mean, axis_name=step.axis_name)
   terms = {'drawing': 0.0, 'prior': 0.0}
   for scale, (latent, x) in enumerate(zip(latents, drawn, strict=True)):
     wanted = _smaller(images, scale)
     error = optax.sigmoid_binary_cross_entropy(x, wanted)
     gap = divergence(latent.mean, latent.log_variance)
-    terms['drawing'] += config.drawing * mean(error[None])[0]
-    terms['prior'] += config.prior * mean(gap[None])[0]
+    terms['drawing'] += config.drawing * losses.mean(error[None])[0]
+    terms['prior'] += config.prior * losses.mean(gap[None])[0]
   return terms
 
 
@@ -134,7 +131,7 @@ def _distance(step, latents, count):
     )
     described = domain_distance.pooled(mean, jnp.exp(log_variance))
     a, b = ([x[:count] for x in described], [x[count:] for x in described])
-    total += share * domain_distance.distance(a, b, step.axis_name)
+    total += share * domain_distance.distance(a, b)
   return step.config.varda.distance * total
 
 
@@ -184,7 +181,7 @@ def _loss(step, params, memory):
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
   found, drawn, statistics = _both(step.net, params, memory, views)
-  balanced = functools.partial(balanced_cross_entropy, axis_name=step.axis_name)
+  balanced = balanced_cross_entropy
   weight = step.config.varda.segmentation
   terms = {'sup_ce': weight * balanced(found.fused[:count], labels)}
   for scale, x in enumerate(found.logits):

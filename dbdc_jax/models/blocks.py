@@ -61,14 +61,12 @@ class Layer(nn.Module):
 
   Attributes:
     features: output channels.
-    axis_name: the device axis of batch statistics, or None.
     dtype: of activations.
     point: 1 x 1 instead of 3 x 3.
     relu: whether a ReLU follows.
   """
 
   features: int
-  axis_name: str | None
   dtype: DTypeLike
   point: bool = False
   relu: bool = True
@@ -88,8 +86,5 @@ class Layer(nn.Module):
     else:
       x, bias = JoinedConv(self.features, self.dtype, name='conv')(*inputs)
     return ModulationBank(
-      1,
-      axis_name=self.axis_name,
-      slope=0.0 if self.relu else None,
-      name='modulation',
+      1, slope=0.0 if self.relu else None, name='modulation'
     )(x, jnp.zeros(x.shape[0], jnp.int32), train, bias)

@@ -6,7 +6,7 @@ on a GPU it is memory that counts. A reader of the networks need not pass here.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dbdc_jax.ops.shapes import Features, Ids
+from dbdc_jax.runtime import parallel
 
 # A row of each modality (or group of samples), and a number.
 Rows = Float[Array, 'K c']
@@ -162,7 +163,6 @@ class Groups(NamedTuple):
 
   num_modalities: int
   epsilon: float
-  axis_name: str | None
   grouped: bool
   slope: float | None
 
@@ -184,19 +184,15 @@ class Groups(NamedTuple):
       return jnp.repeat(rows, modality.shape[0] // self.num_modalities, 0)
     return rows[modality]
 
-  def total(self, x: Any) -> Any:
-    """Adds up over the devices."""
-    return x if self.axis_name is None else lax.psum(x, self.axis_name)
-
   def samples(self, modality: Ids) -> Counts:
     """Samples of each modality over the devices."""
     shape = (self.num_modalities, 1)
     if self.num_modalities == 1 or self.grouped:
       # Known beforehand: a number, not an array, has nothing to send.
-      each = self.total(modality.shape[0] // self.num_modalities)
+      each = parallel.total(modality.shape[0] // self.num_modalities)
       return jnp.full(shape, each, jnp.float32)
     ones = jnp.ones((modality.shape[0], 1))
-    return self.total(self.sum(ones, modality))
+    return parallel.total(self.sum(ones, modality))
 
   def modulate(
     self, x: Features, factor: Rows, shift: Rows, modality: Ids
@@ -226,10 +222,10 @@ class Groups(NamedTuple):
     variances = jnp.maximum(variances, 0.0)
     count = self.samples(modality)
     divisor = jnp.maximum(count, 1.0)
-    mean = self.total(self.sum(means, modality)) / divisor
+    mean = parallel.total(self.sum(means, modality)) / divisor
     deviation = means - self.pick(mean, modality)
     spread = self.sum(variances + jnp.square(deviation), modality)
-    return mean, self.total(spread) / divisor, count
+    return mean, parallel.total(spread) / divisor, count
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -270,7 +266,7 @@ def _normalize_backward(groups, kept, gradients):
   along = groups.sum(jnp.sum(dy * centred, 1), modality)
   dscale = along * inverse
   pixels = jnp.maximum(count, 1.0) * (x.shape[1] * x.shape[2])
-  both = groups.total((dbias, along))
+  both = parallel.total((dbias, along))
   constant, slope = both[0] / pixels, both[1] * jnp.square(inverse) / pixels
   dx = rows(factor) * (dy - rows(constant) - centred * rows(slope))
   return dx.astype(x.dtype), dscale, dbias, None

@@ -94,7 +94,6 @@ class ModulationBank(nn.Module):
     num_modalities: K.
     momentum: upper limit of alpha.
     epsilon: added to the variance.
-    axis_name: the device axis that statistics are taken over, or None.
     grouped: the batch is sorted by modality with equal counts, so that
       everything per modality is a reshape instead of a selection.
     passes: the batch is so many grouped ones, one behind the other, each
@@ -110,7 +109,6 @@ class ModulationBank(nn.Module):
   num_modalities: int
   momentum: float = MOMENTUM
   epsilon: float = 1e-5
-  axis_name: str | None = None
   grouped: bool = False
   passes: int = 1
   slope: float | None = None
@@ -146,11 +144,7 @@ class ModulationBank(nn.Module):
     count = self.variable('modulation', 'count', jnp.zeros, shape[:1])
     added = 0.0 if offset is None else offset
     groups = gradients.Groups(
-      self.num_modalities * self.passes,
-      self.epsilon,
-      self.axis_name,
-      self.grouped,
-      self.slope,
+      self.num_modalities * self.passes, self.epsilon, self.grouped, self.slope
     )
     if not train:
       factor = scale * lax.rsqrt(var.value + self.epsilon)

@@ -32,21 +32,17 @@ class RamDsir(nn.Module):
   Attributes:
     num_classes: C, background included.
     width: twice the channels of the first level.
-    axis_name: the device axis of batch statistics, or None.
     dtype: of activations; parameters, statistics and outputs are float32.
   """
 
   num_classes: int
   width: int = 32
-  axis_name: str | None = None
   dtype: DTypeLike = jnp.float32
 
   def setup(self):
     """Makes the layers of the module's table, deepest decoder level first."""
     n = self.width // 2
-    layer = lambda features, **kw: Layer(
-      features, self.axis_name, self.dtype, **kw
-    )
+    layer = lambda features, **kw: Layer(features, self.dtype, **kw)
     widths = [n * 2**level for level in range(LEVELS)]
     self.encoder = [[layer(w, relu=False), layer(w), layer(w)] for w in widths]
     below = widths[:-1][::-1]

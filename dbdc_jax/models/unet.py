@@ -50,7 +50,6 @@ class ConvNorm(nn.Module):
 
   features: int
   num_modalities: int
-  axis_name: str | None
   grouped: bool
   passes: int
   dtype: DTypeLike
@@ -68,7 +67,6 @@ class ConvNorm(nn.Module):
     x, bias = JoinedConv(self.features, self.dtype, name='conv')(*inputs)
     return ModulationBank(
       self.num_modalities,
-      axis_name=self.axis_name,
       grouped=self.grouped,
       passes=self.passes,
       slope=LEAKY_SLOPE,
@@ -85,7 +83,6 @@ class UNet(nn.Module):
     num_modalities: K; 1 makes every normalisation plain batch norm.
     width: channels of the first convolution.
     extra_head: DBDC's additional convolution in the head.
-    axis_name: the device axis of batch statistics, or None.
     grouped: training batches are sorted by modality with equal counts.
     passes: a training batch is so many of these (`ModulationBank`).
     dtype: of activations; parameters, statistics and logits are float32.
@@ -96,7 +93,6 @@ class UNet(nn.Module):
   num_modalities: int
   width: int = 32
   extra_head: bool = False
-  axis_name: str | None = None
   grouped: bool = False
   passes: int = 1
   dtype: DTypeLike = jnp.float32
@@ -110,7 +106,6 @@ class UNet(nn.Module):
       return ConvNorm(
         features,
         1 if modulation == 'mixed' else self.num_modalities,
-        self.axis_name,
         self.grouped,
         self.passes,
         self.dtype,

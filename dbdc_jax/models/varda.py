@@ -217,7 +217,6 @@ class Drawer(nn.Module):
   """From a latent and a map of the classes to the image, of one domain."""
 
   width: int
-  axis_name: str | None
   dtype: DTypeLike
 
   @nn.compact
@@ -239,7 +238,7 @@ class Drawer(nn.Module):
     """
     inputs: tuple[Array, ...] = (value, classes.astype(self.dtype))
     for times in (4, 4, 2, 2, 1, 1):
-      layer = Layer(times * self.width, self.axis_name, self.dtype)
+      layer = Layer(times * self.width, self.dtype)
       inputs = (layer(*inputs, train=train),)
     return _conv(JoinedConv(1, self.dtype), *inputs).astype(jnp.float32)
 
@@ -250,14 +249,12 @@ class VarDA(nn.Module):
   Attributes:
     num_classes: C, background included.
     width: half the channels of the first level.
-    axis_name: the device axis of the decoders' batch statistics, or None.
     dtype: of activations; parameters, statistics and outputs are float32.
     domains: for how many there are decoders.
   """
 
   num_classes: int
   width: int = 32
-  axis_name: str | None = None
   dtype: DTypeLike = jnp.float32
   domains: int = DOMAINS
 
@@ -265,7 +262,7 @@ class VarDA(nn.Module):
     """Makes both."""
     self.segmenter = Segmenter(self.num_classes, self.width, self.dtype)
     self.drawers = [
-      [Drawer(self.width, self.axis_name, self.dtype) for _ in range(SCALES)]
+      [Drawer(self.width, self.dtype) for _ in range(SCALES)]
       for _ in range(self.domains)
     ]
 

@@ -18,7 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dbdc_jax.ops import losses
+from dbdc_jax.runtime import parallel
 
 # The published sum is over the pairs of so many images of each domain.
 PUBLISHED_BATCH = 10
@@ -70,9 +70,7 @@ def _kernel_sum(one, other):
 
 
 def distance(
-  a: Sequence[Float[Array, 'n ...']],
-  b: Sequence[Float[Array, 'n ...']],
-  axis_name: str | None = None,
+  a: Sequence[Float[Array, 'n ...']], b: Sequence[Float[Array, 'n ...']]
 ) -> Float[Array, '']:
   """The distance, over the images of all devices.
 
@@ -82,7 +80,6 @@ def distance(
   Args:
     a: means and variances of the images of a domain on this device.
     b: as many of the other domain.
-    axis_name: the device axis, or None.
 
   Returns:
     Float32; 0 for equal domains.
@@ -90,11 +87,8 @@ def distance(
   a, b = (
     [x.reshape(len(x), -1).astype(jnp.float32) for x in d] for d in (a, b)
   )
-  whole = lambda x: (
-    x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
-  )
-  all_a, all_b = ([whole(x) for x in d] for d in (a, b))
+  all_a, all_b = ([parallel.gathered(x) for x in d] for d in (a, b))
   found = _kernel_sum(a, all_a) + _kernel_sum(b, all_b)
   found -= 2 * _kernel_sum(a, all_b)
   scale = (PUBLISHED_BATCH / len(all_a[0])) ** 2
-  return scale * losses.total(found, axis_name)
+  return scale * parallel.total(found)

@@ -15,8 +15,8 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Integer, Key
 
-from dbdc_jax.ops import losses
 from dbdc_jax.ops.shapes import Images
+from dbdc_jax.runtime import parallel
 
 
 def init(modalities: int, size: int, patch: int) -> dict[str, Array]:
@@ -39,7 +39,6 @@ def exchange(
   position: Integer[Array, 'K b'],
   count: int,
   key: Key[Array, ''],
-  axis_name: str | None = None,
 ) -> tuple[Images, dict[str, Array]]:
   """What is shown instead of `made`, and the pool afterwards.
 
@@ -49,7 +48,6 @@ def exchange(
     position: their numbers among those of all devices, from 0 on.
     count: of all devices' translations of a modality.
     key: of the step, equal on all devices.
-    axis_name: the device axis, or None.
 
   Returns:
     Images without a gradient, and the pool.
@@ -74,6 +72,6 @@ def exchange(
   keys = jax.random.split(key, len(old))
   shown, new, written = jax.vmap(one)(keys, old, made, position)
   # Every place was written by at most one device.
-  new, written = losses.total((new, written), axis_name)
+  new, written = parallel.total((new, written))
   images = jnp.where(written[..., None, None, None] > 0, new, old)
   return shown, {'images': images, 'count': jnp.minimum(known + count, size)}

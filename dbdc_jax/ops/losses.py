@@ -2,19 +2,17 @@
 
 Everything here takes arrays whose leading axis is the modality (then the
 samples of each on this device) and returns a value of each. Sums and counts are
-added up over the devices *before* dividing (`total`): a mean of
-local means would be wrong wherever classes are spread unevenly.
+added up over the devices *before* dividing (`parallel.total`): a mean of local
+means would be wrong wherever classes are spread unevenly.
 """
 
-from typing import Any
-
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 import numpy as np
 
 from dbdc_jax.ops.shapes import Ids, PerModality, Present
+from dbdc_jax.runtime import parallel
 
 # Of each pixel, by modality.
 Logits = Float[Array, 'K *pixels C']
@@ -25,50 +23,41 @@ DICE_EPSILON = 1e-5
 NEGATIVE = -1e9
 
 
-def total(x: Any, axis_name: str | None) -> Any:
-  """Adds the arrays of `x` up over the devices (`axis_name` None: one)."""
-  return x if axis_name is None else lax.psum(x, axis_name)
-
-
 def masked_mean(
-  values: Float[Array, 'K ...'], mask: Bool[Array, '...'], axis_name: str | None
+  values: Float[Array, 'K ...'], mask: Bool[Array, '...']
 ) -> PerModality:
   """Mean where `mask`, per modality and over devices.
 
   Args:
     values: of any shape.
     mask: broadcastable to `values`.
-    axis_name: the device axis, or None.
 
   Returns:
     0 where the mask keeps nothing.
   """
   mask = jnp.broadcast_to(mask, values.shape)
   axes = tuple(range(1, values.ndim))
-  numerator = total(jnp.sum(jnp.where(mask, values, 0.0), axes), axis_name)
-  count = total(jnp.sum(mask.astype(jnp.float32), axes), axis_name)
+  numerator = parallel.total(jnp.sum(jnp.where(mask, values, 0.0), axes))
+  count = parallel.total(jnp.sum(mask.astype(jnp.float32), axes))
   return numerator / jnp.maximum(count, 1.0)
 
 
-def mean(values: Float[Array, 'K ...'], axis_name: str | None) -> PerModality:
+def mean(values: Float[Array, 'K ...']) -> PerModality:
   """Mean per modality and over devices."""
-  return masked_mean(values, jnp.ones((), bool), axis_name)
+  return masked_mean(values, jnp.ones((), bool))
 
 
-def cross_entropy(
-  logits: Logits, labels: Labels, axis_name: str | None = None
-) -> PerModality:
+def cross_entropy(logits: Logits, labels: Labels) -> PerModality:
   """Mean cross entropy per modality, in nats per pixel.
 
   Args:
     logits: of each pixel.
     labels: class indices.
-    axis_name: the device axis, or None.
   """
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   chosen = one_hot(labels, logits.shape[-1])
   # A sum over the one-hot, not a gather: no scatter in the gradient.
-  return mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1), axis_name)
+  return mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1))
 
 
 def only_labelable(
@@ -101,12 +90,7 @@ def one_hot(
 
 
 def dice(
-  logits: Logits,
-  labels: Labels,
-  present: Present,
-  axis_name: str | None = None,
-  *,
-  linear: bool = False,
+  logits: Logits, labels: Labels, present: Present, *, linear: bool = False
 ) -> PerModality:
   """Soft Dice loss per modality, squared denominator, background included.
 
@@ -118,7 +102,6 @@ def dice(
     logits: of each pixel.
     labels: class indices.
     present: classes that the modality's labels contain.
-    axis_name: the device axis, or None.
     linear: p and g not squared in the denominator.
 
   Returns:
@@ -134,7 +117,7 @@ def dice(
       jnp.sum(g.astype(jnp.float32), axes),
     ]
   )
-  both, square, count = total(sums, axis_name)  # [K, C] each
+  both, square, count = parallel.total(sums)  # [K, C] each
   loss = 1 - (2 * both + DICE_EPSILON) / (square + count + DICE_EPSILON)
   kept = present.astype(jnp.float32)
   return jnp.sum(jnp.where(present, loss, 0.0), -1) / jnp.maximum(
@@ -158,15 +141,12 @@ def symmetric_divergence(
   return (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
 
 
-def dice_counts(
-  logits: Logits, labels: Labels, axis_name: str | None = None
-) -> Float[Array, '2 K C']:
+def dice_counts(logits: Logits, labels: Labels) -> Float[Array, '2 K C']:
   """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
 
   Args:
     logits: of each pixel.
     labels: class indices.
-    axis_name: the device axis, or None.
 
   Returns:
     Intersections, and sums of both sizes.
@@ -177,7 +157,7 @@ def dice_counts(
   axes = tuple(range(1, logits.ndim - 1))
   both = jnp.sum(p & g, axes)
   sizes = jnp.sum(p, axes) + jnp.sum(g, axes)
-  return total(jnp.stack([both, sizes]).astype(jnp.float32), axis_name)
+  return parallel.total(jnp.stack([both, sizes]).astype(jnp.float32))
 
 
 def pooled_dice(counts: Float[Array, '2 K C'], present: Present) -> PerModality:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.sinkhorn import sinkhorn
+from dbdc_jax.runtime import parallel
 from dbdc_jax.runtime.precision import EXACT
 
 # Smaller values give NaN or huge gradients at (nearly) zero vectors.
@@ -58,7 +59,6 @@ def _class_sums(
   labels: Integer[Array, 'K n'],
   keep: Bool[Array, 'K n'],
   num_classes: int,
-  axis_name: str | None,
 ) -> tuple[Float[Array, 'K C D'], Float[Array, 'K C']]:
   """Sums and counts of the kept pixels per class."""
   chosen = losses.one_hot(labels, num_classes) & keep[..., None]
@@ -66,7 +66,7 @@ def _class_sums(
   # Selected first: 0 * NaN of a pixel that is left out would spread.
   embeddings = jnp.where(keep[..., None], embeddings, 0.0)
   sums = jnp.einsum('knc,knd->kcd', weights, embeddings, precision=EXACT)
-  return losses.total((sums, weights.sum(1)), axis_name)
+  return parallel.total((sums, weights.sum(1)))
 
 
 def start(
@@ -74,7 +74,6 @@ def start(
   embeddings: Float[Array, 'K n D'],
   labels: Integer[Array, 'K n'],
   present: Bool[Array, 'K C'],
-  axis_name: str | None = None,
 ) -> Prototypes:
   """Gathers labelled embeddings until a modality has seen all its classes.
 
@@ -86,13 +85,10 @@ def start(
     embeddings: of labelled pixels.
     labels: their classes.
     present: classes that the modality's labels contain.
-    axis_name: the device axis, or None.
   """
   embeddings = lax.stop_gradient(embeddings)
   everywhere = jnp.ones(labels.shape, bool)
-  sums, counts = _class_sums(
-    embeddings, labels, everywhere, present.shape[-1], axis_name
-  )
+  sums, counts = _class_sums(embeddings, labels, everywhere, present.shape[-1])
   waiting = ~state.ready
   sums = jnp.where(waiting[:, None, None], state.sums + sums, state.sums)
   counts = jnp.where(waiting[:, None], state.counts + counts, state.counts)
@@ -128,7 +124,6 @@ def assign(
   *,
   epsilon: float,
   iterations: int,
-  axis_name: str | None = None,
 ) -> Integer[Array, 'K n']:
   """Class of each pixel by Sinkhorn-Knopp, one problem per modality (eq 4-6).
 
@@ -138,12 +133,9 @@ def assign(
     present: classes that take part.
     epsilon: entropy weight (the paper's phi).
     iterations: Sinkhorn iterations.
-    axis_name: the device axis, or None.
   """
   soft = jax.vmap(
-    lambda s, m, p: sinkhorn(
-      s, epsilon, iterations, axis_name, mask=m, class_mask=p
-    )
+    lambda s, m, p: sinkhorn(s, epsilon, iterations, mask=m, class_mask=p)
   )(scores, mask, present)
   return jnp.argmax(soft, -1).astype(jnp.int32)
 
@@ -155,7 +147,6 @@ def update(
   kept: Bool[Array, 'K n'],
   *,
   momentum: float,
-  axis_name: str | None = None,
 ) -> tuple[Prototypes, Float[Array, 'K C']]:
   """Moves each prototype towards the mean of its kept pixels (eq 7).
 
@@ -168,13 +159,12 @@ def update(
     labels: labels or pseudo-labels.
     kept: pixels whose assignment equals their label.
     momentum: alpha.
-    axis_name: the device axis, or None.
 
   Returns:
     The bank, and numbers of kept pixels.
   """
   sums, counts = _class_sums(
-    lax.stop_gradient(embeddings), labels, kept, state.bank.shape[1], axis_name
+    lax.stop_gradient(embeddings), labels, kept, state.bank.shape[1]
   )
   mean = normalize(sums / jnp.maximum(counts, 1.0)[..., None])
   moved = normalize(momentum * state.bank + (1 - momentum) * mean)
@@ -215,7 +205,6 @@ def mpcl_terms(
   bias: Float[Array, ' C'],
   *,
   temperature: float,
-  axis_name: str | None = None,
 ) -> dict[str, Float[Array, ' K']]:
   """The four terms of MPCL (eq 8 to 11) for one view.
 
@@ -227,7 +216,6 @@ def mpcl_terms(
     scale: of the prototype logits' LayerNorm.
     bias: of the same.
     temperature: tau of L_pc.
-    axis_name: the device axis, or None.
 
   Returns:
     `{'pseg', 'mc', 'pc', 'pd'}`; 0 for a modality whose bank is
@@ -240,17 +228,17 @@ def mpcl_terms(
   positive = jnp.sum(jnp.where(chosen, scores, 0.0), -1)  # [K, n]
 
   logits = prototype_logits(scores, present, scale, bias)
-  pseg = 0.5 * losses.dice(logits, labels, present, axis_name)
-  pseg += 0.5 * losses.cross_entropy(logits, labels, axis_name)
+  pseg = 0.5 * losses.dice(logits, labels, present)
+  pseg += 0.5 * losses.cross_entropy(logits, labels)
 
-  mc = -losses.mean(positive, axis_name)
+  mc = -losses.mean(positive)
   if num_modalities > 1:
     # Same class, other modalities: only banks that are ready and know it.
     across = jnp.sum(jnp.where(chosen[:, :, None], similarities, 0.0), -1)
     known = jnp.any(chosen[:, :, None] & present, -1)  # [K, n, J]
     other = ~jnp.eye(num_modalities, dtype=bool)[:, None]
     mask = known & state.ready & other
-    mc += losses.masked_mean(across, mask, axis_name)
+    mc += losses.masked_mean(across, mask)
   else:
     mc = jnp.zeros_like(mc)
 
@@ -258,8 +246,8 @@ def mpcl_terms(
   terms = {
     'pseg': pseg,
     'mc': mc,
-    'pc': losses.cross_entropy(masked, labels, axis_name),
-    'pd': losses.mean((1 - positive) ** 2, axis_name),
+    'pc': losses.cross_entropy(masked, labels),
+    'pd': losses.mean((1 - positive) ** 2),
   }
   return {k: jnp.where(state.ready, v, 0.0) for k, v in terms.items()}
 

@@ -7,16 +7,17 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dbdc_jax.runtime import parallel
+
 # Stands for log 0; finite, so that no difference of two becomes NaN.
 _LOG_ZERO = -1e30
 
 
-@functools.partial(jax.jit, static_argnames=('iterations', 'axis_name'))
+@functools.partial(jax.jit, static_argnames='iterations')
 def sinkhorn(
   scores: Float[Array, 'N C'],
   epsilon: float | Float[Array, ''] = 0.05,
   iterations: int = 3,
-  axis_name: str | None = None,
   mask: Bool[Array, ' N'] | None = None,
   class_mask: Bool[Array, ' C'] | None = None,
 ) -> Float[Array, 'N C']:
@@ -30,7 +31,6 @@ def sinkhorn(
     scores: similarities of pixels and prototypes.
     epsilon: entropy weight, the paper's phi.
     iterations: number of scalings.
-    axis_name: device axis that the pixels are spread over, or None.
     mask: pixels that take part; None means all.
     class_mask: classes that take part; None means all.
 
@@ -44,17 +44,16 @@ def sinkhorn(
   take = mask[:, None] & class_mask[None]
   log_kernel = lax.stop_gradient(scores).astype(jnp.float32) / epsilon
   log_kernel = jnp.where(take, log_kernel, _LOG_ZERO)
-  total = lambda x: x if axis_name is None else lax.psum(x, axis_name)
-  largest = lambda x: x if axis_name is None else lax.pmax(x, axis_name)
-  pixels = jnp.maximum(total(jnp.sum(mask.astype(jnp.float32))), 1.0)
+  pixels = jnp.maximum(parallel.total(jnp.sum(mask.astype(jnp.float32))), 1.0)
   classes = jnp.maximum(jnp.sum(class_mask.astype(jnp.float32)), 1.0)
   log_column = jnp.log(pixels / classes)
 
   def scale(_, log_p):
     # Columns: a log-sum-exp over the pixels of all devices.
-    top = largest(jnp.max(log_p, 0))
-    mass = total(jnp.sum(jnp.where(take, jnp.exp(log_p - top), 0.0), 0))
-    log_p += log_column - top - jnp.log(jnp.maximum(mass, 1e-30))
+    top = parallel.largest(jnp.max(log_p, 0))
+    mass = jnp.sum(jnp.where(take, jnp.exp(log_p - top), 0.0), 0)
+    mass = jnp.maximum(parallel.total(mass), 1e-30)
+    log_p += log_column - top - jnp.log(mass)
     # Rows live on one device.
     log_p = jnp.where(take, log_p, _LOG_ZERO)
     log_p -= jax.nn.logsumexp(log_p, 1, keepdims=True)

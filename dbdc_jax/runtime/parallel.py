@@ -195,6 +195,34 @@ def agree(what: str, value: Any) -> None:
     )
 
 
+def _on_axis() -> bool:
+  """Whether this runs as one of the devices that share a batch."""
+  try:
+    jax.lax.axis_size(AXIS)
+  except NameError:
+    return False
+  return True
+
+
+def total(x: Any) -> Any:
+  """Adds the arrays of `x` up over the devices that share a batch.
+
+  Outside of what is mapped over them there is one: they stay as they are. So
+  it is with `largest` and `gathered`.
+  """
+  return jax.lax.psum(x, AXIS) if _on_axis() else x
+
+
+def largest(x: jax.Array) -> jax.Array:
+  """The largest values over the devices that share a batch."""
+  return jax.lax.pmax(x, AXIS) if _on_axis() else x
+
+
+def gathered(x: jax.Array) -> jax.Array:
+  """The samples `x` of all devices that share a batch, one behind another."""
+  return jax.lax.all_gather(x, AXIS, tiled=True) if _on_axis() else x
+
+
 def blank(like: Any) -> Any:
   """Zeros of a tree's shapes and dtypes, to read into."""
   return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)

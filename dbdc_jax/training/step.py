@@ -41,7 +41,7 @@ def step_function(
   A step's random draws depend on the seed and the step's number alone.
 
   Args:
-    method: built with `axis_name=parallel.AXIS`.
+    method: that is trained.
     tx: the optimizer, without its learning rate.
     trained: `[K]` bool, modalities whose bank rows alone are trained; None:
       everything is.

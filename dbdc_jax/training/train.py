@@ -36,7 +36,7 @@ from dbdc_jax.workdir.train_state import TrainState, init_state
 @functools.lru_cache(maxsize=4)
 def _built(config: ml_collections.FrozenConfigDict) -> methods.Method:
   """The method of a config; networks of one config share a program."""
-  return methods.build(config, parallel.AXIS)
+  return methods.build(config)
 
 
 def _method(whole: Problem, part: Problem, joint: bool) -> methods.Method:

@@ -113,7 +113,7 @@ def start(run: loop.TrainingRun, state: TrainState) -> TrainState:
   else:
     folder /= run.modalities[0]
   problem = run.problem.of(old)
-  like = state_shapes(methods.build(problem.config, parallel.AXIS), problem)
+  like = state_shapes(methods.build(problem.config), problem)
   try:
     found = weights.best(folder, like)
   except ValueError as error:

@@ -153,7 +153,7 @@ def test_cross_modal_labels_do_train(started):
 def test_four_devices_equal_one(started, stepped):
   _, params, memory = started
   (_, (_, one)), of_one = stepped
-  method = methods.build(_config(), parallel.AXIS)
+  method = methods.build(_config())
 
   def step(params, batch, signals, plan):
     (_, (_, metrics)), gradients = jax.value_and_grad(
@@ -237,9 +237,9 @@ def test_votes_are_weighted_by_the_softmax_over_atlases():
 
 def test_a_translation_is_smooth_and_a_slope_is_not():
   flow = np.ones((2, 1, 4, 5, 6, 3), np.float32)
-  np.testing.assert_array_equal(jaxed(mass.smoothness)(flow, None), 0)
+  np.testing.assert_array_equal(jaxed(mass.smoothness)(flow), 0)
   flow[0] *= np.arange(4, dtype=np.float32)[:, None, None, None]
-  np.testing.assert_allclose(jaxed(mass.smoothness)(flow, None), [1 / 3, 0])
+  np.testing.assert_allclose(jaxed(mass.smoothness)(flow), [1 / 3, 0])
 
 
 def test_contrast_is_least_for_partners():
@@ -257,11 +257,9 @@ def test_contrast_is_least_for_partners():
 def test_overlap_of_equal_maps_is_1_and_of_others_0():
   p = np.eye(3, dtype=np.float32)[np.array([0, 1, 1, 0]).reshape(1, 1, 1, 2, 2)]
   present = np.array([[True, True, False]])
-  np.testing.assert_allclose(
-    jaxed(mass.overlap)(p, p, present, None), 1, rtol=1e-5
-  )
+  np.testing.assert_allclose(jaxed(mass.overlap)(p, p, present), 1, rtol=1e-5)
   q = np.roll(p, 1, -2)
-  assert jaxed(mass.overlap)(p, q, present, None) < 1e-4
+  assert jaxed(mass.overlap)(p, q, present) < 1e-4
 
 
 @pytest.mark.parametrize(

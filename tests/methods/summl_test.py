@@ -117,7 +117,7 @@ def test_translator_and_discriminator_move_apart():
 
   @jax.jit
   def gradients(params, made):
-    term = lambda p, m, name: summl.adversarial_terms(net, p, real, m, m, None)[
+    term = lambda p, m, name: summl.adversarial_terms(net, p, real, m, m)[
       name
     ].sum()
     return [

@@ -208,15 +208,15 @@ def test_balanced_cross_entropy_and_its_gradient_on_four_devices():
   labels = np.zeros((1, 4, 3, 3), np.int32)
   labels += np.arange(4, dtype=np.int32).reshape(1, 4, 1, 1) % 3
   entropy = varda.balanced_cross_entropy
-  loss = lambda w, axis: lambda z, y: entropy(w * z, y, axis)
+  loss = lambda w: lambda z, y: entropy(w * z, y)
 
   def one(w):
-    return loss(w, None)(z[0], jnp.asarray(labels[0]))
+    return loss(w)(z[0], jnp.asarray(labels[0]))
 
   wanted = jax.jit(jax.value_and_grad(one))(jnp.ones(3))
 
   def step(w, batch, signals, plan):
-    spread = lambda w: loss(w, parallel.AXIS)(*(x[0] for x in batch))
+    spread = lambda w: loss(w)(*(x[0] for x in batch))
     value, gradient = jax.value_and_grad(spread)(w)
     return value, parallel.mean_gradients(gradient)
 

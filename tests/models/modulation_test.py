@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dbdc_jax.models.modulation import ModulationBank, running_momentum
+from dbdc_jax.runtime import parallel
 
 K, CHANNELS = 3, 4
 
@@ -161,10 +162,10 @@ def test_statistics_over_devices_equal_one_device():
   ids = jnp.array([0, 0, 0, 1, 2, 2, 1, 1, 0, 2, 1, 2])
   variables = _variables()
   whole, state = _train(x, ids, variables)
-  bank = ModulationBank(K, axis_name='batch')
+  bank = ModulationBank(K)
   step = jax.pmap(
     lambda a, b: bank.apply(variables, a, b, True, mutable=['modulation']),
-    axis_name='batch',
+    axis_name=parallel.AXIS,
   )
   out, split = step(x.reshape(4, 3, *x.shape[1:]), ids.reshape(4, 3))
   np.testing.assert_allclose(out.reshape(x.shape), whole, atol=1e-5)

@@ -103,16 +103,16 @@ def test_four_devices_equal_one():
   """Pairs of images on different devices count too."""
   a, b = _domain(0, 4), _domain(1, 4)
 
-  def moved(shift, a, b, axis_name=None):
+  def moved(shift, a, b):
     a = (a[0] * shift, a[1])
-    return domain_distance.distance(a, b, axis_name)
+    return domain_distance.distance(a, b)
 
   wanted = jax.jit(jax.value_and_grad(moved))(jnp.float32(2.0), a, b)
 
   def spread(shift, batch, signals, plan):
     # `[1, images, ...]` of this device.
     a, b = ([x[0] for x in d] for d in batch)
-    found, gradient = jax.value_and_grad(moved)(shift, a, b, parallel.AXIS)
+    found, gradient = jax.value_and_grad(moved)(shift, a, b)
     return found, parallel.mean_gradients(gradient)
 
   batch = jax.tree.map(lambda x: x[None], (a, b))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dbdc_jax.ops import losses
+from dbdc_jax.runtime import parallel
 
 K, B, S, C = 2, 4, 5, 3
 
@@ -73,16 +74,14 @@ def test_devices_give_the_value_and_gradient_of_one(name):
   logits, labels = _data()
   present = jnp.ones((K, C), bool)
 
-  def loss(x, y, axis_name=None):
+  def loss(x, y):
     if name == 'dice':
-      return losses.dice(x, y, present, axis_name).sum()
-    return losses.cross_entropy(x, y, axis_name).sum()
+      return losses.dice(x, y, present).sum()
+    return losses.cross_entropy(x, y).sum()
 
   value, gradient = jaxed(jax.value_and_grad(loss))(logits, labels)
   split = lambda a: np.moveaxis(a[:, :, None], 1, 0)  # One sample a device.
-  many = jax.pmap(
-    jax.value_and_grad(lambda x, y: loss(x, y, 'batch')), axis_name='batch'
-  )
+  many = jax.pmap(jax.value_and_grad(loss), parallel.AXIS)
   values, gradients = many(split(logits), split(labels))
   np.testing.assert_allclose(values, value, rtol=1e-5)
   # The transpose of a sum over devices is a sum over devices.
@@ -93,8 +92,8 @@ def test_devices_give_the_value_and_gradient_of_one(name):
 def test_masked_mean_selects_instead_of_multiplying():
   values = jnp.array([[1.0, jnp.nan, 3.0]])
   mask = jnp.array([[True, False, True]])
-  np.testing.assert_allclose(losses.masked_mean(values, mask, None), [2.0])
-  nothing = losses.masked_mean(values, jnp.zeros((1, 3), bool), None)
+  np.testing.assert_allclose(losses.masked_mean(values, mask), [2.0])
+  nothing = losses.masked_mean(values, jnp.zeros((1, 3), bool))
   np.testing.assert_array_equal(nothing, [0.0])
 
 

@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from dbdc_jax.ops.sinkhorn import sinkhorn
+from dbdc_jax.runtime import parallel
 
 
 def _scores(n=60, c=5, seed=0):
@@ -72,9 +73,7 @@ def test_no_gradient_and_all_masked_stays_finite():
 
 def test_pixels_spread_over_devices():
   scores = _scores()
-  split = jax.pmap(lambda s: sinkhorn(s, axis_name='batch'), axis_name='batch')(
-    scores.reshape(4, 15, 5)
-  )
+  split = jax.pmap(sinkhorn, parallel.AXIS)(scores.reshape(4, 15, 5))
   np.testing.assert_allclose(split.reshape(60, 5), sinkhorn(scores), atol=1e-5)
 
 

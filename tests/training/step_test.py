@@ -179,7 +179,7 @@ def test_prediction_compiles_no_projector(config, batch, start, one_device):
 
 def test_step_is_compiled_once_and_lowers_for_every_platform(config, batch):
   traced = 0
-  method = methods.build(config, parallel.AXIS)
+  method = methods.build(config)
 
   def counted(*args):
     nonlocal traced

@@ -24,7 +24,6 @@ from dbdc_jax.runtime.precision import compute_dtype
 
 def build(
   config: ml_collections.ConfigDict,
-  axis_name: str | None = None,
   *,
   network: type[nn.Module],
   selected_on: int,
@@ -37,8 +36,7 @@ def build(
 
   Args:
     config: the run's config.
-    axis_name: the device axis, or None.
-    network: of `(classes, width, axis_name, dtype)`.
+    network: of `(classes, width, dtype)`.
     selected_on: see `transfer.of`.
     own: optimizer and learning rate of `recipe=own`.
     loss: see `networks.method`.
@@ -49,11 +47,9 @@ def build(
   config = direction.settle(config)
   labelable = problem.resolve(config).labelable
   dtype = compute_dtype(config.dtype)
-  unet = network(labelable.shape[1], config.model.width, axis_name, dtype)
+  unet = network(labelable.shape[1], config.model.width, dtype)
   return networks.method(
-    networks.of_config(
-      config, labelable, unet, unet.clone(axis_name=None), 0.0
-    ),
+    networks.of_config(config, labelable, unet, unet, 0.0),
     init=_init,
     loss=loss,
     predict=functools.partial(_predict, segment=segment),
@@ -91,7 +87,7 @@ def outcome(
     answer: logits of the source's labelled slices, and their labels.
     memory: after the step.
   """
-  counts = losses.dice_counts(*answer, step.axis_name)
+  counts = losses.dice_counts(*answer)
   # The target has no labels to be counted.
   counts = jnp.pad(counts, ((0, 0), (0, 1), (0, 0)))
   return value, (lax.stop_gradient(memory), {**terms, 'dice_counts': counts})

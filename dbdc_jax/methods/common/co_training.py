@@ -14,6 +14,7 @@ from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.shapes import Labels, Logits, PerModality
+from dbdc_jax.runtime import parallel
 
 # Share of the pixels of a class that teach, at the start and at the end.
 _SHARES = (0.2, 0.8)
@@ -29,10 +30,7 @@ def symmetric_divergence(
 
 
 def confident(
-  logits: Logits,
-  labels: Labels,
-  share: Float[Array, ''] | float,
-  axis_name: str | None = None,
+  logits: Logits, labels: Labels, share: Float[Array, ''] | float
 ) -> Bool[Array, 'K b H W']:
   """The most confident share of the pixels of each pseudo-labelled class.
 
@@ -44,7 +42,6 @@ def confident(
     logits: of each pixel.
     labels: pseudo-labels made of them.
     share: in (0, 1].
-    axis_name: the device axis, or None.
   """
   classes = logits.shape[-1]
   chosen = losses.one_hot(labels, classes)
@@ -58,7 +55,7 @@ def confident(
     where = labels.ravel() * _STEPS + step.ravel()
     return jnp.zeros(classes * _STEPS).at[where].add(1.0)
 
-  counts = losses.total(jax.vmap(count)(labels, step), axis_name)
+  counts = parallel.total(jax.vmap(count)(labels, step))
   counts = counts.reshape(-1, classes, _STEPS)
   # Pixels of this step and above; the highest step at which they are enough.
   above = jnp.cumsum(counts[..., ::-1], -1)[..., ::-1]
@@ -79,7 +76,7 @@ def terms(step: Step, own: Logits, other: Logits) -> dict[str, PerModality]:
   Returns:
     Terms by the slices' modality.
   """
-  signals, axis_name = step.signals, step.axis_name
+  signals = step.signals
   first, last = _SHARES
   share = first + (last - first) * signals.progress
   found = {}
@@ -88,8 +85,8 @@ def terms(step: Step, own: Logits, other: Logits) -> dict[str, PerModality]:
     ('teach_own', other, own),
   ):
     labels = supervision.pseudo_labels(teacher, signals.present)
-    kept = confident(teacher, labels, share, axis_name)
+    kept = confident(teacher, labels, share)
     chosen = losses.one_hot(labels, teacher.shape[-1])
     log_p = jnp.where(chosen, jax.nn.log_softmax(student), 0.0).sum(-1)
-    found[name] = losses.masked_mean(-log_p, kept, axis_name)
+    found[name] = losses.masked_mean(-log_p, kept)
   return found

@@ -73,11 +73,6 @@ class Step(NamedTuple):
     """The run's config."""
     return self.net.config
 
-  @property
-  def axis_name(self) -> str | None:
-    """The device axis, or None."""
-    return self.net.unet.axis_name
-
 
 def method(
   net: Any,
@@ -119,16 +114,12 @@ def _loss(net, loss, params, memory, batch, key, signals):
 
 
 def of_unet(
-  config: ml_collections.ConfigDict,
-  axis_name: str | None,
-  own_start: float | None = None,
-  **more: Any,
+  config: ml_collections.ConfigDict, own_start: float | None = None, **more: Any
 ) -> Networks:
   """The U-Net of a config, and its settings.
 
   Args:
     config: the run's config.
-    axis_name: the device axis, or None.
     own_start: see `Networks`; of a method that has a recipe of its own.
     **more: fields of the `UNet`.
   """
@@ -137,14 +128,13 @@ def of_unet(
     num_classes=labelable.shape[1],
     num_modalities=labelable.shape[0],
     width=config.model.width,
-    axis_name=axis_name,
     grouped=True,
     dtype=compute_dtype(config.dtype),
     modulation=config.model.modulation,
     **more,
   )
   # Prediction takes any mixture of modalities: no grouped layout.
-  predictor = unet.clone(grouped=False, axis_name=None)
+  predictor = unet.clone(grouped=False)
   return of_config(config, labelable, unet, predictor, own_start)
 
 

@@ -52,7 +52,6 @@ class Outcome(NamedTuple):
 
 def build(
   config: ml_collections.ConfigDict,
-  axis_name: str | None = None,
   *,
   loss: Callable[[Step, Any, Any], Outcome],
   unlabeled: bool = True,
@@ -67,7 +66,6 @@ def build(
 
   Args:
     config: the run's config.
-    axis_name: the device axis, or None.
     loss: `(step, params, memory) -> Outcome`.
     unlabeled: whether it looks at unlabelled slices.
     pair: two networks of different starts, `params['net1']` and `['net2']`,
@@ -81,7 +79,7 @@ def build(
   """
   follow = functools.partial(teacher.follow, limit=config.ssl.decay)
   return networks.method(
-    networks.of_unet(config, axis_name, own_start),
+    networks.of_unet(config, own_start),
     init=functools.partial(_init, pair=pair, taught=taught),
     loss=functools.partial(_loss, loss),
     predict=functools.partial(_predict, readout=readout),
@@ -170,7 +168,7 @@ def _loss(loss, step: Step, params, memory):
     more = {k: jnp.where(on, v, 0.0) for k, v in outcome.unlabeled.items()}
     per_modality += step.config.ssl.weight * ramp(step) * sum(more.values())
     terms |= more
-  counts = losses.dice_counts(outcome.logits, outcome.labels, step.axis_name)
+  counts = losses.dice_counts(outcome.logits, outcome.labels)
   value = jnp.sum(signals.weights * per_modality)
   memory = {**memory, 'modulation': outcome.statistics}
   return value, (memory, {**terms, 'dice_counts': counts})

@@ -16,6 +16,7 @@ from dbdc_jax.methods.common.four_passes import Passes
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses, prototypes
 from dbdc_jax.ops.prototypes import Prototypes
+from dbdc_jax.runtime import parallel
 
 
 def _strided(
@@ -59,7 +60,6 @@ def terms(
       signals.present,
       **norm,
       temperature=settings.temperature,
-      axis_name=step.axis_name,
     )
 
   labels = _strided(step, jnp.stack(passes.targets))
@@ -81,10 +81,10 @@ def update(
   Returns:
     The new bank, and metrics.
   """
-  mpcl, signals, axis_name = step.config.mpcl, step.signals, step.axis_name
+  mpcl, signals = step.config.mpcl, step.signals
   views: Any = lax.stop_gradient(passes.seen.embeddings)
   labels = _strided(step, passes.labels)
-  started = prototypes.start(bank, views[0], labels, signals.present, axis_name)
+  started = prototypes.start(bank, views[0], labels, signals.present)
   takes_part, used = jnp.ones(labels.shape, bool), [0]
   if 'ipc' in passes.names:
     used.append(passes.names.index('ipc'))
@@ -106,7 +106,6 @@ def update(
       signals.present,
       epsilon=mpcl.epsilon,
       iterations=mpcl.iterations,
-      axis_name=axis_name,
     )
     kept &= assigned == labels
   # A bank that was not ready before this step keeps its start.
@@ -116,10 +115,9 @@ def update(
     labels,
     kept,
     momentum=mpcl.momentum,
-    axis_name=axis_name,
   )
   chosen = losses.one_hot(labels, counts.shape[-1]) & takes_part[..., None]
-  offered = losses.total(jnp.sum(chosen, 1).astype(jnp.float32), axis_name)
+  offered = parallel.total(jnp.sum(chosen, 1).astype(jnp.float32))
   metrics = {
     'kept_pixels': jnp.where(bank.ready[:, None], counts, 0.0),
     'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),

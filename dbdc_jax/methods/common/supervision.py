@@ -38,11 +38,9 @@ def labeled_terms(
   Returns:
     `NAME_ce` and `NAME_dice`.
   """
-  ce = losses.cross_entropy(logits, labels, step.axis_name)
+  ce = losses.cross_entropy(logits, labels)
   present = step.signals.present
-  dice = losses.dice(
-    logits, labels, present, step.axis_name, linear=linear_dice
-  )
+  dice = losses.dice(logits, labels, present, linear=linear_dice)
   return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
 
 
