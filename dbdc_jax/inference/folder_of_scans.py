@@ -15,7 +15,12 @@ from data.formats.scan_error import ScanError
 from data.formats.scan_files import Source
 from data.preprocessing import hounsfield, planes
 from data.task import Modality
-from dbdc_jax.inference import provenance, recognition, results
+from dbdc_jax.inference import (
+  provenance,
+  recognition,
+  results,
+  sliding_window,
+)
 from dbdc_jax.inference.results import Job
 from dbdc_jax.inference.segmentation import Segmentation
 from dbdc_jax.workdir import run_record
@@ -171,12 +176,10 @@ def _segmented(
       line = measured is None or source.name in measured
       return reader.submit(_read, job, source, known.get(source.name), line)
 
-    # The next is asked for before one is waited for.
-    reading = [read(source) for source in sources[:1]]
-    for index, source in enumerate(sources):
-      reading += [read(other) for other in sources[index + 1 : index + 2]]
+    reading = sliding_window.ahead(read, sources)
+    for source, waited in zip(sources, reading, strict=True):
       try:
-        scan, state, volume = reading.pop(0).result()
+        scan, state, volume = waited.result()
         if volume is not None:
           found, modality, said = _segment(job, source, volume, say)
       except ScanError as error:

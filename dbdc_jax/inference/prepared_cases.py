@@ -1,7 +1,9 @@
 """Prepared cases through a network, to scores."""
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
+import pathlib
 from typing import Any
 
 import jax
@@ -78,11 +80,11 @@ class Scans:
     labeled: Sequence[Sequence[PreparedCase]],
   ):
     config = problem.config
+    self.problem, self.prepared = problem, prepared
     self._patch = config.augment.patch_size
     self._batch = parallel.per_call(config.evaluation.batch_size)
     self._network = sliding_window.Network(method.predict, params, memory)
     self._voters = None
-    self._classes = len(problem.classes)
     if method.traits.vote:
       self._voters = voting.Voters(method, params, memory, prepared, labeled)
 
@@ -126,8 +128,9 @@ class Scans:
         np.split(slices.labels, ends),
         strict=True,
       )
+      count = len(self.problem.classes)
       return [
-        metrics.joint_histogram(self.labels(images, k), labels, self._classes)
+        metrics.joint_histogram(self.labels(images, k), labels, count)
         for k, images, labels in scans
       ]
     patch, placed = self._patch, slices.placed(self._batch)
@@ -143,18 +146,14 @@ class Scans:
 
 
 def test_cases(
-  problem: Problem,
   scans: Scans,
-  prepared: Prepared,
   cases: Sequence[Sequence[PreparedCase]],
   on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
 ) -> list[dict[str, Any]]:
   """Scores each modality's test cases.
 
   Args:
-    problem: that the scans' method solves.
     scans: segments them.
-    prepared: the prepared data.
     cases: per modality, in bank order.
     on_case: called with the case, its native prediction and reference.
 
@@ -162,10 +161,14 @@ def test_cases(
     One dict per case: `native` scores on the scan's own grid inside the
     region of interest, `prepared` ones on the prepared grid.
   """
-  out, classes = [], problem.classes
-  # What is not labelled in a modality has no scores.
-  scored = [{classes[c] for c in np.flatnonzero(x)} for x in problem.labelable]
+  out, prepared, classes = [], scans.prepared, scans.problem.classes
   for modality, group in enumerate(cases):
+    # What is not labelled in a modality has no scores.
+    labelled = np.flatnonzero(scans.problem.labelable[modality])
+    scored = {classes[index] for index in labelled}
+    score = lambda *measured, scored=scored: scoring.only(
+      scored, scoring.score(*measured)
+    )
     for case in group:
       p = scans.probabilities(prepared.images(case), modality)
       native = preprocess.to_native(p, case.geometry)
@@ -176,21 +179,15 @@ def test_cases(
           'case': case.name,
           'patient': case.patient,
           'modality': case.modality,
-          'native': scoring.only(
-            scored[modality],
-            scoring.score(
-              native, reference, case.spacing, classes, scoring.NATIVE
-            ),
+          'native': score(
+            native, reference, case.spacing, classes, scoring.NATIVE
           ),
-          'prepared': scoring.only(
-            scored[modality],
-            scoring.score(
-              p.argmax(-1).astype(np.uint8),
-              prepared.labels(case),
-              (1.0, 1.0, 1.0),
-              classes,
-              scoring.PREPARED,
-            ),
+          'prepared': score(
+            p.argmax(-1).astype(np.uint8),
+            prepared.labels(case),
+            (1.0, 1.0, 1.0),
+            classes,
+            scoring.PREPARED,
           ),
         }
       )
@@ -198,22 +195,21 @@ def test_cases(
 
 
 def overlay_writer(
-  folder: Any, prepared: Prepared, classes: Sequence[str], limit: int
+  folder: pathlib.Path, scans: Scans
 ) -> Callable[[PreparedCase, np.ndarray, np.ndarray], None]:
   """An `on_case` that writes overlays of each modality's first test cases.
 
   Args:
     folder: where the PNG files go.
-    prepared: the prepared data.
-    classes: class names, background first.
-    limit: pictures per modality.
+    scans: that segment the cases.
   """
-  written: dict[str, int] = {}
+  written: collections.Counter[str] = collections.Counter()
+  problem, prepared = scans.problem, scans.prepared
 
   def write(case, prediction, reference):
-    if written.get(case.modality, 0) >= limit:
+    if written[case.modality] >= problem.config.evaluation.overlays:
       return
-    written[case.modality] = written.get(case.modality, 0) + 1
+    written[case.modality] += 1
     index = pictures.choose_slices(reference, 1)[0]
     image = preprocess.image_to_native(
       prepared.image(case, index), case.geometry
@@ -222,7 +218,7 @@ def overlay_writer(
       image,
       reference[index],
       prediction[index],
-      classes,
+      problem.classes,
       title=f'{case.name}, slice {index}',
       spacing=case.spacing[1:],
     )

@@ -5,7 +5,7 @@ probabilities are averaged. Shapes are static, so one function is compiled per
 slice size whatever the number of slices.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 import itertools
 from typing import Any
@@ -45,18 +45,13 @@ def _coverage(height: int, width: int, patch: int, stride: int) -> np.ndarray:
   return weight
 
 
-def _ahead(
-  start: Callable[[Any], jax.Array], parts: Sequence[Any]
-) -> Iterator[np.ndarray]:
-  """Yields `start(part)` of each part as numpy arrays.
+def ahead(start: Callable[[Any], Any], parts: Iterable[Any]) -> Iterator[Any]:
+  """`start(part)` of each part, handed out once the next one is started.
 
-  The device has the next part before a result is waited for.
+  So whoever waits for what a device or a thread does keeps it busy.
   """
-  running = start(parts[0])
-  for part in parts[1:]:
-    waited, running = running, start(part)
-    yield np.asarray(waited)
-  yield np.asarray(running)
+  started = itertools.chain(map(start, parts), [None])
+  return (running for running, _ in itertools.pairwise(started))
 
 
 def _overlapping(network, images, modality, patch, stride):
@@ -151,7 +146,7 @@ def of_one_size(
   start = lambda chunk: _forward(
     network, parallel.spread(chunk), ids, patch, stride, hard
   )
-  done = _ahead(start, filled(images, batch))
+  done = map(np.asarray, ahead(start, filled(images, batch)))
   return np.concatenate([*done])[: len(images)]
 
 
@@ -219,7 +214,7 @@ def of_any_size(
     )
 
   parts = [corners[i : i + batch] for i in range(0, len(corners), batch)]
-  results = _ahead(start, parts)
+  results = map(np.asarray, ahead(start, parts))
   first = next(results)
   total = np.zeros((count, height, width, first.shape[-1]), np.float32)
   for part, p in zip(parts, itertools.chain([first], results), strict=True):

@@ -92,18 +92,9 @@ def _test(run: loop.TrainingRun, state: TrainState) -> dict[str, Any]:
   """The test cases' scores and the training's seconds; writes the pictures."""
   rows = read_epochs(run.workdir)
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
-  cases = prepared_cases.test_cases(
-    run.problem,
-    run.scans(state),
-    run.prepared,
-    _tested_cases(run),
-    prepared_cases.overlay_writer(
-      run.workdir / 'overlays',
-      run.prepared,
-      run.classes,
-      run.config.evaluation.overlays,
-    ),
-  )
+  scans = run.scans(state)
+  on_case = prepared_cases.overlay_writer(run.workdir / 'overlays', scans)
+  cases = prepared_cases.test_cases(scans, _tested_cases(run), on_case)
   fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
   run_record.write_json(run.workdir / run_folder.LOOKS, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
