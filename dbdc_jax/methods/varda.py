@@ -139,8 +139,8 @@ def _both(net, params, memory, views):
   """One pass over source and target, and the images drawn from it.
 
   Returns:
-    What was found for both, one after the other; drawn images of the source
-    and of the target; statistics.
+    What was found for both, one after the other; of each, its latents and the
+    images drawn from them; statistics.
   """
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
@@ -154,25 +154,27 @@ def _both(net, params, memory, views):
     logits=[only(x) for x in found.logits], fused=only(found.fused)
   )
   classes = found.fused.shape[-1]
-  shown = {
-    source: [
+  shown = (
+    [
       losses.one_hot(_sparser(labels, scale), classes)
       for scale in range(SCALES)
     ],
-    target: [jax.nn.softmax(x[count:]) for x in found.logits],
-  }
-  drawn, statistics = {}, memory
+    [jax.nn.softmax(x[count:]) for x in found.logits],
+  )
+  of_each, statistics = [], memory
   for domain, part in ((source, slice(count)), (target, slice(count, None))):
-    drawn[domain], statistics = net.unet.apply(
+    latents = jax.tree.map(lambda x, part=part: x[part], found.latents)
+    drawn, statistics = net.unet.apply(
       {'params': params, **statistics},
-      [latent.value[part] for latent in found.latents],
+      [latent.value for latent in latents],
       shown[domain],
       domain,
       True,
       method='draw',
       mutable=['modulation'],
     )
-  return found, drawn, statistics
+    of_each.append((latents, drawn))
+  return found, of_each, statistics
 
 
 def _loss(step, params, memory):
@@ -180,26 +182,20 @@ def _loss(step, params, memory):
   views = passes.views(step)
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
-  found, drawn, statistics = _both(step.net, params, memory, views)
-  balanced = balanced_cross_entropy
-  weight = step.config.varda.segmentation
+  found, of_each, statistics = _both(step.net, params, memory, views)
+  weight, balanced = step.config.varda.segmentation, balanced_cross_entropy
   terms = {'sup_ce': weight * balanced(found.fused[:count], labels)}
   for scale, x in enumerate(found.logits):
     name = f'sup{2 ** (SCALES - 1 - scale)}_ce'
     terms[name] = weight * balanced(x[:count], _sparser(labels, scale))
-  part = lambda which: jax.tree.map(lambda x: x[which], found.latents)
-  evidence = [
-    _evidence(step, images, part(which), drawn[domain])
-    for domain, images, which in (
-      (source, views.images[source], slice(count)),
-      (target, views.weak[target], slice(count, None)),
-    )
-  ]
   metrics = {name: transfer.rows(x) for name, x in terms.items()}
-  metrics |= {
-    name: transfer.rows(evidence[source][name], evidence[target][name])
-    for name in evidence[source]
-  }
+  shares = (
+    _evidence(step, images, *mine)
+    for images, mine in zip(
+      (views.images[source], views.weak[target]), of_each, strict=True
+    )
+  )
+  metrics |= jax.tree.map(transfer.rows, *shares)
   # Of both together: half of it in each row.
   apart = _distance(step, found.latents, count) / 2
   metrics['distance'] = transfer.rows(apart, apart)

@@ -28,9 +28,8 @@ def build(
   network: type[nn.Module],
   selected_on: int,
   own: tuple[optax.GradientTransformation, float],
-  loss: Callable[..., Any],
   segment: Callable[..., jax.Array],
-  counted: Callable[..., Any],
+  **functions: Callable[..., Any],
 ) -> base.Method:
   """Makes a method that transfers, with one network for both modalities.
 
@@ -39,9 +38,8 @@ def build(
     network: of `(classes, width, dtype)`.
     selected_on: see `transfer.of`.
     own: optimizer and learning rate of `recipe=own`.
-    loss: see `networks.method`.
     segment: `(net, variables, images) -> logits` in evaluation mode.
-    counted: see `networks.method`.
+    **functions: `loss` and `counted`, see `networks.method`.
   """
   direction = transfer.of(config, selected_on=selected_on)
   config = direction.settle(config)
@@ -51,11 +49,10 @@ def build(
   return networks.method(
     networks.of_config(config, labelable, unet, unet, 0.0),
     init=_init,
-    loss=loss,
     predict=functools.partial(_predict, segment=segment),
-    counted=counted,
     traits=base.Traits(transfer=direction),
     recipe=base.recipe(config, *own),
+    **functions,
   )
 
 

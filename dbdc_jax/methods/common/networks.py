@@ -77,34 +77,29 @@ class Step(NamedTuple):
 def method(
   net: Any,
   *,
-  init: Callable[..., Any],
   loss: Callable[..., Any],
-  predict: Callable[..., Any],
-  counted: Callable[..., Any],
   traits: base.Traits,
   recipe: base.Recipe,
   update: Callable[..., Any] = base.keep_memory,
+  **functions: Callable[..., Any],
 ) -> base.Method:
   """Makes a method of functions that take its networks first.
 
   Args:
     net: the networks.
-    init: `(net, key)`; see `base.Method`, as for all that follows.
-    loss: `(step, params, memory)`.
-    predict: `(net, params, memory, ...)`.
-    counted: `(net, params, memory, image)`.
+    loss: `(step, params, memory)`; see `base.Method`, as for all that follows.
     traits: the method's.
     recipe: the method's.
     update: without `net`.
+    **functions: `init`, `predict` and `counted`, with `net` before the rest.
   """
+  bound = {name: functools.partial(f, net) for name, f in functions.items()}
   return base.Method(
-    init=functools.partial(init, net),
     loss=functools.partial(_loss, net, loss),
-    predict=functools.partial(predict, net),
     update=update,
-    counted=functools.partial(counted, net),
     traits=traits,
     recipe=recipe,
+    **bound,
   )
 
 
