@@ -36,7 +36,6 @@ class ExportedModel(NamedTuple):
     source: the run or export that it comes from.
     config: the run's config.
     task: what is segmented.
-    names: modalities, in bank order.
     joint: whether one network takes all of them.
     networks: numpy weights.
     record: the run's record: classes, data, package versions, commit.
@@ -47,12 +46,16 @@ class ExportedModel(NamedTuple):
   source: pathlib.Path
   config: ml_collections.ConfigDict
   task: Task
-  names: list[str]
   joint: bool
   networks: list[ExportedNetwork]
   record: dict[str, Any]
   scores: dict[str, Any]
   fit: dict[str, Any]
+
+  @property
+  def names(self) -> list[str]:
+    """Modalities, in bank order."""
+    return self.record['modalities']
 
   @property
   def classes(self) -> tuple[str, ...]:
@@ -87,7 +90,6 @@ def of_run(run: TrainedRun) -> ExportedModel:
     source=run.folder,
     config=_portable(run.config, run.task),
     task=run.task,
-    names=names,
     joint=first.method.traits.joint,
     networks=networks,
     record={key: files.record[key] for key in kept},
@@ -145,7 +147,6 @@ def with_modality(
     config=config,
     # Rows of before planes could be said are of axial slices.
     task=task_file.from_dict(task, model.task.name, 'axial'),
-    names=names,
     networks=[ExportedNetwork(names, weights)],
     record=model.record | {'modalities': names, 'data': data},
     scores=model.scores | {name: said['test']},

@@ -138,7 +138,8 @@ class FinishedRun:
     prepared = scans.load(methods.resolve(self.config))
     run_record.check_data(self.workdir, prepared.fingerprint)
     transfer = methods.traits(self.config).transfer
-    return Data(prepared, scans.saved_split(self.workdir, prepared, transfer))
+    path = self.workdir / run_folder.SPLIT
+    return Data(prepared, scans.load_split(path, prepared, transfer))
 
 
 class Data(NamedTuple):

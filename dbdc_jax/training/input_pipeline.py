@@ -5,6 +5,7 @@ labels of unlabelled scans are never touched.
 """
 
 from collections.abc import Iterator, Sequence
+import itertools
 import os
 from typing import Any
 
@@ -73,15 +74,11 @@ class Batches:
       ]
     else:
       self.consistent[:] = False
-    with_label = [case for cases in labeled for case in cases]
+    chain = itertools.chain.from_iterable
+    with_label = list(chain(labeled))
     named = {case.name for case in with_label}
-    others = {
-      case.name: case
-      for group in groups.values()
-      for cases in group
-      for case in cases
-      if case.name not in named
-    }
+    every = chain(chain(groups.values()))
+    others = {case.name: case for case in every if case.name not in named}
     self.samples = Samples(
       prepared,
       with_label,

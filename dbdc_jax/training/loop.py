@@ -14,7 +14,7 @@ import numpy as np
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax import methods
-from dbdc_jax.inference import prepared_cases
+from dbdc_jax.inference import prepared_cases, sliding_window
 from dbdc_jax.ops import losses, optimizer, weighting
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import epoch_metrics, feed, scans, validation
@@ -148,21 +148,22 @@ def _run_epoch(run, step_fn, state, epoch, writer):
   first = int(state.step)
   last = epoch * run.steps_per_epoch
   collected: list[dict[str, Any]] = []
-  kept_at = str(run.workdir / 'checkpoints')
-  pending = None
-  for offset, batch in enumerate(run.feed.iterate(first, last)):
-    plan = _plan(run, first + offset)
-    state, metrics = step_fn(state, batch, signals, plan)
-    # Reading the step before keeps the device busy with this one.
-    if pending is not None:
-      collected.append(jax.device_get(pending))
-      epoch_metrics.check_finite(
-        collected[-1], first + offset, run.modalities, kept_at
-      )
-    pending = metrics
-    writer.progress(first + offset + 1, f'epoch {epoch}/{run.config.epochs}')
-  collected.append(jax.device_get(pending))
-  epoch_metrics.check_finite(collected[-1], last, run.modalities, kept_at)
+
+  def start(given):
+    nonlocal state
+    number, batch = given
+    state, metrics = step_fn(state, batch, signals, _plan(run, number))
+    return metrics
+
+  batches = enumerate(run.feed.iterate(first, last), first)
+  # A step is read while the device is busy with the next.
+  running = sliding_window.ahead(start, batches)
+  for step, metrics in enumerate(running, first + 1):
+    collected.append(jax.device_get(metrics))
+    epoch_metrics.check_finite(
+      collected[-1], step, run.modalities, str(run.workdir / 'checkpoints')
+    )
+    writer.progress(step, f'epoch {epoch}/{run.config.epochs}')
   row = epoch_metrics.epoch_row(
     collected, run.modalities, run.classes, run.present
   )

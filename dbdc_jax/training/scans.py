@@ -82,9 +82,9 @@ def choose_split(
   adapt = transfer.split if transfer else lambda split: split
   split = None
   if config.data.split:
-    split = adapt(_load(config.data.split, prepared, transfer))
+    split = adapt(load_split(config.data.split, prepared, transfer))
   if resume:
-    kept = _load(saved, prepared, transfer)
+    kept = load_split(saved, prepared, transfer)
     if split is not None and split != kept:
       raise ValueError(
         f'{config.data.split} differs from {saved}, which this run was started'
@@ -105,28 +105,22 @@ def choose_split(
   return split
 
 
-def _load(
+def load_split(
   path: str | os.PathLike, prepared: Prepared, transfer: Transfer | None
-) -> Split:
-  # The target of a transfer needs no labelled training scan.
-  bare = (transfer.target,) if transfer else ()
-  return splits.load(str(path), prepared.cases, bare)
-
-
-def saved_split(
-  workdir: pathlib.Path, prepared: Prepared, transfer: Transfer | None
 ) -> Split:
   """Who was where in a run.
 
   Args:
-    workdir: the run's folder.
+    path: of a `split.json`.
     prepared: the prepared data.
     transfer: the direction of a method that has one.
 
   Raises:
     ValueError: the file is unreadable, or does not fit the scans.
   """
-  return _load(workdir / SPLIT, prepared, transfer)
+  # The target of a transfer needs no labelled training scan.
+  bare = (transfer.target,) if transfer else ()
+  return splits.load(str(path), prepared.cases, bare)
 
 
 def _partly_labeled(problem: methods.Problem, prepared: Prepared) -> set[str]:

@@ -82,14 +82,9 @@ def _words(name: str) -> tuple[str, ...]:
   """The words that matter, spelt alike, sorted."""
   # Capitals within a word start a new one: 'RightKidney'.
   parted = re.sub('(?<=[a-z])(?=[A-Z])', ' ', name)
-  words = [
-    _SPELLINGS.get(word, word) for word in re.findall(r'\w+', _plain(parted))
-  ]
+  found = re.findall(r'\w+', parted.lower().replace('_', ' '))
+  words = [_SPELLINGS.get(word, word) for word in found]
   return tuple(sorted(word for word in words if word not in _SILENT))
-
-
-def _plain(name: str) -> str:
-  return name.lower().replace('_', ' ')
 
 
 _KIND_OF = {_words(name): kind for name, kind in _KINDS.items()}
