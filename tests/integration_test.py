@@ -215,11 +215,9 @@ def test_networks_whose_labels_name_the_same_classes_share_a_program():
   config.modalities = 't2,ct'
   (other,) = built(joint=True)
   assert other is not one
-  assert step.make_step(one, one.recipe.tx) is step.make_step(
-    one, one.recipe.tx
-  )
-  only = step.make_step(one, one.recipe.tx, np.array([True, False]))
-  assert only is not step.make_step(one, one.recipe.tx, np.array([False, True]))
+  assert step.make_step(one) is step.make_step(one)
+  only = step.make_step(one, np.array([True, False]))
+  assert only is not step.make_step(one, np.array([False, True]))
 
 
 def _scramble(root, names, rng):

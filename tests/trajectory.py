@@ -90,17 +90,18 @@ def run(devices: str):
   method = methods.build(problem.config)
   # Gradients leave the step as the state of an optimizer. Plain descent: Adam
   # would blow rounding up where the true gradient is 0, and hide a factor.
-  tx = _keep_gradients()
-  state = train_state.init_state(method, problem, tx)
+  recipe = method.recipe._replace(tx=_keep_gradients())
+  method = method._replace(recipe=recipe)
+  state = train_state.init_state(method, problem)
   signals = make_signals()
   if devices == 'all':
-    step_fn = step.make_step(method, tx)
+    step_fn = step.make_step(method)
     batch = parallel.shard(make_batch(parallel.own_samples(B)))
     signals = parallel.place(signals)
   else:
     device = jax.local_devices()[0]
     step_fn = jax.pmap(
-      step.step_function(method, tx),
+      step.step_function(method),
       axis_name=parallel.AXIS,
       in_axes=(None, 0, None, None),
       out_axes=None,

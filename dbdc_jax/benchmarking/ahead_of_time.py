@@ -108,9 +108,7 @@ def count(workload: Workload, card: str) -> dict[str, Any]:
   )
   mesh = topologies.make_mesh(topology, (1,), (parallel.AXIS,))
   method = build_method(workload)
-  function, placed = parallel.mesh_step(
-    step.step_function(method, method.recipe.tx), mesh
-  )
+  function, placed = parallel.mesh_step(step.step_function(method), mesh)
   shapes = jax.eval_shape(lambda *given: given, *make(workload).arguments)
   lay = lambda on: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=on)
   arguments = [

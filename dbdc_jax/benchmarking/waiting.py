@@ -148,7 +148,7 @@ def measure(
   )
   waited, total = _run(
     batches,
-    step.make_step(method, method.recipe.tx),
+    step.make_step(method),
     train_state.init_state(method, problem),
     parallel.place(signals),
     steps,

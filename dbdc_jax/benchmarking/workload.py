@@ -206,9 +206,10 @@ def make(
   problem, method = _built(workload)
   size, traits = method.recipe.batch_size, method.traits
   parallel.check_batch(size, traits.multiple, method.recipe.batch_field)
-  tx = tx or method.recipe.tx
+  if tx is not None:
+    method = method._replace(recipe=method.recipe._replace(tx=tx))
   k, c = workload.modalities, workload.classes
-  shapes = train_state.state_shapes(method, problem, tx)
+  shapes = train_state.state_shapes(method, problem)
 
   def state() -> train_state.TrainState:
     # Zeros are an optimizer's start; initialising compiles for long.
@@ -218,7 +219,7 @@ def make(
 
   kinds = 2 if traits.unlabeled else 1
   return MeasuredStep(
-    function=step.make_step(method, tx),
+    function=step.make_step(method),
     shapes=shapes,
     state=state,
     batch=parallel.shard(random_batch(workload, method, size)),

@@ -201,7 +201,7 @@ def fit(
     OSError: the disk is full.
   """
   config = run.config
-  step_fn = make_step(run.method, run.method.recipe.tx, run.trained)
+  step_fn = make_step(run.method, run.trained)
   done = int(state.step) // run.steps_per_epoch
   # An epoch's clock runs from the end of the one before: validation counts, and
   # handing a checkpoint over.

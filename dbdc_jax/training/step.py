@@ -32,9 +32,7 @@ class Plan(NamedTuple):
 
 
 def step_function(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  trained: np.ndarray | None = None,
+  method: methods.Method, trained: np.ndarray | None = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """The step `(state, batch, signals, plan) -> (state, metrics)` of a device.
 
@@ -42,11 +40,10 @@ def step_function(
 
   Args:
     method: that is trained.
-    tx: the optimizer, without its learning rate.
     trained: `[K]` bool, modalities whose bank rows alone are trained; None:
       everything is.
   """
-  tx = optax.with_extra_args_support(tx)
+  tx = optax.with_extra_args_support(method.recipe.tx)
 
   def step(state, batch, signals, plan):
     key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
@@ -87,9 +84,7 @@ def step_function(
 
 
 def make_step(
-  method: methods.Method,
-  tx: optax.GradientTransformation,
-  trained: np.ndarray | None = None,
+  method: methods.Method, trained: np.ndarray | None = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
   """`step_function` on all devices.
 
@@ -97,13 +92,13 @@ def make_step(
     One pmapped function; `batch` is `parallel.shard`ed, the state donated. The
     same method again gives the same function, which is compiled already.
   """
-  return _shared_step(method, tx, None if trained is None else tuple(trained))
+  return _shared_step(method, None if trained is None else tuple(trained))
 
 
 @functools.lru_cache(maxsize=4)
-def _shared_step(method, tx, trained):
+def _shared_step(method, trained):
   trained = None if trained is None else np.array(trained)
-  return parallel.pmap_step(step_function(method, tx, trained))
+  return parallel.pmap_step(step_function(method, trained))
 
 
 def ramp(config: ml_collections.ConfigDict, epoch: int) -> float:

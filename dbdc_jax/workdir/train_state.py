@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dbdc_jax import methods
 from dbdc_jax.ops import weighting
@@ -24,10 +23,7 @@ class TrainState(NamedTuple):
 
 
 def _first(
-  method: methods.Method,
-  problem: methods.Problem,
-  tx: optax.GradientTransformation | None,
-  key: jax.Array,
+  method: methods.Method, problem: methods.Problem, key: jax.Array
 ) -> TrainState:
   """The state before the first step; see `init_state`."""
   count, classes = problem.labelable.shape
@@ -40,34 +36,27 @@ def _first(
     step=jnp.zeros((), jnp.int32),
     params=params,
     memory=memory,
-    opt_state=(tx or method.recipe.tx).init(params),
+    opt_state=method.recipe.tx.init(params),
     dice_counts=jnp.zeros((2, count, classes)),
     weighting=weighting.init(count, clip=clip),
   )
 
 
-def init_state(
-  method: methods.Method,
-  problem: methods.Problem,
-  tx: optax.GradientTransformation | None = None,
-) -> TrainState:
+def init_state(method: methods.Method, problem: methods.Problem) -> TrainState:
   """The state before the first step, placed on the devices.
 
   Args:
     method: that is trained.
     problem: that it solves.
-    tx: another optimizer than the method's.
   """
-  first = functools.partial(_first, method, problem, tx)
+  first = functools.partial(_first, method, problem)
   key = jax.random.key(problem.config.seed)
   return parallel.place(parallel.run_once(first, key))
 
 
 def state_shapes(
-  method: methods.Method,
-  problem: methods.Problem,
-  tx: optax.GradientTransformation | None = None,
+  method: methods.Method, problem: methods.Problem
 ) -> TrainState:
   """The shapes of what `init_state` of the same arguments returns."""
-  first = functools.partial(_first, method, problem, tx)
+  first = functools.partial(_first, method, problem)
   return jax.eval_shape(first, jax.random.key(0))
