@@ -215,16 +215,7 @@ def _prepare(
     split = scans.choose_split(problem, prepared, folder, resume, transfer)
     if resume:
       run_record.check_data(folder, prepared.fingerprint)
-    run_record.save(
-      folder,
-      problem.config,
-      task=problem.task.with_planes(prepared.planes),
-      modalities=problem.names,
-      devices=parallel.describe(),
-      fingerprint=prepared.fingerprint,
-      skipped=prepared.skipped,
-      added=added,
-    )
+    run_record.save(folder, problem, prepared, added)
     return split
 
   return prepared, parallel.from_lead(decide)

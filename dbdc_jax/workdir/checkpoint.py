@@ -166,13 +166,17 @@ class Checkpoints:
     Raises:
       ValueError: it holds other arrays or shapes; says which.
     """
-    return self._read(step, like)
+    # Asked before reading: a read that fails half-way leaves others behind.
+    found = self._manager.metadata(step).item_metadata.tree
+    check_shapes(self._folder / str(step), found, like)
+    blank = ocp.args.StandardRestore(parallel.blank(like))
+    return self._manager.restore(step, args=blank)
 
   def _first_whole(self, like: Any, best: bool) -> tuple[int, Any] | None:
     step = parallel.from_lead(lambda: self._whole_step(best))
     if step is None:
       return None
-    read = lambda: self._read(step, like)
+    read = lambda: self.at(step, like)
     return step, parallel.arrays_from_lead(read, like)
 
   def _whole_step(self, best: bool) -> int | None:
@@ -189,14 +193,6 @@ class Checkpoints:
         ' --workdir'
       )
     return step
-
-  def _read(self, step: int, like: Any) -> Any:
-    """One checkpoint, checked against `like`."""
-    # Asked before reading: a read that fails half-way leaves others behind.
-    found = self._manager.metadata(step).item_metadata.tree
-    check_shapes(self._folder / str(step), found, like)
-    blank = ocp.args.StandardRestore(parallel.blank(like))
-    return self._manager.restore(step, args=blank)
 
   def _set_damaged_aside(self) -> None:
     """Moves damaged checkpoints out of the way, with a warning each.

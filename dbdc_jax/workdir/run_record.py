@@ -17,9 +17,11 @@ import ml_collections
 
 from configs import common
 from data import task_file
+from data.cache.prepared import Prepared
 from data.files import atomic, destination
-from data.task import Task
 from dbdc_jax import __version__
+from dbdc_jax.methods import Problem
+from dbdc_jax.runtime import parallel
 from dbdc_jax.workdir import run_folder
 from dbdc_jax.workdir.run_folder import RunFolder
 
@@ -263,39 +265,31 @@ def versions() -> dict[str, Any]:
 
 def save(
   workdir: pathlib.Path,
-  config: ml_collections.ConfigDict,
-  *,
-  task: Task,
-  modalities: Sequence[str],
-  devices: str,
-  fingerprint: Mapping[str, Any],
-  skipped: list[dict[str, str]],
-  added: Sequence[str] = (),
+  problem: Problem,
+  prepared: Prepared,
+  added: Sequence[str],
 ) -> None:
   """Writes config.json, run.json and task.json.
 
   Args:
     workdir: the run's folder.
-    config: as it is used.
-    task: what is segmented.
-    modalities: names, in bank order.
-    devices: the devices in words.
-    fingerprint: of the prepared data.
-    skipped: bad scans that the run goes on without.
+    problem: the run's.
+    prepared: the prepared data; bad scans are left out of it.
     added: modalities whose bank rows alone are trained.
   """
-  write_json(workdir / run_folder.CONFIG, config.to_dict())
+  task = problem.task.with_planes(prepared.planes)
+  write_json(workdir / run_folder.CONFIG, problem.config.to_dict())
   task_file.write(task_file.to_dict(task), workdir / run_folder.TASK)
   write_json(
     workdir / run_folder.RECORD,
     {
       **versions(),
-      'modalities': list(modalities),
+      'modalities': list(problem.names),
       'classes': list(task.classes),
-      'devices': devices,
+      'devices': parallel.describe(),
       'threads': _threads(),
-      'data': fingerprint,
-      'skipped_scans': skipped,
+      'data': prepared.fingerprint,
+      'skipped_scans': prepared.skipped,
       'added': list(added),
     },
   )

@@ -224,12 +224,11 @@ def _slices(
       words = 'SOPInstanceUID of another slice'
       raise ScanError(path, words, f'export it again, or {NIFTI}')
     uids.add(uid)
-    image = Dataset()
+    position = _placed(header, 'ImagePositionPatient', 0, path)
+    image = _dataset(ImagePositionPatient=position, **shared)
     image.update(base)
     patient_header.put(image, 'SOPClassUID', _SINGLE)
     patient_header.put(image, 'SOPInstanceUID', uid)
-    position = _placed(header, 'ImagePositionPatient', 0, path)
-    _fill(image, ImagePositionPatient=position, **shared)
     images.append(image)
   positions = np.array([i.ImagePositionPatient for i in images], float)
   planes = _ordered(volume, positions, paths[0].parent)
@@ -251,24 +250,25 @@ def _frames(base: Dataset, header: Dataset, volume: Volume) -> np.ndarray:
     for frame in range(count)
   ]
   planes = _ordered(volume, np.array(places, float).reshape(-1, 3), path)
-  used = int(planes[0])
-  shared, name = Dataset(), 'ImageOrientationPatient'
-  orientation = {name: _placed(header, name, used, path)}
-  shared.PlaneOrientationSequence = [_fill(Dataset(), **orientation)]
-  measures = _measures(header, used, volume)
-  shared.PixelMeasuresSequence = [_fill(Dataset(), **measures)]
-  own = []
-  for place in places:
-    own.append(Dataset())
-    position = _fill(Dataset(), ImagePositionPatient=place)
-    own[-1].PlanePositionSequence = [position]
+  used, name = int(planes[0]), 'ImageOrientationPatient'
+  shared = _dataset(
+    PlaneOrientationSequence=[
+      _dataset(**{name: _placed(header, name, used, path)})
+    ],
+    PixelMeasuresSequence=[_dataset(**_measures(header, used, volume))],
+  )
+  own = [
+    _dataset(PlanePositionSequence=[_dataset(ImagePositionPatient=place)])
+    for place in places
+  ]
   base.NumberOfFrames = count
   base.SharedFunctionalGroupsSequence = [shared]
   base.PerFrameFunctionalGroupsSequence = own
   return planes
 
 
-def _fill(header: Dataset, **values: Any) -> Dataset:
+def _dataset(**values: Any) -> Dataset:
+  made = Dataset()
   for name, found in values.items():
-    setattr(header, name, found)
-  return header
+    setattr(made, name, found)
+  return made
