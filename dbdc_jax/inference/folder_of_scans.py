@@ -21,7 +21,7 @@ from dbdc_jax.inference import (
   results,
   sliding_window,
 )
-from dbdc_jax.inference.results import Job
+from dbdc_jax.inference.results import Job, SegmentedScan
 from dbdc_jax.inference.segmentation import Segmentation
 from dbdc_jax.workdir import run_record
 
@@ -150,23 +150,13 @@ def _read(
   return _Read(scan, state, volume)
 
 
-class _Found(NamedTuple):
-  """A scan that was segmented, ready to be written."""
-
-  source: Source
-  volume: Volume
-  segmentation: Segmentation
-  modality: Modality
-  entry: provenance.Result
-
-
 def _segmented(
   job: Job,
   sources: Sequence[Source],
   outcome: FolderOutcome,
   say: Callable[[str], None],
   advance: Callable[[], None],
-) -> Iterator[_Found]:
+) -> Iterator[SegmentedScan]:
   """Segments what is not done; while one is computed, the next is read."""
   known = provenance.read(job.output)
   measured = job.measured()
@@ -195,7 +185,7 @@ def _segmented(
       outcome.notes += [(source.name, note) for note in said['notes']]
       said['version'] = run_record.version()
       entry = provenance.Result(scan, job.made_with, {}, said)
-      yield _Found(source, volume, found, modality, entry)
+      yield SegmentedScan(source, volume, found, modality, entry)
 
 
 def run(
@@ -239,8 +229,8 @@ def run(
       advance()
 
     writing = None
-    for found in _segmented(job, sources, outcome, say, advance):
+    for scan in _segmented(job, sources, outcome, say, advance):
       finish(writing)
-      writing = found.source, writer.submit(results.write, job, *found)
+      writing = scan.source, writer.submit(results.write, job, scan)
     finish(writing)
   return outcome

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -120,93 +120,95 @@ def _encoded(
   return itk.encode(voxels, like, file[: -len(ending)], ending)
 
 
+class SegmentedScan(NamedTuple):
+  """A scan that was segmented, ready to be written.
+
+  Attributes:
+    source: the scan.
+    volume: as it was read.
+    found: in it.
+    modality: that it was taken for.
+    entry: of the output folder's record, without the files.
+  """
+
+  source: Source
+  volume: Volume
+  found: Segmentation
+  modality: Modality
+  entry: provenance.Result
+
+
 def _label_files(
-  job: Job, file: str, volume: Volume, found: Segmentation, modality: Modality
+  job: Job, scan: SegmentedScan, file: str
 ) -> list[tuple[str, bytes]]:
   if not file.endswith(_SEG):
-    return _encoded(found.labels, volume, file)
+    return _encoded(scan.found.labels, scan.volume, file)
   from dbdc_jax.inference.dicom import dicom_seg
 
   run = job.segmenter.runs[0]
   data = dicom_seg.encode(
-    found.classes,
-    volume,
+    scan.found.classes,
+    scan.volume,
     run.task.classes,
     colours=pictures.COLOURS,
-    model=f'{run.task.name}, {run.config.method}, {modality.title}',
+    model=f'{run.task.name}, {run.config.method}, {scan.modality.title}',
     version=run_record.version(),
   )
   return [(file, data)]
 
 
-def write(
-  job: Job,
-  source: Source,
-  volume: Volume,
-  found: Segmentation,
-  modality: Modality,
-  entry: provenance.Result,
-) -> None:
+def write(job: Job, scan: SegmentedScan) -> None:
   """Writes a scan's results; last the entry that says what they are.
-
-  Args:
-    job: what was asked for.
-    source: the scan.
-    volume: as it was read.
-    found: in it.
-    modality: that it was taken for.
-    entry: without the files.
 
   Raises:
     ScanError: the format cannot hold it.
     OSError: the disk took no more.
   """
-  files = job.files(source)
+  files = job.files(scan.source)
   contents: list[tuple[str, bytes]] = []
   if 'overlay' in files:
     (job.output / 'overlays').mkdir(exist_ok=True)
-    picture = _picture(job, source.name, volume, found, modality)
-    contents.append((files['overlay'], picture))
-  if found.entropy is not None:
-    contents += _encoded(found.entropy, volume, files['entropy'])
-  contents += _label_files(job, files['label'], volume, found, modality)
+    contents.append((files['overlay'], _picture(job, scan)))
+  if scan.found.entropy is not None:
+    contents += _encoded(scan.found.entropy, scan.volume, files['entropy'])
+  contents += _label_files(job, scan, files['label'])
   for name, data in contents:
     atomic.write(job.output / name, data)
   if job.volumes:
-    _write_volumes(job, source, volume, found, modality)
+    _write_volumes(job, scan)
   hashes = {n: hashlib.sha256(data).hexdigest() for n, data in contents}
-  provenance.add(job.output, source.name, entry._replace(files=hashes))
+  entry = scan.entry._replace(files=hashes)
+  provenance.add(job.output, scan.source.name, entry)
 
 
-def _write_volumes(job, source, volume, found, modality) -> None:
+def _write_volumes(job: Job, scan: SegmentedScan) -> None:
   path = job.output / VOLUMES
   now = volumes.rows(
-    source.name,
-    modality.name,
-    found.classes,
-    volume.affine,
+    scan.source.name,
+    scan.modality.name,
+    scan.found.classes,
+    scan.volume.affine,
     job.segmenter.runs[0].task.classes,
-    set(modality.codes.values()),
+    set(scan.modality.codes.values()),
   )
   volumes.write(path, volumes.merge(volumes.read(path), now))
 
 
-def _picture(job, name, volume, found, modality) -> bytes:
+def _picture(job: Job, scan: SegmentedScan) -> bytes:
   """The overlay of the slice with most foreground, as PNG."""
-  grid = volume.affine, modality.plane
-  image = preprocess.reorient(volume.voxels, *grid)
-  labels = preprocess.reorient(found.classes, *grid)
+  grid = scan.volume.affine, scan.modality.plane
+  image = preprocess.reorient(scan.volume.voxels, *grid)
+  labels = preprocess.reorient(scan.found.classes, *grid)
   spacing = preprocess.reoriented_spacing(*grid)
   index = pictures.choose_slices(labels, 1)[0]
-  inside = image[crop(found.box)]
-  shown = preprocess.between(
-    image[index], *preprocess.limits(inside, modality.intensity)
+  limits = preprocess.limits(
+    image[crop(scan.found.box)], scan.modality.intensity
   )
   return pictures.overlay_png(
-    shown,
+    preprocess.between(image[index], *limits),
     None,
     labels[index],
     job.segmenter.runs[0].task.classes,
-    title=f'{name}, slice {index}',
+    title=f'{scan.source.name}, slice {index}',
     spacing=(spacing[1], spacing[2]),
   )
