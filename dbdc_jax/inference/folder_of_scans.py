@@ -15,12 +15,7 @@ from data.formats.scan_error import ScanError
 from data.formats.scan_files import Source
 from data.preprocessing import hounsfield, planes
 from data.task import Modality
-from dbdc_jax.inference import (
-  provenance,
-  recognition,
-  results,
-  sliding_window,
-)
+from dbdc_jax.inference import provenance, recognition, results, sliding_window
 from dbdc_jax.inference.results import Job, SegmentedScan
 from dbdc_jax.inference.segmentation import Segmentation
 from dbdc_jax.workdir import run_record

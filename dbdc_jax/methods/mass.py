@@ -225,10 +225,9 @@ def _loss(step, params, memory):
   other, other_labels = atlas[::-1], labels[::-1]
   count = target.shape[1]
   encoded = _encode(nets, params, jnp.concatenate([target, atlas], 1))
-  of_target, of_atlas = (
-    jax.tree.map(lambda x, part=part: x[:, part], encoded)
-    for part in (slice(count), slice(count, None))
-  )
+  part = lambda tree, which: jax.tree.map(lambda x: x[:, which], tree)
+  of_target = part(encoded, slice(count))
+  of_atlas = part(encoded, slice(count, None))
   join = lambda x, y: jax.tree.map(
     lambda a, b: jnp.concatenate([a, b], 1), x, y
   )
@@ -240,9 +239,7 @@ def _loss(step, params, memory):
   same, cross = jnp.split(flows, 2, 1)
   moved, moved_other = _moved(atlas, same), _moved(other, cross)
   of_moved = _encode(nets, params, jnp.concatenate([moved, moved_other], 1))
-  again = _decode(
-    nets, params, jax.tree.map(lambda x: x[:, :count], of_moved), of_target
-  )
+  again = _decode(nets, params, part(of_moved, slice(count)), of_target)
   coarse = of_moved[-1]
   vectors = nets.head.apply(
     {'params': params['head']}, coarse.reshape(-1, *coarse.shape[2:])

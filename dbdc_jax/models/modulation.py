@@ -71,10 +71,10 @@ def follow(
     now = slice(start, start + rows)
     there = found.seen[now, None] > 0
     alpha = running_momentum(count + updates, momentum)[:, None]
-    moved = alpha * mean + (1 - alpha) * found.mean[now]
-    mean = jnp.where(there, moved, mean)
-    moved = alpha * var + (1 - alpha) * found.var[now]
-    var = jnp.where(there, moved, var)
+    mean, var = (
+      jnp.where(there, alpha * old + (1 - alpha) * new[now], old)
+      for old, new in ((mean, found.mean), (var, found.var))
+    )
     updates += there[:, 0]
   # All that reads the old count comes before what may write over it.
   mean, var, count = lax.optimization_barrier((mean, var, count))

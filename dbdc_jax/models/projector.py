@@ -52,19 +52,17 @@ def _combine(x: jax.Array, matrix: np.ndarray, axis: int) -> jax.Array:
   Each row has a few values that are not 0: so many times a whole slice is
   taken, weighted and added. No product with a dense matrix, no transpose.
   """
-  taps = [np.flatnonzero(row) for row in matrix]
+  # Of each row, where its values are: those that are not 0 come first.
+  places = np.argsort(matrix == 0, 1, kind='stable')
   shape = [1] * x.ndim
   shape[axis] = len(matrix)
   out = jnp.zeros((), x.dtype)
-  for i in range(max(map(len, taps))):
+  for i in range(np.count_nonzero(matrix, 1).max()):
+    weight = matrix[np.arange(len(matrix)), places[:, i]]
     # A row with fewer values repeats its first one with weight 0.
-    place = [t[i] if i < len(t) else (t[0] if len(t) else 0) for t in taps]
-    weight = [
-      row[t[i]] if i < len(t) else 0.0
-      for row, t in zip(matrix, taps, strict=True)
-    ]
-    taken = jnp.take(x, np.array(place), axis, mode='clip')
-    out += taken * np.array(weight, x.dtype).reshape(shape)
+    place = np.where(weight == 0, places[:, 0], places[:, i])
+    taken = jnp.take(x, place, axis, mode='clip')
+    out += taken * weight.astype(x.dtype).reshape(shape)
   return out
 
 

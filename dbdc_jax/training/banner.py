@@ -11,9 +11,7 @@ from dbdc_jax.workdir.train_state import TrainState
 
 
 def switched_off(
-  problem: methods.Problem,
-  present: np.ndarray,
-  consistent: np.ndarray,
+  problem: methods.Problem, present: np.ndarray, consistent: np.ndarray
 ) -> list[str]:
   """Sentences on what does not take part in this run, and why.
 
@@ -79,7 +77,7 @@ def text(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
   structures = task.classes[1:]
   lines = [
     f'{config.method} on {task.name}{recipe}: {len(structures)} structures'
-    f' ({", ".join(structures)})',
+    f' ({", ".join(structures)})'
   ]
   if not any(config.data[s] for s in {m.source for m in chosen}):
     lines.append('data: the built-in phantom (give scans=DIR for real scans)')

@@ -150,10 +150,7 @@ def select(
 
 
 def present_classes(
-  prepared: Prepared,
-  split: Split,
-  modalities: Sequence[str],
-  num_classes: int,
+  prepared: Prepared, split: Split, modalities: Sequence[str], num_classes: int
 ) -> np.ndarray:
   """`[K, C]` bool: classes in each modality's labelled training scans.
 

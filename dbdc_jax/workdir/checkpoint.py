@@ -257,9 +257,7 @@ def _manager(folder: pathlib.Path, read_only: bool) -> ocp.CheckpointManager:
     multiprocessing_options=lead_only(),
   )
   return ocp.CheckpointManager(
-    folder,
-    options=options,
-    item_handlers=ocp.StandardCheckpointHandler(),
+    folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
   )
 
 

@@ -38,8 +38,8 @@ _EMPTY = (
 )
 # What is text on disk, whatever the library makes of it.
 _AS_TEXT = ('DA', 'DS', 'IS', 'PN', 'TM', 'UI')
-_OLD = {'DA': '.', 'TM': ':'}
-_TIMES = {'DA': DA, 'TM': TM}
+# What ACR-NEMA parted their digits with (1970.01.31, 12:59:59), and their kind.
+_TIMES = {'DA': ('.', DA), 'TM': (':', TM)}
 
 
 def value(header: Dataset, name: str) -> Any:
@@ -115,10 +115,10 @@ def _checked(header: Dataset, tag) -> DataElement | None:
     found = element.value
     if element.VR in _AS_TEXT:
       found = _joined(found)
-    # ACR-NEMA wrote 1970.01.31 and 12:59:59.
-    if element.VR in _OLD:
-      found = found.replace(_OLD[element.VR], '')
-      _TIMES[element.VR](found)
+    if element.VR in _TIMES:
+      mark, kind = _TIMES[element.VR]
+      found = found.replace(mark, '')
+      kind(found)
     for part in _parts(found):
       validate_value(element.VR, part, pydicom.config.RAISE)
     return DataElement(tag, element.VR, found)

@@ -1,5 +1,6 @@
 """Views of a step's slices, and passes of plain networks over them."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -139,6 +140,13 @@ def both_forward(
   return logits[:, :count], supervision.gate(logits[:, count:], on), statistics
 
 
+def by_name(found: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
+  """Each part of what both networks of a pair give, by the network's name."""
+  return [
+    dict(zip(PAIR, part, strict=True)) for part in zip(*found, strict=True)
+  ]
+
+
 def pair_forward(
   step: Step, params: Any, memory: Any, views: Views
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -153,9 +161,7 @@ def pair_forward(
     )
     for name in PAIR
   ]
-  logits, unlabeled, statistics = (
-    dict(zip(PAIR, part, strict=True)) for part in zip(*found, strict=True)
-  )
+  logits, unlabeled, statistics = by_name(found)
   return logits, unlabeled, statistics
 
 

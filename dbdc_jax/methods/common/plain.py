@@ -105,11 +105,7 @@ def _init(net: Networks, key: jax.Array, *, pair: bool, taught: bool):
     return variables['params'], variables['modulation']
 
   if pair:
-    starts = map(start, jax.random.split(key))
-    params, statistics = (
-      dict(zip(passes.PAIR, part, strict=True))
-      for part in zip(*starts, strict=True)
-    )
+    params, statistics = passes.by_name(map(start, jax.random.split(key)))
   else:
     params, statistics = start(key)
   memory = {'modulation': statistics}
