@@ -118,9 +118,7 @@ def _init(nets: Networks, key: jax.Array):
     for name, k in zip(passes.PAIR, (first, second), strict=True)
   }
   encode = lambda x: nets.encoder.apply({'params': encoders['net1']}, x)
-  features = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode, volume)
-  )
+  features = jax.tree.map(jnp.zeros_like, jax.eval_shape(encode, volume))
   params = {
     'encoder': encoders,
     'decoder': nets.decoder.init(k_decoder, features, features)['params'],

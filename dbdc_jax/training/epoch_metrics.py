@@ -1,6 +1,6 @@
 """What the steps of an epoch say: checked, averaged, warned about."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ def check_finite(
   )
 
 
+def named(names: Sequence[str], values: Iterable[float]) -> dict[str, float]:
+  """A number of each modality (or class), by its name."""
+  return dict(zip(names, map(float, values), strict=True))
+
+
 def epoch_row(
   collected: Sequence[dict[str, Any]],
   modalities: Sequence[str],
@@ -82,14 +87,9 @@ def epoch_row(
         if present[k, i] and offered[k, i]
       }
     cosine = means.pop('prototype_cosine')
-    row['prototype_cosine'] = dict(
-      zip(classes, map(float, cosine), strict=True)
-    )
+    row['prototype_cosine'] = named(classes, cosine)
   for name, value in means.items():
-    if value.ndim:
-      row[name] = dict(zip(modalities, map(float, value), strict=True))
-    else:
-      row[name] = float(value)
+    row[name] = named(modalities, value) if value.ndim else float(value)
   return row
 
 

@@ -1,6 +1,6 @@
 """The epochs of a run: the one train loop of all methods."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import pathlib
 import time
@@ -97,10 +97,6 @@ class TrainingRun:
     """Cases of a part of the split, per modality."""
     return scans.select(self.prepared, self.split, self.modalities, part)
 
-  def named(self, values: Iterable[float]) -> dict[str, float]:
-    """A number of each modality, by its name."""
-    return dict(zip(self.modalities, map(float, values), strict=True))
-
   def scans(self, state: TrainState) -> prepared_cases.Scans:
     """What segments scans with a state's network."""
     return prepared_cases.Scans(
@@ -167,7 +163,9 @@ def _run_epoch(run, step_fn, state, epoch, writer):
   row = epoch_metrics.epoch_row(
     collected, run.modalities, run.classes, run.present
   )
-  row['weight'] = run.named(np.asarray(signals.weights))
+  row['weight'] = epoch_metrics.named(
+    run.modalities, np.asarray(signals.weights)
+  )
   row['ramp'] = float(signals.ramp)
   return state, row
 
@@ -216,14 +214,14 @@ def fit(
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
     state, dice = _end_of_epoch(run, state)
-    row['train_dice'] = run.named(dice)
+    row['train_dice'] = epoch_metrics.named(run.modalities, dice)
     last = epoch == config.epochs
     validated = None
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
     if last or (not supervised_only and epoch % config.evaluation.every == 0):
       scores = run.validation.dice(run.scans(state))
       validated = float(np.mean(scores[run.selected]))
-      row['validation_dice'] = run.named(scores)
+      row['validation_dice'] = epoch_metrics.named(run.modalities, scores)
       row['validation_dice_mean'] = validated
     started, ended = ended, time.monotonic()
     row['seconds'] = ended - started
