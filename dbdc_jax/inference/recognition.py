@@ -202,11 +202,9 @@ def calibrate(cases: Iterable[PreparedCase]) -> dict[str, Any]:
   Args:
     cases: its training and validation scans.
   """
-  cases = list(cases)
-  numbers = {case.patient: None for case in cases}
-  patients = {name: number for number, name in enumerate(numbers)}
-  return {
-    'scans': [
-      {**case.signs, 'patient': patients[case.patient]} for case in cases
-    ]
-  }
+  numbers: dict[str, int] = {}
+  scans = [
+    {**case.signs, 'patient': numbers.setdefault(case.patient, len(numbers))}
+    for case in cases
+  ]
+  return {'scans': scans}

@@ -45,29 +45,28 @@ def step_function(
   """
   tx = optax.with_extra_args_support(method.recipe.tx)
 
+  def only_trained(new, old):
+    return new if trained is None else bank_rows.select(new, old, trained)
+
   def step(state, batch, signals, plan):
     key = jax.random.fold_in(jax.random.key(plan.seed), state.step)
     (loss, (memory, metrics)), gradients = jax.value_and_grad(
       method.loss, has_aux=True
     )(state.params, state.memory, batch, key, signals)
-    if trained is not None:
-      # What computes the others is left out of the program.
-      nothing = jax.tree.map(jnp.zeros_like, gradients)
-      gradients = bank_rows.select(gradients, nothing, trained)
+    # What computes the others is left out of the program.
+    nothing = jax.tree.map(jnp.zeros_like, gradients)
+    gradients = only_trained(gradients, nothing)
     gradients = parallel.mean_gradients(gradients)
     # All that reads the old parameters comes before what writes over them.
     memory, params = jax.lax.optimization_barrier((memory, state.params))
     updates, opt_state = tx.update(
       gradients, state.opt_state, params, left=plan.left
     )
-    if trained is not None:
-      # An optimizer may decay weights that have no gradient.
-      updates = bank_rows.select(updates, nothing, trained)
+    # An optimizer may decay weights that have no gradient.
+    updates = only_trained(updates, nothing)
     updates = optax.tree.scale(-plan.learning_rate, updates)
     params = optax.apply_updates(params, updates)
-    memory = method.update(params, memory)
-    if trained is not None:
-      memory = bank_rows.select(memory, state.memory, trained)
+    memory = only_trained(method.update(params, memory), state.memory)
     counts = metrics.pop('dice_counts')
     metrics |= {'loss': loss, 'gradient_norm': optax.tree.norm(gradients)}
     new = TrainState(

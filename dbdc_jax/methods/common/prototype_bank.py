@@ -83,19 +83,14 @@ def update(
   """
   mpcl, signals = step.config.mpcl, step.signals
   views: Any = lax.stop_gradient(passes.seen.embeddings)
-  labels = _strided(step, passes.labels)
-  started = prototypes.start(bank, views[0], labels, signals.present)
-  takes_part, used = jnp.ones(labels.shape, bool), [0]
-  if 'ipc' in passes.names:
-    used.append(passes.names.index('ipc'))
-    given: Any = passes.pseudo
-    pseudo = _strided(step, given)
-    labels = jnp.concatenate([labels, pseudo.astype(labels.dtype)], 1)
-    joins = signals.active & signals.consistent[:, None]
-    takes_part = jnp.concatenate(
-      [takes_part, jnp.broadcast_to(joins, pseudo.shape)], 1
-    )
+  targets = _strided(step, jnp.stack(passes.targets))
+  started = prototypes.start(bank, views[0], targets[0], signals.present)
+  used = [i for i, name in enumerate(passes.names) if name != 'fpc']
   joined = lambda values: jnp.concatenate([values[i] for i in used], 1)
+  joins = signals.active & signals.consistent[:, None]
+  acts = [jnp.ones_like(joins)] + [joins] * (len(targets) - 1)
+  labels = joined(targets)
+  takes_part = joined(jnp.broadcast_to(jnp.stack(acts), targets.shape))
   kept = takes_part
   if mpcl.assignment == 'sinkhorn':
     # Of all views: the product that the loss has, too, is computed once.
