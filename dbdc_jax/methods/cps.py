@@ -30,7 +30,7 @@ def _loss(step, params, memory):
     labeled |= supervision.labeled_terms(
       step, logits[name], views.labels, name=f'sup{suffix}', share=plain.HALF
     )
-  first, second = (unlabeled[name] for name in passes.PAIR)
+  first, second = unlabeled.values()
   present = step.signals.present
   terms = {
     'cross_ce': losses.cross_entropy(

@@ -100,9 +100,7 @@ def evidential_loss(
 
 
 def kept_cross_entropy(
-  logits: Float[Array, 'K *pixels C'],
-  labels: Integer[Array, ' K *pixels'],
-  keep: Bool[Array, ' K *pixels'],
+  logits: losses.Logits, labels: losses.Labels, keep: Bool[Array, ' K *pixels']
 ) -> Float[Array, ' K']:
   """Cross entropy summed over the kept pixels, over the number of all."""
   log_p = jax.nn.log_softmax(logits)
@@ -143,23 +141,16 @@ def _loss(step, params, memory):
   annealing = jnp.minimum(1.0, 2 * step.signals.progress)
 
   def edl(alpha, labels):
-    values = evidential_loss(alpha, labels, annealing)
-    return losses.mean(values)
+    return losses.mean(evidential_loss(alpha, labels, annealing))
 
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views
   )
-  first, second = passes.PAIR
+  (own, other), (first, second) = logits.values(), unlabeled.values()
   return plain.Outcome(
-    _labeled(step, strengths(logits[first]), logits[second], views.labels, edl),
-    _unlabeled(
-      step,
-      strengths(unlabeled[first]),
-      unlabeled[first],
-      unlabeled[second],
-      edl,
-    ),
-    logits[first],
+    _labeled(step, strengths(own), other, views.labels, edl),
+    _unlabeled(step, strengths(first), first, second, edl),
+    own,
     views.labels,
     statistics,
   )

@@ -78,11 +78,9 @@ class Layer(nn.Module):
     """Convolves the inputs as if they were concatenated."""
     bias = None
     if self.point:
-      dense = nn.Dense(
+      x = nn.Dense(
         self.features, dtype=self.dtype, kernel_init=KERNEL_INIT, name='conv'
-      )
-      (x,) = inputs
-      x = dense(x)
+      )(*inputs)
     else:
       x, bias = JoinedConv(self.features, self.dtype, name='conv')(*inputs)
     return ModulationBank(

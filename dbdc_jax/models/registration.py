@@ -127,6 +127,14 @@ def _interleave(x: jax.Array, axis: int) -> jax.Array:
   return found.reshape(shape)
 
 
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """With a voxel of zeros around."""
+  numbers, around = ('NDHWC', 'DHWIO', 'NDHWC'), ((1, 1),) * 3
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride,) * 3, around, dimension_numbers=numbers
+  )
+
+
 class Doubling(nn.Module):
   """Transposed 4 x 4 x 4 convolution of stride 2: twice the resolution.
 
@@ -152,13 +160,7 @@ class Doubling(nn.Module):
     # (value, position) of each axis; then positions become channels.
     parts = kernel.reshape(2, 2, 2, 2, 2, 2, *shape[3:])
     parts = parts.transpose(0, 2, 4, 6, 1, 3, 5, 7)
-    found = jax.lax.conv_general_dilated(
-      x,
-      parts.reshape(2, 2, 2, x.shape[-1], -1),
-      (1, 1, 1),
-      ((1, 1),) * 3,
-      dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-    )
+    found = _convolve(x, parts.reshape(2, 2, 2, x.shape[-1], -1), 1)
     found = found.reshape(*found.shape[:-1], 2, 2, 2, self.features)
     for axis in (1, 2, 3):
       found = _interleave(found, axis)
@@ -191,13 +193,7 @@ class Conv3(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x = x.astype(self.dtype)
     if self.stride > 1:
-      found = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (self.stride,) * 3,
-        ((1, 1),) * 3,
-        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-      )
+      found = _convolve(x, kernel, self.stride)
     else:
       depth, slices = x.shape[1], x.shape[2:]
       padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
