@@ -112,9 +112,7 @@ class UNet(nn.Module):
         shared=part not in MODULATIONS[modulation],
       )
 
-    def block(features, part):
-      return [layer(features, part), layer(features, part)]
-
+    block = lambda features, part: [layer(features, part) for _ in range(2)]
     encoder, bottleneck, decoder = 'encoder', 'bottleneck', 'decoder'
     self.conv0 = layer(w, encoder)
     self.d1, self.d2 = block(2 * w, encoder), block(4 * w, encoder)
