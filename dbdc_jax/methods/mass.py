@@ -43,7 +43,7 @@ from dbdc_jax.models import registration
 from dbdc_jax.ops import losses, optimizer
 from dbdc_jax.ops.local_correlation import local_correlation
 from dbdc_jax.ops.shapes import PerModality
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 from dbdc_jax.runtime.precision import EXACT, compute_dtype
 
 _OWN_RATE = 3e-4
@@ -201,7 +201,7 @@ def overlap(
   """
   axes = (1, 2, 3, 4)
   sums = jnp.stack([jnp.sum(x, axes) for x in (p * q, p * p + q * q)])
-  both, sizes = parallel.total(sums)
+  both, sizes = over_devices.total(sums)
   dice = (2 * both + losses.DICE_EPSILON) / (sizes + losses.DICE_EPSILON)
   count = jnp.maximum(present.sum(-1), 1)
   return jnp.sum(jnp.where(present, dice, 0.0), -1) / count

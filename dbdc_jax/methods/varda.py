@@ -41,7 +41,7 @@ import optax
 from dbdc_jax.methods.common import adaptation, passes, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
 from dbdc_jax.ops import domain_distance, losses
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 # Also with a fully labelled source (the paper's "VarDA*").
 NAMES = ('varda', 'varda_full')
@@ -67,7 +67,7 @@ def balanced_cross_entropy(
   chosen = losses.one_hot(labels, logits.shape[-1])
   sums = jnp.sum(jnp.where(chosen, -log_p, 0.0), (0, 1, 2))
   counts = jnp.sum(chosen.astype(jnp.float32), (0, 1, 2))
-  sums, counts = parallel.total((sums, counts))
+  sums, counts = over_devices.total((sums, counts))
   means = sums / jnp.maximum(counts, 1.0)
   return jnp.sum(means) / jnp.maximum(jnp.sum(counts > 0), 1)
 

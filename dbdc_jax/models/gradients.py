@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dbdc_jax.ops.shapes import Features, Ids
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 # A row of each modality (or group of samples), and a number.
 Rows = Float[Array, 'K c']
@@ -189,10 +189,10 @@ class Groups(NamedTuple):
     shape = (self.num_modalities, 1)
     if self.num_modalities == 1 or self.grouped:
       # Known beforehand: a number, not an array, has nothing to send.
-      each = parallel.total(modality.shape[0] // self.num_modalities)
+      each = over_devices.total(modality.shape[0] // self.num_modalities)
       return jnp.full(shape, each, jnp.float32)
     ones = jnp.ones((modality.shape[0], 1))
-    return parallel.total(self.sum(ones, modality))
+    return over_devices.total(self.sum(ones, modality))
 
   def modulate(
     self, x: Features, factor: Rows, shift: Rows, modality: Ids
@@ -222,10 +222,10 @@ class Groups(NamedTuple):
     variances = jnp.maximum(variances, 0.0)
     count = self.samples(modality)
     divisor = jnp.maximum(count, 1.0)
-    mean = parallel.total(self.sum(means, modality)) / divisor
+    mean = over_devices.total(self.sum(means, modality)) / divisor
     deviation = means - self.pick(mean, modality)
     spread = self.sum(variances + jnp.square(deviation), modality)
-    return mean, parallel.total(spread) / divisor, count
+    return mean, over_devices.total(spread) / divisor, count
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -266,7 +266,7 @@ def _normalize_backward(groups, kept, gradients):
   along = groups.sum(jnp.sum(dy * centred, 1), modality)
   dscale = along * inverse
   pixels = jnp.maximum(count, 1.0) * (x.shape[1] * x.shape[2])
-  both = parallel.total((dbias, along))
+  both = over_devices.total((dbias, along))
   constant, slope = both[0] / pixels, both[1] * jnp.square(inverse) / pixels
   dx = rows(factor) * (dy - rows(constant) - centred * rows(slope))
   return dx.astype(x.dtype), dscale, dbias, None

@@ -18,7 +18,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 # The published sum is over the pairs of so many images of each domain.
 PUBLISHED_BATCH = 10
@@ -87,8 +87,8 @@ def distance(
   a, b = (
     [x.reshape(len(x), -1).astype(jnp.float32) for x in d] for d in (a, b)
   )
-  all_a, all_b = ([parallel.gathered(x) for x in d] for d in (a, b))
+  all_a, all_b = ([over_devices.gathered(x) for x in d] for d in (a, b))
   found = _kernel_sum(a, all_a) + _kernel_sum(b, all_b)
   found -= 2 * _kernel_sum(a, all_b)
   scale = (PUBLISHED_BATCH / len(all_a[0])) ** 2
-  return scale * parallel.total(found)
+  return scale * over_devices.total(found)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Integer, Key
 
 from dbdc_jax.ops.shapes import Images
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 
 def init(modalities: int, size: int, patch: int) -> dict[str, Array]:
@@ -72,6 +72,6 @@ def exchange(
   keys = jax.random.split(key, len(old))
   shown, new, written = jax.vmap(one)(keys, old, made, position)
   # Every place was written by at most one device.
-  new, written = parallel.total((new, written))
+  new, written = over_devices.total((new, written))
   images = jnp.where(written[..., None, None, None] > 0, new, old)
   return shown, {'images': images, 'count': jnp.minimum(known + count, size)}

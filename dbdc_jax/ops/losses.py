@@ -2,8 +2,8 @@
 
 Everything here takes arrays whose leading axis is the modality (then the
 samples of each on this device) and returns a value of each. Sums and counts are
-added up over the devices *before* dividing (`parallel.total`): a mean of local
-means would be wrong wherever classes are spread unevenly.
+added up over the devices *before* dividing (`over_devices.total`): a mean of
+local means would be wrong wherever classes are spread unevenly.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Integer
 import numpy as np
 
 from dbdc_jax.ops.shapes import Ids, PerModality, Present
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 # Of each pixel, by modality.
 Logits = Float[Array, 'K *pixels C']
@@ -37,8 +37,8 @@ def masked_mean(
   """
   mask = jnp.broadcast_to(mask, values.shape)
   axes = tuple(range(1, values.ndim))
-  numerator = parallel.total(jnp.sum(jnp.where(mask, values, 0.0), axes))
-  count = parallel.total(jnp.sum(mask.astype(jnp.float32), axes))
+  numerator = over_devices.total(jnp.sum(jnp.where(mask, values, 0.0), axes))
+  count = over_devices.total(jnp.sum(mask.astype(jnp.float32), axes))
   return numerator / jnp.maximum(count, 1.0)
 
 
@@ -117,7 +117,7 @@ def dice(
       jnp.sum(g.astype(jnp.float32), axes),
     ]
   )
-  both, square, count = parallel.total(sums)  # [K, C] each
+  both, square, count = over_devices.total(sums)  # [K, C] each
   loss = 1 - (2 * both + DICE_EPSILON) / (square + count + DICE_EPSILON)
   kept = present.astype(jnp.float32)
   return jnp.sum(jnp.where(present, loss, 0.0), -1) / jnp.maximum(
@@ -157,7 +157,7 @@ def dice_counts(logits: Logits, labels: Labels) -> Float[Array, '2 K C']:
   axes = tuple(range(1, logits.ndim - 1))
   both = jnp.sum(p & g, axes)
   sizes = jnp.sum(p, axes) + jnp.sum(g, axes)
-  return parallel.total(jnp.stack([both, sizes]).astype(jnp.float32))
+  return over_devices.total(jnp.stack([both, sizes]).astype(jnp.float32))
 
 
 def pooled_dice(counts: Float[Array, '2 K C'], present: Present) -> PerModality:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.sinkhorn import sinkhorn
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 from dbdc_jax.runtime.precision import EXACT
 
 # Smaller values give NaN or huge gradients at (nearly) zero vectors.
@@ -66,7 +66,7 @@ def _class_sums(
   # Selected first: 0 * NaN of a pixel that is left out would spread.
   embeddings = jnp.where(keep[..., None], embeddings, 0.0)
   sums = jnp.einsum('knc,knd->kcd', weights, embeddings, precision=EXACT)
-  return parallel.total((sums, weights.sum(1)))
+  return over_devices.total((sums, weights.sum(1)))
 
 
 def start(

@@ -7,7 +7,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 # Stands for log 0; finite, so that no difference of two becomes NaN.
 _LOG_ZERO = -1e30
@@ -44,15 +44,17 @@ def sinkhorn(
   take = mask[:, None] & class_mask[None]
   log_kernel = lax.stop_gradient(scores).astype(jnp.float32) / epsilon
   log_kernel = jnp.where(take, log_kernel, _LOG_ZERO)
-  pixels = jnp.maximum(parallel.total(jnp.sum(mask.astype(jnp.float32))), 1.0)
+  pixels = jnp.maximum(
+    over_devices.total(jnp.sum(mask.astype(jnp.float32))), 1.0
+  )
   classes = jnp.maximum(jnp.sum(class_mask.astype(jnp.float32)), 1.0)
   log_column = jnp.log(pixels / classes)
 
   def scale(_, log_p):
     # Columns: a log-sum-exp over the pixels of all devices.
-    top = parallel.largest(jnp.max(log_p, 0))
+    top = over_devices.largest(jnp.max(log_p, 0))
     mass = jnp.sum(jnp.where(take, jnp.exp(log_p - top), 0.0), 0)
-    mass = jnp.maximum(parallel.total(mass), 1e-30)
+    mass = jnp.maximum(over_devices.total(mass), 1e-30)
     log_p += log_column - top - jnp.log(mass)
     # Rows live on one device.
     log_p = jnp.where(take, log_p, _LOG_ZERO)

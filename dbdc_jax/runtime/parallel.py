@@ -18,8 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 from orbax.checkpoint import multihost
 
-# The axis that losses and statistics are summed over.
-AXIS = 'batch'
+from dbdc_jax.runtime.over_devices import AXIS
+
 # A process that is silent for so long is taken for dead, and ends the others.
 _HEARTBEAT_SECONDS = 30
 _PATIENCE_SECONDS = 24 * 60 * 60
@@ -193,34 +193,6 @@ def agree(what: str, value: Any) -> None:
       f'the processes of this run differ in {what} ({listed}): start each with'
       ' the same command, code and data'
     )
-
-
-def _on_axis() -> bool:
-  """Whether this runs as one of the devices that share a batch."""
-  try:
-    jax.lax.axis_size(AXIS)
-  except NameError:
-    return False
-  return True
-
-
-def total(x: Any) -> Any:
-  """Adds the arrays of `x` up over the devices that share a batch.
-
-  Outside of what is mapped over them there is one: they stay as they are. So
-  it is with `largest` and `gathered`.
-  """
-  return jax.lax.psum(x, AXIS) if _on_axis() else x
-
-
-def largest(x: jax.Array) -> jax.Array:
-  """The largest values over the devices that share a batch."""
-  return jax.lax.pmax(x, AXIS) if _on_axis() else x
-
-
-def gathered(x: jax.Array) -> jax.Array:
-  """The samples `x` of all devices that share a batch, one behind another."""
-  return jax.lax.all_gather(x, AXIS, tiled=True) if _on_axis() else x
 
 
 def blank(like: Any) -> Any:

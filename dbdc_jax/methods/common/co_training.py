@@ -14,7 +14,7 @@ from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.shapes import Labels, Logits, PerModality
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 # Share of the pixels of a class that teach, at the start and at the end.
 _SHARES = (0.2, 0.8)
@@ -55,7 +55,7 @@ def confident(
     where = labels.ravel() * _STEPS + step.ravel()
     return jnp.zeros(classes * _STEPS).at[where].add(1.0)
 
-  counts = parallel.total(jax.vmap(count)(labels, step))
+  counts = over_devices.total(jax.vmap(count)(labels, step))
   counts = counts.reshape(-1, classes, _STEPS)
   # Pixels of this step and above; the highest step at which they are enough.
   above = jnp.cumsum(counts[..., ::-1], -1)[..., ::-1]

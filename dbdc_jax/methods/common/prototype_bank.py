@@ -16,7 +16,7 @@ from dbdc_jax.methods.common.four_passes import Passes
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses, prototypes
 from dbdc_jax.ops.prototypes import Prototypes
-from dbdc_jax.runtime import parallel
+from dbdc_jax.runtime import over_devices
 
 
 def _strided(
@@ -112,7 +112,7 @@ def update(
     momentum=mpcl.momentum,
   )
   chosen = losses.one_hot(labels, counts.shape[-1]) & takes_part[..., None]
-  offered = parallel.total(jnp.sum(chosen, 1).astype(jnp.float32))
+  offered = over_devices.total(jnp.sum(chosen, 1).astype(jnp.float32))
   metrics = {
     'kept_pixels': jnp.where(bank.ready[:, None], counts, 0.0),
     'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),
