@@ -177,7 +177,7 @@ def test_a_tie_that_falls_the_other_way_is_counted_and_changes_nothing():
 
 
 def test_dbdc_asks_for_its_pseudo_labels_where_they_are_exchanged():
-  method = workload.build_method(SMALL, None)
+  method = workload.build_method(SMALL)
   params, memory = jax.eval_shape(method.init, jax.random.key(0))
   batch = workload.random_batch(SMALL, method, SMALL.batch)
   signals = methods.full_signals(jnp.ones((2, 8), bool), jnp.ones(2, bool))

@@ -54,7 +54,7 @@ def test_products_of_float32_drop_no_bits(name):
     embedding_dim=8,
     dtype='bfloat16',
   )
-  method = workload.build_method(work, None)
+  method = workload.build_method(work)
   batch = jax.tree.map(jnp.asarray, workload.random_batch(work, method, 4))
   present = jnp.ones((count, work.classes), bool)
   signals = methods.full_signals(present, jnp.ones(count, bool))
