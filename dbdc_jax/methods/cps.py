@@ -26,19 +26,15 @@ def _loss(step, params, memory):
     step, params, memory, views
   )
   labeled: dict[str, Array] = {}
-  for name, suffix in zip(passes.PAIR, ('', '2'), strict=True):
+  for mine, name in zip(logits.values(), ('sup', 'sup2'), strict=True):
     labeled |= supervision.labeled_terms(
-      step, logits[name], views.labels, name=f'sup{suffix}', share=plain.HALF
+      step, mine, views.labels, name=name, share=plain.HALF
     )
   first, second = unlabeled.values()
-  present = step.signals.present
+  pseudo = lambda x: supervision.pseudo_labels(x, step.signals.present)
   terms = {
-    'cross_ce': losses.cross_entropy(
-      first, supervision.pseudo_labels(second, present)
-    ),
-    'cross2_ce': losses.cross_entropy(
-      second, supervision.pseudo_labels(first, present)
-    ),
+    'cross_ce': losses.cross_entropy(first, pseudo(second)),
+    'cross2_ce': losses.cross_entropy(second, pseudo(first)),
   }
   tested = logits[passes.PAIR[0]]
   return plain.Outcome(labeled, terms, tested, views.labels, statistics)

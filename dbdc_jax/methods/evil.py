@@ -127,9 +127,7 @@ def _labeled(step, alpha, logits, labels, edl):
 def _unlabeled(step, alpha, first, second, edl):
   """Terms of unlabelled slices from alpha and both networks' logits."""
   sure = lax.stop_gradient(uncertainty(alpha)) < step.config.ssl.threshold
-  pseudo = functools.partial(
-    supervision.pseudo_labels, present=step.signals.present
-  )
+  pseudo = lambda x: supervision.pseudo_labels(x, step.signals.present)
   return {
     'cross_edl': edl(alpha, pseudo(second)),
     'cross2_ce': kept_cross_entropy(second, pseudo(first), sure),

@@ -46,16 +46,10 @@ class PatchGan(nn.Module):
         f' {x.shape[2]} pixels; choose {MIN_SIZE} or more'
       )
 
-    def convolve(x, features, stride):
-      return nn.Conv(
-        features,
-        (4, 4),
-        stride,
-        padding=1,
-        dtype=self.dtype,
-        kernel_init=nn.initializers.normal(0.02),
-      )(x)
-
+    start = nn.initializers.normal(0.02)
+    convolve = lambda x, features, stride: nn.Conv(
+      features, (4, 4), stride, padding=1, dtype=self.dtype, kernel_init=start
+    )(x)
     x = nn.leaky_relu(convolve(x, self.width, 2), _SLOPE)
     for factor, stride in ((2, 2), (4, 2), (8, 1)):
       x = InstanceNorm()(convolve(x, factor * self.width, stride))
