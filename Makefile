@@ -29,6 +29,10 @@ run: $(STAMP)  ## Train and test DBDC on the built-in heart phantom
 	$(BIN)/python -m dbdc_jax.main --config configs/heart.py \
 	  --workdir runs/heart $(ARGS)
 
+# A module that is compiled by one process of a test is there for the next, also
+# where Python was told to write none.
+test check: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)  ## Run the tests (real scans: DBDC_SCANS=DIR make test)
 	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
 

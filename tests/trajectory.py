@@ -67,7 +67,7 @@ def make_signals(active=True):
   )
 
 
-def _plain_config():
+def plain_config():
   """Without what rounding would steer: dropout and noise."""
   config = make_config()
   config.dc.dropout = 0.0
@@ -86,12 +86,8 @@ def run(devices: str):
     After step 1 and step 10: gradients before Adam, memory (statistics,
     prototypes), sums for MAW and its weights, metrics; flat, by name.
   """
-  problem = methods.resolve(_plain_config())
-  method = methods.build(problem.config)
-  # Gradients leave the step as the state of an optimizer. Plain descent: Adam
-  # would blow rounding up where the true gradient is 0, and hide a factor.
-  recipe = method.recipe._replace(tx=_keep_gradients())
-  method = method._replace(recipe=recipe)
+  problem = methods.resolve(plain_config())
+  method = build(problem.config)
   state = train_state.init_state(method, problem)
   signals = make_signals()
   if devices == 'all':
@@ -129,9 +125,16 @@ def run(devices: str):
   return out
 
 
-def _keep_gradients():
+def build(config):
+  """The method, whose gradients leave the step as its optimizer's state.
+
+  By plain descent: Adam would blow rounding up where the true gradient is 0,
+  and hide a factor.
+  """
   zeros = lambda params: jax.tree.map(jnp.zeros_like, params)
-  return optax.GradientTransformation(zeros, lambda g, s, p=None: (g, g))
+  kept = optax.GradientTransformation(zeros, lambda g, s, p=None: (g, g))
+  method = methods.build(config)
+  return method._replace(recipe=method.recipe._replace(tx=kept))
 
 
 def differences(a, b):
