@@ -92,6 +92,10 @@ def test_a_step_without_a_part_has_less_to_compute():
   macs = lambda step: program.count(step.function, *step.arguments).macs
   whole = macs(workload.make(small))
   assert macs(parts.of('dbdc')['Sinkhorn'].without(small)) < whole
+  # What stands in for the others fits in.
+  for name in ('encoder', 'decoder'):
+    step = parts.of('dbdc')[name].without(small)
+    assert 'convolution' in step.function.lower(*step.arguments).as_text()
   four = workload.make(
     workload.Workload(
       modalities=4, width=2, patch=16, batch=4, classes=3, embedding_dim=4

@@ -97,7 +97,8 @@ class Learner(NamedTuple):
       method=part,
       mutable=['moments'],
     )
-    return out, found['moments']
+    # A part without normalisations, as one that stands in for it, has none.
+    return out, found.get('moments', {})
 
   def decode(
     self, features: Any, count: int, project: bool
@@ -134,11 +135,12 @@ def follow(statistics: Any, found: Any) -> Any:
 
   Args:
     statistics: collection `modulation` of the U-Net.
-    found: the `Moments` of the same normalisations.
+    found: the `Moments` of the same normalisations; those without stay.
   """
   if 'count' in statistics:
     return modulation.follow(statistics, found['found'])
-  return {k: follow(v, found[k]) for k, v in statistics.items()}
+  moved = {k: follow(statistics[k], v) for k, v in found.items()}
+  return {**statistics, **moved}
 
 
 def _names(step: Step) -> tuple[str, ...]:
