@@ -92,7 +92,7 @@ def modality_folders(root: pathlib.Path) -> list[pathlib.Path]:
     'move all of it into a subfolder with the name of its modality, e.g.'
     f' {root}/ct/; or give the folder above it',
   )
-  listed = names.few([p.name for p in places])
+  listed = names.listed([p.name for p in places])
   listed = f' (found: {listed})' if listed else ''
   need(
     found,
@@ -166,7 +166,7 @@ def _why(name: str, seen: _Seen) -> tuple[bool, str]:
   text = f'{name}: taken for {"CT" if ct else "no CT"} ({case}: {why})'
   if others := seen.ct[not ct]:
     text += f'; but {len(others)} of {len(seen.sides)} scans look otherwise'
-    text += f' ({names.few(list(others))}: {next(iter(others.values()))})'
+    text += f' ({names.listed(list(others))}: {next(iter(others.values()))})'
   return ct, text
 
 
@@ -174,7 +174,7 @@ def _never(place, never) -> list[ScanError]:
   """Codes that are no classes by default, with the files that have them."""
   out = []
   for code, files in never.items():
-    counts = names.few([f'{name}: {n} voxels' for name, n in files.items()])
+    counts = names.listed([f'{name}: {n} voxels' for name, n in files.items()])
     reason = f'code {code} in {len(files)} label maps ({counts}): {_BY_CUSTOM}'
     out.append(ScanError(place, reason, _NAME_IT))
   return out

@@ -42,6 +42,8 @@ _NAMELESS = re.compile(r'class -?\d+')
 def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
   sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
   drawn = None if scan.label is None else np.unique(scan.label).tolist()
+  window = modality.intensity.window
+  in_hu = window is not None and window[0] < 0
   return {
     'case': case.name,
     'patient': case.patient,
@@ -53,17 +55,9 @@ def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
     'intensity': [float(scan.image.min()), float(scan.image.max())],
     'classes': drawn and [code for code in drawn if code],
     'notes': list(scan.notes),
-    'content': hashlib.sha256(
-      np.ascontiguousarray(scan.image).tobytes()
-    ).hexdigest(),
-    'doubt': hounsfield.doubt(scan.image) if _in_hu(modality) else '',
+    'content': hashlib.sha256(scan.image.tobytes()).hexdigest(),
+    'doubt': hounsfield.doubt(scan.image) if in_hu else '',
   }
-
-
-def _in_hu(modality: Modality) -> bool:
-  """Whether a modality's window is one of Hounsfield units."""
-  window = modality.intensity.window
-  return window is not None and window[0] < 0
 
 
 def _cut(rows: Sequence[dict[str, Any]], modality: Modality) -> None:

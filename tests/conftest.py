@@ -1,5 +1,6 @@
 """Set-up of all tests: four virtual CPU devices, one trained phantom run."""
 
+import gc
 import os
 import pathlib
 
@@ -77,12 +78,14 @@ _TRAINING = (
   'tables_test',
   'counting_test',
 )
-_RUNS = {'trained', 'own_run', 'ct_alone', 'mr_added'}
+_RUNS = {'trained', 'plain', 'own_run', 'ct_alone', 'mr_added'}
 # Modules of the same runs go to the same process: there they are made once.
 _TOGETHER = {
   'export_test': 'added',
   'trained_run_test': 'added',
   'warm_start_test': 'added',
+  'distributed_test': 'plain',
+  'faults_test': 'plain',
   'own_data_test': 'own',
   'report_test': 'own',
 }
@@ -97,6 +100,13 @@ class _TogetherScheduling(xdist.scheduler.LoadFileScheduling):
 def pytest_xdist_make_scheduler(config, log):
   """Shares the modules out to the processes."""
   return _TogetherScheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+  """Tracing makes many objects: looking through all others takes a seventh."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -197,6 +207,18 @@ def trained(cache, tmp_path_factory):
   config.evaluation.overlays = 1
   results = train.train(config, workdir, epochs.append)
   return workdir, results, epochs
+
+
+@pytest.fixture(scope='session')
+def plain(cache, tmp_path_factory):
+  """Workdir of a run of `tiny.plain_config` that nothing happened to."""
+  import tiny
+
+  from dbdc_jax.training import train
+
+  workdir = tmp_path_factory.mktemp('run') / 'plain'
+  train.train(tiny.plain_config(cache), workdir)
+  return workdir
 
 
 @pytest.fixture(scope='session')

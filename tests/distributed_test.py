@@ -29,24 +29,16 @@ runpy.run_module('dbdc_jax.main', run_name='__main__', alter_sys=True)
 """
 
 
-# Of supervised, whose steps compile in a third of the time: that DBDC's are the
-# same on any number of processes is in step_test.
-FIELDS = {'method': 'supervised', 'joint': 'true'}
-
-
-def _config(cache):
-  config = tiny.heart_config(cache)
-  config.update_from_flattened_dict(FIELDS)
-  return config
-
-
-def test_a_process_that_dies_ends_the_others_and_one_goes_on(cache, tmp_path):
-  workdir, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
+def test_a_process_that_dies_ends_the_others_and_one_goes_on(
+  plain, cache, tmp_path
+):
+  """That DBDC's steps are the same on two processes is in step_test."""
+  workdir = tmp_path / 'run'
 
   def arguments(index, at):
     shared = ['--config', 'configs/heart.py', '--workdir', str(workdir)]
     who = [f'--coordinator={at}', '--num_processes=2', f'--process_id={index}']
-    return ['-c', DIES, *shared, *who, *tiny.flags(cache, **FIELDS)]
+    return ['-c', DIES, *shared, *who, *tiny.flags(cache, **tiny.PLAIN)]
 
   lead, other = distributed.start(2, arguments)
   silent, _ = other.communicate(timeout=500)
@@ -60,10 +52,9 @@ def test_a_process_that_dies_ends_the_others_and_one_goes_on(cache, tmp_path):
   assert 'labeled scans' in text and 'labeled scans' not in silent
   assert checkpoint.steps(workdir) == [6]
   # One process with four devices takes over: the same run to rounding.
-  for folder in (workdir, undisturbed):
-    train.train(_config(cache), folder)
+  train.train(tiny.plain_config(cache), workdir)
   rows = tiny.rows_without_clocks(workdir)
-  expected = tiny.rows_without_clocks(undisturbed)
+  expected = tiny.rows_without_clocks(plain)
   assert [row['step'] for row in rows] == [6, 12, 18]
   for name, value in expected[0].items():
     if isinstance(value, float):

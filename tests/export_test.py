@@ -99,6 +99,8 @@ def _alone(folder, names, images, tmp_path):
   environment = {
     k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'XLA_FLAGS')
   }
+  # What is given away stays as it is.
+  environment['PYTHONDONTWRITEBYTECODE'] = '1'
   done = subprocess.run(
     [sys.executable, '-c', ALONE, str(folder), *names],
     cwd=tmp_path,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import types
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def _start(happening, workdir, cache, env=None, **fields):
       '-c',
       HIT + textwrap.dedent(happening) + RUN,
       *arguments,
-      *tiny.flags(cache, **fields),
+      *tiny.flags(cache, **tiny.PLAIN, **fields),
     ],
     cwd=ROOT,
     env={**os.environ, **(env or {})},
@@ -100,17 +101,20 @@ def _equal_runs(workdir, other):
 
 
 def test_killed_in_a_step_a_save_and_validation_the_run_ends_the_same(
-  trained, cache, tmp_path
+  plain, cache, tmp_path
 ):
-  """kill -9 three times, the same command each time: no bit differs."""
+  """kill -9 three times, the same command each time: no bit differs.
+
+  DBDC's state, whole, is resumed in integration_test.
+  """
   workdir = tmp_path / 'run'
   for happening in (IN_A_STEP, IN_A_SAVE, IN_VALIDATION):
     process = _start(happening, workdir, cache)
     text, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, text
     assert not (workdir / 'results.json').exists()
-  train.train(tiny.heart_config(cache), workdir)
-  _equal_runs(workdir, trained[0])
+  train.train(tiny.plain_config(cache), workdir)
+  _equal_runs(workdir, plain)
   assert not list((workdir / 'checkpoints').glob('*tmp*'))
 
 
@@ -160,7 +164,7 @@ STOPS = {
 
 @pytest.mark.parametrize('moment', STOPS)
 def test_told_to_stop_a_run_says_what_stands_and_leaves_nobody(
-  moment, trained, cache, tmp_path
+  moment, plain, cache, tmp_path
 ):
   variable, happening, code, text = STOPS[moment]
   env = {variable: 'false'} if variable else {}
@@ -171,7 +175,7 @@ def test_told_to_stop_a_run_says_what_stands_and_leaves_nobody(
   assert 'Traceback' not in out
   assert not _alive(process.pid)
   assert not [p for p in tmp_path.rglob('*partial*')]
-  assert trained
+  assert plain
 
 
 def test_two_runs_do_not_share_a_workdir(cache, tmp_path):
@@ -203,9 +207,11 @@ def test_what_may_differ_on_a_resume_and_what_may_not(trained, cache, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(trained[0], workdir)
   config = tiny.heart_config(cache)
-  check = lambda modalities, classes: run_record.check_resumable(
-    workdir, config, modalities, classes
-  )
+
+  def check(names, classes):
+    wanted = types.SimpleNamespace(config=config, names=names, classes=classes)
+    return run_record.check_resumable(workdir, wanted)
+
   record = json.loads((workdir / 'run.json').read_text())
   names, classes = record['modalities'], record['classes']
   # The same modalities, said in another way; more epochs; other logging.

@@ -141,7 +141,8 @@ def test_a_run_that_never_began_does_not_block_its_workdir(cache, tmp_path):
   config.weighting.clip = 'half'
   with pytest.raises(ValueError, match='half'):
     train.train(config, tmp_path)
-  run_record.check_resumable(tmp_path, tiny.heart_config(cache), (), ())
+  problem = methods.resolve(tiny.heart_config(cache))
+  run_record.check_resumable(tmp_path, problem)
   config = tiny.heart_config(cache)
   config.eval_only = True
   with pytest.raises(ValueError, match='no run in'):

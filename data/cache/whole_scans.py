@@ -7,29 +7,38 @@ fixed number of equally thick ones. No jax here.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from data.cache.prepared import Prepared, PreparedCase
 
 
-def resample(slices: np.ndarray, depth: int, order: int = 1) -> np.ndarray:
-  """`[S, ...]` resampled to `depth` equally thick slices, `[depth, ...]`.
+def _centres(count: int, depth: int) -> np.ndarray:
+  """Where `depth` equal slices lie among `count`, as positions of these."""
+  return (np.arange(depth) + 0.5) * count / depth - 0.5
+
+
+def resample(slices: np.ndarray, depth: int) -> np.ndarray:
+  """Linear interpolation between slices, `[S, ...]` to `[depth, ...]`.
 
   Args:
-    slices: any numbers; integers are rounded.
+    slices: float, or unsigned integers, which are rounded.
     depth: slices of the result.
-    order: 1: linear interpolation between slices; 0: the nearest one's values.
 
   Returns:
     The same dtype.
   """
-  zoom = [depth / len(slices), *[1] * (slices.ndim - 1)]
-  return ndimage.zoom(slices, zoom, order=order, mode='nearest', grid_mode=True)
+  where = np.clip(_centres(len(slices), depth), 0, len(slices) - 1)
+  low = where.astype(int)
+  high = np.minimum(low + 1, len(slices) - 1)
+  rest = (where - low).reshape(-1, *(1,) * (slices.ndim - 1))
+  found = slices[low] * (1 - rest) + slices[high] * rest
+  exact = np.rint(found) if np.issubdtype(slices.dtype, np.integer) else found
+  return exact.astype(slices.dtype)
 
 
 def resample_labels(labels: np.ndarray, depth: int) -> np.ndarray:
   """The nearest slice's classes: `[S, ...]` to `[depth, ...]`."""
-  return resample(labels, depth, order=0)
+  where = np.floor(_centres(len(labels), depth) + 0.5).astype(int)
+  return labels[np.clip(where, 0, len(labels) - 1)]
 
 
 class VolumeSource:

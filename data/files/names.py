@@ -75,11 +75,6 @@ def printable(text: str) -> str:
   )
 
 
-def few(words: Sequence[str], shown: int = 8) -> str:
-  """The first of many words."""
-  return ', '.join(words[:shown]) + (', ...' if len(words) > shown else '')
-
-
 def listed(words: Sequence[str], shown: int = 8) -> str:
   """The first of many words, and how many more there are."""
   more = len(words) - shown

@@ -50,7 +50,7 @@ def _without_copies(
       seen.add(digest)
   if not copies:
     return headers, ()
-  some = names.few([path.name for path in copies], 3)
+  some = names.listed([path.name for path in copies], 3)
   many = 's' * (len(copies) > 1)
   note = f'{len(copies)} file{many} left out, copied twice: {some}'
   return [h for h in headers if h.path not in copies], (note,)
@@ -198,9 +198,10 @@ def _unpad(
   says nothing, and so does one that is no more frequent than its neighbours:
   these voxels show the patient.
   """
-  count, others = int(padded.sum()), ~padded
+  count = int(padded.sum())
   if count in (0, padded.size):
     return ()
+  others = ~padded
   low = float(np.min(voxels, where=padded, initial=np.inf))
   high = float(np.max(voxels, where=padded, initial=-np.inf))
   lowest = float(np.min(voxels, where=others, initial=np.inf))

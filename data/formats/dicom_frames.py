@@ -22,6 +22,12 @@ from data.formats.dicom_header import (
 )
 from data.formats.scan_error import ScanError
 
+# Others may hold the same elements for reasons of their own.
+_FIRST = (
+  *('PlanePositionSequence', 'PlaneOrientationSequence'),
+  *('PixelMeasuresSequence', 'PixelValueTransformationSequence'),
+)
+
 
 class Frame(NamedTuple):
   """One slice.
@@ -129,12 +135,13 @@ def element_of(places: Sequence[pydicom.Dataset], key: str | int):
 def _macros(found: pydicom.Dataset, groups: str, index: int) -> list:
   """The functional groups of a frame, or the shared ones, as data sets.
 
-  Those of the standard: a vendor's own may repeat what another frame says.
+  Those of the standard, where a frame lies and what its values mean first: a
+  vendor's own may repeat what another frame says.
   """
   return [
     sequence[0]
     for group in items(found, groups)[index : index + 1]
-    for name in group.dir('Sequence')
+    for name in sorted(group.dir('Sequence'), key=lambda n: n not in _FIRST)
     if (sequence := items(group, name))
   ]
 

@@ -171,9 +171,10 @@ class _Look:
       if len(sources) == 1:
         out[sources[0].name] = sources[0]
         continue
+      found_there = names.listed([source.name for source in sources])
       self.problem(
         place / name,
-        f'holds {len(sources)} scans: {names.few([s.name for s in sources])}',
+        f'holds {len(sources)} scans: {found_there}',
         'leave one there (label maps belong into labels/), move them up, or'
         ' move it away'
         + ('; or name one in "series"' if sources[0].series else ''),
@@ -245,7 +246,7 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     look.problem(
       alone[0].path,
       f'{len(alone)} label maps without a scan of the same name:'
-      f' {names.few([source.name for source in alone])}',
+      f' {names.listed([source.name for source in alone])}',
       'name scans and label maps alike, or move the label maps away',
     )
   for name in sorted(later.keys() & found.keys()):
@@ -256,7 +257,7 @@ def modality(place: pathlib.Path, series: str = '') -> Held:
     there = [] if images else [p.name for p in folders_in(place)]
     look.problem(
       place,
-      'no scans found' + (f' (found: {names.few(there)})' if there else ''),
+      'no scans found' + (f' (found: {names.listed(there)})' if there else ''),
       f'expected {place}/images/ with .nii or .nii.gz files, or a folder with'
       ' a DICOM series for each case',
     )

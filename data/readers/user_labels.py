@@ -90,7 +90,7 @@ def classes(
   """
   counts = label_maps.count_codes(label)
   unknown = [code for code in counts if code not in codes]
-  listed = names.few([f'{code} ({counts[code]} voxels)' for code in unknown])
+  listed = names.listed([f'{code} ({counts[code]} voxels)' for code in unknown])
   need(
     not unknown or not all(map(never_a_class, unknown)),
     file,

@@ -57,11 +57,11 @@ def measure(
     start = time.perf_counter()
     found = scoring.score(prediction, reference, _SPACING, _CLASSES, names)
     seconds.append(time.perf_counter() - start)
-  dice, hd95 = (np.mean([of[m] for of in found.values()]) for m in names)
+  dice, hd95 = (scoring.mean(of[m] for of in found.values()) for m in names)
   return {
     'shape': list(shape),
     'seconds': float(np.median(seconds)),
-    'dice': float(dice) / 100,
-    'hd95_mm': float(hd95),
+    'dice': dice / 100,
+    'hd95_mm': hd95,
     'voxels': int((reference > 0).sum()),
   }

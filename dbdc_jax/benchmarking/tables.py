@@ -22,9 +22,8 @@ def steps_table(rows: list[dict[str, Any]]) -> str:
   fastest = min(row['median_ms'] for row in rows)
   for row in rows:
     low, high = row['quartile_low_ms'], row['quartile_high_ms']
-    quartiles = (
-      f'{low:.0f}-{high:.0f}' if low > 100 else f'{low:.1f}-{high:.1f}'
-    )
+    digits = 0 if low > 100 else 1
+    quartiles = f'{low:.{digits}f}-{high:.{digits}f}'
     memory = row['memory']
     lines.append(
       f'{row["method"]:12s}{row["modalities"]:3d}{row["width"]:6d}'

@@ -4,7 +4,7 @@ A process that is killed (out of memory, mostly) costs its own case and no other
 one: what it and its neighbours left undone is done again, case by case.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 import contextlib
@@ -53,7 +53,7 @@ def run(
   items: Sequence[Any],
   workers: int,
   lost: Callable[[Any], Any],
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
   """The function's result for every item, as soon as it is known.
 
   Args:

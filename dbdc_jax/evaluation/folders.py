@@ -1,5 +1,6 @@
 """Two folders of label maps to scores."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -67,8 +68,8 @@ def score(
   if place is not None:
     evaluation_files.check(place)
   one = functools.partial(case_scores.score, classes=codes, tolerance=tolerance)
-  with progress.bar(quiet) as bar:
-    scored = case_pool.run(one, found.cases, workers, case_scores.too_large)
+  scored = case_pool.run(one, found.cases, workers, case_scores.too_large)
+  with progress.bar(quiet) as bar, contextlib.closing(scored):
     total = len(found.cases)
     of_case = dict(bar.track(scored, total, description='scoring cases'))
   outcomes = [of_case[index] for index in range(total)]

@@ -123,10 +123,8 @@ def _argument(method: str, options: Options) -> str:
 
 def _fields(options: Options) -> list[str]:
   """The arguments that every row has."""
-  out = list(options.overrides)
-  if options.modalities:
-    out.append(f'--config.modalities={options.modalities}')
-  return out
+  chosen = [f'--config.modalities={options.modalities}']
+  return [*options.overrides, *chosen * bool(options.modalities)]
 
 
 def check(task: str, options: Options) -> None:
@@ -241,22 +239,20 @@ def results(run: PlannedRun) -> dict[str, Any] | None:
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
   """What keeps a run of the config `new` from being one of `old`."""
   lines = run_record.other_settings(old, new)
-  # A run may be resumed with these changed, but it is another row's then.
-  for field, pick in (
-    ('data.split', lambda config: config['data'].get('split', '')),
-    ('init_from', lambda config: config.get('init_from', '')),
-  ):
-    if pick(old) != pick(new):
-      lines.append(f'{field}: {pick(old)!r} -> {pick(new)!r}')
   if old['epochs'] > new['epochs']:
     lines.append(f'epochs: {old["epochs"]} -> {new["epochs"]}')
-  wanted = TASKS[new['task']].select
-  before, after = (
-    ','.join(task_names(wanted(config['modalities']))) for config in (old, new)
-  )
-  if before != after:
-    lines.append(f'modalities: {before} -> {after}')
-  return lines
+
+  # A run may be resumed with these changed, but it is another row's then.
+  def said(config: dict[str, Any]) -> dict[str, str]:
+    chosen = TASKS[new['task']].select(config['modalities'])
+    return {
+      'data.split': repr(config['data'].get('split', '')),
+      'init_from': repr(config.get('init_from', '')),
+      'modalities': ','.join(task_names(chosen)),
+    }
+
+  pairs = zip(said(old).items(), said(new).values(), strict=True)
+  return lines + [f'{f}: {a} -> {b}' for (f, a), b in pairs if a != b]
 
 
 def state(run: PlannedRun) -> tuple[str, str]:

@@ -38,12 +38,6 @@ def log_file(run: PlannedRun) -> pathlib.Path:
   return run.workdir.with_name(run.workdir.name + '.log')
 
 
-def _last_lines(path: pathlib.Path, start: int) -> str:
-  """The end of what a run has printed since the log was `start` bytes long."""
-  text = path.read_bytes()[start:].decode(errors='replace').strip()
-  return '\n'.join(text.splitlines()[-_LINES:])
-
-
 def execute(run: PlannedRun) -> str:
   """Runs the command; its output goes to the run's log.
 
@@ -77,7 +71,9 @@ def execute(run: PlannedRun) -> str:
       raise
   if not code:
     return ''
-  return f'exit code {code}: {_last_lines(path, start)}'
+  printed = path.read_bytes()[start:].decode(errors='replace').strip()
+  last = '\n'.join(printed.splitlines()[-_LINES:])
+  return f'exit code {code}: {last}'
 
 
 class Clock:

@@ -147,7 +147,7 @@ def to_codes(classes: np.ndarray, modality: Modality) -> np.ndarray:
   return table.astype(kind)[classes]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False, repr=False)
 class Segmenter:
   """Segments scans with one run, or with the average of several.
 

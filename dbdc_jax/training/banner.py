@@ -9,6 +9,9 @@ from dbdc_jax.runtime.precision import compute_dtype
 from dbdc_jax.training import loop, warm_start
 from dbdc_jax.workdir.train_state import TrainState
 
+# The loss terms that a field each switches off.
+_TERMS = {'mpcl': ('pseg', 'mc', 'pc', 'pd'), 'dc': ('ipc', 'fpc')}
+
 
 def switched_off(
   problem: methods.Problem, present: np.ndarray, consistent: np.ndarray
@@ -39,14 +42,12 @@ def switched_off(
     if config.labeled_fraction < 1 and not np.any(consistent):
       lines.append(f'unlabelled scans: {config.method} does not use them')
     return lines
-  for term in ('pseg', 'mc', 'pc', 'pd'):
-    if not config.mpcl[term]:
-      lines.append(f'L_{term}: config.mpcl.{term} is off')
   if not config.mpcl.enabled:
     lines.append('prototype bank and MPCL: config.mpcl.enabled is off')
-  for term in ('ipc', 'fpc'):
-    if not config.dc[term]:
-      lines.append(f'L_{term}: config.dc.{term} is off')
+  for part, terms in _TERMS.items():
+    for term in terms:
+      if not config[part][term]:
+        lines.append(f'L_{term}: config.{part}.{term} is off')
   for name, has in zip(modalities, consistent, strict=True):
     if not has:
       lines.append(f'dual consistency in {name}: no unlabelled scans')

@@ -92,9 +92,9 @@ def _test(run: loop.TrainingRun, state: TrainState) -> dict[str, Any]:
   """The test cases' scores and the training's seconds; writes the pictures."""
   rows = read_epochs(run.workdir)
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
-  scans = run.scans(state)
-  on_case = prepared_cases.overlay_writer(run.workdir / 'overlays', scans)
-  cases = prepared_cases.test_cases(scans, _tested_cases(run), on_case)
+  segmented = run.scans(state)
+  on_case = prepared_cases.overlay_writer(run.workdir / 'overlays', segmented)
+  cases = prepared_cases.test_cases(segmented, _tested_cases(run), on_case)
   fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
   run_record.write_json(run.workdir / run_folder.LOOKS, fit)
   return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
@@ -184,9 +184,7 @@ def train(
   roots = [root for s in sources if (root := config.data[s])]
   parallel.from_lead(lambda: run_record.check_place(folder, roots))
   notes = parallel.from_lead(
-    lambda: run_record.check_resumable(
-      folder, config, problem.names, problem.classes
-    )
+    lambda: run_record.check_resumable(folder, problem)
   )
   added = parallel.from_lead(
     lambda: warm_start.added(problem, folder, traits.joint)
@@ -221,15 +219,6 @@ def _prepare(
   return prepared, parallel.from_lead(decide)
 
 
-def _labeled_fraction(
-  config: ml_collections.FrozenConfigDict, transfer: Transfer | None
-) -> float | None:
-  """None for a split that was given: it says itself who is labelled."""
-  if config.data.split:
-    return None
-  return 1.0 if transfer and transfer.full else config.labeled_fraction
-
-
 def _run_all(
   problem: Problem,
   folder: pathlib.Path,
@@ -251,13 +240,16 @@ def _run_all(
     )
     scores, facts[','.join(part.names)] = _train_one(run)
     cases += scores
+  whole = transfer and transfer.full
+  fraction = 1.0 if whole else config.labeled_fraction
   info = {
     'method': config.method,
     'recipe': config.recipe,
     'task': problem.task.name,
     'seed': config.seed,
     'split_seed': config.data.split_seed,
-    'labeled_fraction': _labeled_fraction(config, transfer),
+    # A split that was given says itself who is labelled.
+    'labeled_fraction': None if config.data.split else fraction,
     'labeled_scans': {name: len(split[name]['labeled']) for name in names},
     'epochs': config.epochs,
     'devices': parallel.describe(),

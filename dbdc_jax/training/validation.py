@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data.cache.prepared import Prepared, PreparedCase
-from dbdc_jax.evaluation import metrics
+from dbdc_jax.evaluation import metrics, scoring
 from dbdc_jax.inference.prepared_cases import Scans, Slices
 from dbdc_jax.runtime import parallel
 
@@ -74,25 +74,20 @@ class Validation:
       `[K]` in [0, 1]: per scan the mean over the classes that occur in it or
       in its prediction, on the prepared grid; then the mean over scans.
     """
-    joints = [
+    joints = (
       joint
       for slices in self._slices()
       for joint in scans.joint_histograms(slices)
-    ]
-    mine = dict(zip(self._mine, map(_mean_dice, joints), strict=True))
-    scores: list[list[float]] = [[] for _ in range(self._groups)]
+    )
+    foregrounds = (metrics.dice_of(joint)[1:] for joint in joints)
+    mine = dict(zip(self._mine, map(scoring.mean, foregrounds), strict=True))
     found = {
-      int(i): score
+      int(i): dice
       for share in parallel.gather(mine)
-      for i, score in share.items()
+      for i, dice in share.items()
     }
+    scores: list[list[float | None]] = [[] for _ in range(self._groups)]
+    # In the cases' order, whoever segmented them.
     for index, (modality, _) in enumerate(self._cases):
-      if found[index] is not None:
-        scores[modality].append(found[index])
-    return np.array([np.mean(group) if group else 0.0 for group in scores])
-
-
-def _mean_dice(joint: np.ndarray) -> float | None:
-  """Mean over the foreground; None where there is none."""
-  dice = metrics.dice_of(joint)[1:]
-  return None if np.isnan(dice).all() else float(np.nanmean(dice))
+      scores[modality].append(found[index])
+    return np.array([scoring.mean(group) or 0.0 for group in scores])

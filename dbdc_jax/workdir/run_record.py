@@ -13,7 +13,6 @@ import subprocess
 from typing import Any
 
 from flax import traverse_util
-import ml_collections
 
 from configs import common
 from data import task_file
@@ -174,19 +173,12 @@ def check_data(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
   _refuse(workdir, 'on other data', difference(old, fingerprint))
 
 
-def check_resumable(
-  workdir: pathlib.Path,
-  config: ml_collections.ConfigDict,
-  modalities: Sequence[str],
-  classes: Sequence[str],
-) -> list[str]:
+def check_resumable(workdir: pathlib.Path, problem: Problem) -> list[str]:
   """Checks that a workdir's run was started with the same settings.
 
   Args:
     workdir: the run's folder.
-    config: as it is wanted now.
-    modalities: names, in bank order.
-    classes: names, background first.
+    problem: as it is wanted now.
 
   Returns:
     Sentences on what differs and may.
@@ -195,6 +187,7 @@ def check_resumable(
     ValueError: naming each field that differs and may not, or that there is
       nothing to test.
   """
+  config = problem.config
   if not started(workdir):
     if config.eval_only:
       raise ValueError(f'eval_only: no run in {workdir}; train there first')
@@ -202,7 +195,7 @@ def check_resumable(
   folder = RunFolder(workdir, _REMEDY)
   old, record = folder.read(run_folder.CONFIG), folder.record
   lines = other_settings(old, config.to_dict())
-  now = {'modalities': list(modalities), 'classes': list(classes)}
+  now = {'modalities': list(problem.names), 'classes': list(problem.classes)}
   for name, value in now.items():
     if record[name] != value:
       before, after = ', '.join(record[name]), ', '.join(value)

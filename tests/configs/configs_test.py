@@ -1,5 +1,6 @@
 import pathlib
 import re
+import types
 
 import pytest
 
@@ -103,10 +104,11 @@ def test_a_run_older_than_a_field_had_its_default(tmp_path):
   run_record.write_json(tmp_path / 'config.json', old)
   record = {'modalities': ['ct'], 'classes': ['a'], 'threads': ''}
   run_record.write_json(tmp_path / 'run.json', record)
-  run_record.check_resumable(tmp_path, config, ['ct'], ['a'])
+  wanted = types.SimpleNamespace(config=config, names=['ct'], classes=['a'])
+  run_record.check_resumable(tmp_path, wanted)
   config.recipe = 'own'
   with pytest.raises(ValueError, match="recipe: 'dbdc' -> 'own'"):
-    run_record.check_resumable(tmp_path, config, ['ct'], ['a'])
+    run_record.check_resumable(tmp_path, wanted)
 
 
 def test_difference_of_two_runs():

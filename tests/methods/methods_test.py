@@ -10,7 +10,6 @@ import pytest
 from configs import abdomen, heart
 from data.task import ABDOMEN
 from dbdc_jax import methods
-from dbdc_jax.runtime import parallel
 
 # Methods that are about two modalities, in networks of their own.
 TRANSFERS = ('ram_dsir', 'ram_dsir_full', 'varda', 'varda_full')
@@ -29,6 +28,16 @@ def _batch(modalities, classes):
     'labeled': {'image': image(), 'label': label, 'index': index},
     'unlabeled': {'image': image(), 'index': index},
   }
+
+
+def _drawn(method):
+  """Parameters by NumPy, and the memory: drawing them takes long to compile."""
+  rng = np.random.default_rng(0)
+  shapes, _ = jax.eval_shape(method.init, jax.random.key(0))
+  params = jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), shapes
+  )
+  return params, jax.jit(lambda key: method.init(key)[1])(jax.random.key(0))
 
 
 # Whole runs of these on the phantom are in integration_test (dbdc on both
@@ -68,7 +77,7 @@ def test_two_steps_of_every_method(name):
     norm = optax.tree.norm(gradients)
     return params, method.update(params, memory), (loss, metrics, norm)
 
-  params, memory = parallel.run_once(method.init, jax.random.key(0))
+  params, memory = _drawn(method)
   shapes = jax.tree.map(jnp.shape, (params, memory))
   for index in range(2):
     params, memory, (loss, metrics, norm) = step(

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DSfloat, PersonName
 
 from data.formats.nifti import Volume
-from data.formats.scan_error import ScanError
+from data.formats.scan_error import ScanError, need
 from dbdc_jax.inference.dicom import patient_header
 from dbdc_jax.inference.dicom.patient_header import value
 
@@ -86,8 +86,7 @@ def read(volume: Volume) -> Headers:
   base = patient_header.copy(first)
   for name in _WHOLE:
     values = {str(value(header, name)) for header in found}
-    if len(values) > 1:
-      raise ScanError(path.parent, f'slices differ in {name}', _HEADERS)
+    need(len(values) <= 1, path.parent, f'slices differ in {name}', _HEADERS)
   for name in _SHARED:
     patient_header.put(base, name, _needed(first, name, path))
   patient_name, base.PatientName = base.PatientName, ''
@@ -118,8 +117,7 @@ def _read(path: pathlib.Path) -> Dataset:
 
 def _needed(header: Dataset, name: str, path: pathlib.Path) -> Any:
   found = value(header, name)
-  if found is None:
-    raise ScanError(path, f'{name} is missing or unreadable', _HEADERS)
+  need(found is not None, path, f'{name} is missing or unreadable', _HEADERS)
   return found
 
 
@@ -151,8 +149,7 @@ def _placed(header: Dataset, name: str, frame: int, path: pathlib.Path):
     sound = np.isfinite(numbers).all() and len(numbers) == _COUNTS[name]
   except (TypeError, ValueError, OverflowError):
     sound = False
-  if not sound:
-    raise ScanError(path, f'{name} is missing or unreadable', _HEADERS)
+  need(sound, path, f'{name} is missing or unreadable', _HEADERS)
   return numbers
 
 
@@ -187,8 +184,7 @@ def _ordered(volume: Volume, positions: np.ndarray, path) -> np.ndarray:
   # RAS as LPS.
   first, onwards = (volume.affine[:3, k] * (-1, -1, 1) for k in (3, 2))
   step = np.linalg.norm(onwards)
-  if len(positions) < count:
-    raise ScanError(path, f'{len(positions)} frames by now', _AGAIN)
+  need(len(positions) >= count, path, f'{len(positions)} frames by now', _AGAIN)
   if len(positions) == count:
     # Distances differ a little in sound series: only their order counts.
     planes = np.argsort((positions - first) @ onwards, kind='stable')

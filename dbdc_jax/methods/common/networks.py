@@ -26,7 +26,7 @@ class Networks(NamedTuple):
   Attributes:
     unet: the module in its training form; some methods have another than the
       U-Net here.
-    predictor: the same for any mixture of modalities, on one device.
+    predictor: the same for any mixture of modalities.
     settings: of the augmentation.
     config: the run's config.
     labelable: `[K, C]` bool, see `Task.labelable`.

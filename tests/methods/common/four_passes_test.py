@@ -80,7 +80,7 @@ def test_merged_passes_equal_separate_ones(off):
   if off:
     config.dc[off] = False
   method = methods.build(config)
-  net = networks.of_unet(config, None, extra_head=True)
+  net = networks.of_unet(config, extra_head=True)
   signals, batch = make_signals(), jax.tree.map(jnp.asarray, make_batch())
 
   @jax.jit
