@@ -57,11 +57,12 @@ def measure(
     start = time.perf_counter()
     found = scoring.score(prediction, reference, _SPACING, _CLASSES, names)
     seconds.append(time.perf_counter() - start)
-  dice, hd95 = (scoring.mean(of[m] for of in found.values()) for m in names)
+  rows = [[of[name] for name in names] for of in found.values()]
+  dice, hd95 = np.nanmean(np.array(rows, float), 0)
   return {
     'shape': list(shape),
     'seconds': float(np.median(seconds)),
-    'dice': dice / 100,
-    'hd95_mm': hd95,
+    'dice': float(dice) / 100,
+    'hd95_mm': float(hd95),
     'voxels': int((reference > 0).sum()),
   }
