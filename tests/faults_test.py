@@ -189,24 +189,24 @@ def test_two_runs_do_not_share_a_workdir(cache, tmp_path):
 
 
 def test_a_damaged_last_checkpoint_costs_an_epoch_and_not_the_run(
-  trained, cache, tmp_path, capsys
+  plain, cache, tmp_path, capsys
 ):
   workdir = tmp_path / 'run'
-  shutil.copytree(trained[0], workdir)
+  shutil.copytree(plain, workdir)
   last = checkpoint.steps(workdir)[-1]
   files = sorted((workdir / f'checkpoints/{last}').rglob('d/*'))
   biggest = max(files, key=lambda path: path.stat().st_size)
   biggest.write_bytes(biggest.read_bytes()[:100])
-  train.train(tiny.heart_config(cache), workdir)
+  train.train(tiny.plain_config(cache), workdir)
   assert 'is damaged' in capsys.readouterr().out
   assert (workdir / 'checkpoints_damaged' / str(last)).is_dir()
-  _equal_runs(workdir, trained[0])
+  _equal_runs(workdir, plain)
 
 
-def test_what_may_differ_on_a_resume_and_what_may_not(trained, cache, tmp_path):
+def test_what_may_differ_on_a_resume_and_what_may_not(plain, cache, tmp_path):
   workdir = tmp_path / 'run'
-  shutil.copytree(trained[0], workdir)
-  config = tiny.heart_config(cache)
+  shutil.copytree(plain, workdir)
+  config = tiny.plain_config(cache)
 
   def check(names, classes):
     wanted = types.SimpleNamespace(config=config, names=names, classes=classes)
@@ -395,5 +395,5 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_standing(
   _equal_runs(tmp_path / 'kept', trained[0])
 
 
-def test_rows_of_a_run_that_went_on_are_whole(trained):
-  assert [row['epoch'] for row in read_rows(trained[0])] == [1, 2, 3]
+def test_rows_of_a_run_that_went_on_are_whole(plain):
+  assert [row['epoch'] for row in read_rows(plain)] == [1, 2, 3]

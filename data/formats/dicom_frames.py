@@ -181,11 +181,9 @@ def _frame(header: Header, index: int, places, count: int) -> Frame:
   spacing, position, orientation = needed
   words = f'PixelSpacing {spacing.tolist()} is not positive'
   header.need((spacing > 0).all(), words)
-  slope, intercept = (
-    None if found is None else float(found[0])
-    for name in ('RescaleSlope', 'RescaleIntercept')
-    for found in [numbers(places, name, 1, file)]
-  )
+  names = 'RescaleSlope', 'RescaleIntercept'
+  rescale = (numbers(places, name, 1, file) for name in names)
+  slope, intercept = (x if x is None else float(x[0]) for x in rescale)
   return Frame(
     header,
     index,

@@ -163,8 +163,8 @@ def read_stored(header: Header) -> StoredPixels:
     padded = (raw >= low) & (raw <= high)
     padded |= (values >= low) & (values <= high)
     padded = padded if padded.any() else None
-  differs = values is not raw and (values != raw)
+  differs = values != raw
   if padded is not None:
     differs &= ~padded
   note = f'bits beyond the {bits} stored ones are not zero: they are ignored'
-  return StoredPixels(values, padded, (note,) if np.any(differs) else ())
+  return StoredPixels(values, padded, (note,) if differs.any() else ())

@@ -227,7 +227,8 @@ def metaimage(path: pathlib.Path) -> Stored:
   if name.upper() != 'LOCAL':
     data, end = _beside(path, name), 0
   skipped = int(numbers.get('HeaderSize', [0])[0])
-  sound = not compressed if skipped < 0 else skipped >= end or not skipped
+  # A negative one says that the voxels end the file.
+  sound = not skipped or skipped >= end or (skipped < 0 and not compressed)
   need(sound, file, f'impossible HeaderSize {skipped}', DAMAGED)
   size = int(numbers.get('CompressedDataSize', [-1])[0])
   turned = {'TransformMatrix', 'Rotation', 'Orientation'} & fields.keys()
@@ -273,11 +274,11 @@ def _check_nrrd(fields, shape, file: str) -> None:
     for kind, side in zip(kinds, shape, strict=False)
     if kind not in _SPATIAL and side > 1
   ]
+  first = other[0] if other else ''
   need(
     not other,
     file,
-    f'has an axis of kind {"".join(other[:1])}: several layers, colours or'
-    ' times',
+    f'has an axis of kind {first}: several layers, colours or times',
     'save one 3-D volume of grey values, or one label map without overlaps',
   )
   encoding = fields.get('encoding', '')

@@ -68,10 +68,11 @@ def score(
   if place is not None:
     evaluation_files.check(place)
   one = functools.partial(case_scores.score, classes=codes, tolerance=tolerance)
-  scored = case_pool.run(one, found.cases, workers, case_scores.too_large)
-  with progress.bar(quiet) as bar, contextlib.closing(scored):
-    total = len(found.cases)
-    of_case = dict(bar.track(scored, total, description='scoring cases'))
+  total = len(found.cases)
+  with progress.bar(quiet) as bar:
+    scored = case_pool.run(one, found.cases, workers, case_scores.too_large)
+    with contextlib.closing(scored):
+      of_case = dict(bar.track(scored, total, description='scoring cases'))
   outcomes = [of_case[index] for index in range(total)]
   info = {'prediction': str(prediction), 'reference': str(reference)}
   results = summary.summarize(found, outcomes, codes, tolerance, info)
