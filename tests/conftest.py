@@ -17,10 +17,7 @@ def _set_up_jax() -> None:
   if count not in flags:
     # Compiling is most of the time: hardly optimised, and by the emitters that
     # are quicker at it, it takes well under half.
-    quick = (
-      '--xla_cpu_use_fusion_emitters=false'
-      ' --xla_cpu_parallel_codegen_split_count=1'
-    )
+    quick = '--xla_cpu_use_fusion_emitters=false'
     os.environ['XLA_FLAGS'] = f'{flags} {count}=4 {quick}'.strip()
     os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
   os.environ['JAX_PLATFORMS'] = 'cpu'
