@@ -27,7 +27,8 @@ def _variables(seed=1):
 
 def _train(x, ids, variables, grouped=False):
   bank = ModulationBank(K, grouped=grouped)
-  return bank.apply(variables, x, ids, True, mutable=['modulation'])
+  train = lambda *given: bank.apply(*given, True, mutable=['modulation'])
+  return jax.jit(train)(variables, x, ids)
 
 
 def _loop(x, ids, variables):

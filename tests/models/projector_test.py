@@ -55,8 +55,8 @@ def _naive(params, taps):
 def test_projecting_before_upsampling_equals_the_naive_form(stride):
   taps = _taps()
   projector = Projector(DIM)
-  variables = projector.init(jax.random.key(0), taps)
-  out = projector.apply(variables, taps, stride)
+  variables = jax.jit(projector.init)(jax.random.key(0), taps)
+  out = jax.jit(projector.apply, static_argnums=2)(variables, taps, stride)
   expected = _naive(variables['params'], taps)[:, ::stride, ::stride]
   np.testing.assert_allclose(out, expected, atol=1e-5)
   np.testing.assert_allclose(jnp.linalg.norm(out, axis=-1), 1, atol=1e-5)
@@ -86,12 +86,12 @@ def test_gradient_equals_that_of_the_plain_form():
   keys = iter(jax.random.split(jax.random.key(1), 20))
   params = jax.tree.map(
     lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape),
-    projector.init(jax.random.key(0), taps)['params'],
+    jax.jit(projector.init)(jax.random.key(0), taps)['params'],
   )
   weights = jax.random.normal(next(keys), (2, SIDE, SIDE, DIM))
   apply = lambda params, taps: projector.apply({'params': params}, taps)
   found, expected = (
-    jax.grad(lambda *given, f=f: jnp.sum(f(*given) * weights), (0, 1))(
+    jax.jit(jax.grad(lambda *x, f=f: jnp.sum(f(*x) * weights), (0, 1)))(
       params, taps
     )
     for f in (apply, _plain)
@@ -112,15 +112,16 @@ def test_interpolation_keeps_constants_and_corners():
 def test_gradient_is_finite_at_a_zero_embedding():
   taps = jax.tree.map(jnp.zeros_like, _taps())
   projector = Projector(DIM)
-  variables = projector.init(jax.random.key(0), taps)
+  variables = jax.jit(projector.init)(jax.random.key(0), taps)
   loss = lambda v: projector.apply(v, taps).sum()
-  for leaf in jax.tree.leaves(jax.grad(loss)(variables)):
+  for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(variables)):
     assert np.isfinite(leaf).all()
 
 
 def test_layers_are_the_papers():
   assert issubclass(Projector, nn.Module)
-  variables = Projector(64).init(
+  variables = jax.eval_shape(
+    Projector(64).init,
     jax.random.key(0),
     tuple(jnp.zeros((1, s, s, c)) for s, c in ((1, 256), (2, 128), (4, 64))),
   )
