@@ -108,7 +108,8 @@ def run(devices: str):
   plan = step.Plan(seed=np.int32(0), learning_rate=np.float32(1e-3))
   out = {}
   for number in range(1, STEPS + 1):
-    state, metrics = step_fn(state, batch, signals, plan)
+    # One step under way at a time: the devices share this machine's threads.
+    state, metrics = jax.block_until_ready(step_fn(state, batch, signals, plan))
     if number in (1, STEPS):
       dice = losses.pooled_dice(state.dice_counts, signals.present)
       maw = weighting.update(weighting.update(state.weighting, dice), dice / 2)
