@@ -27,8 +27,7 @@ def _variables(seed=1):
 
 def _train(x, ids, variables, grouped=False):
   bank = ModulationBank(K, grouped=grouped)
-  train = lambda *given: bank.apply(*given, True, mutable=['modulation'])
-  return jax.jit(train)(variables, x, ids)
+  return bank.apply(variables, x, ids, True, mutable=['modulation'])
 
 
 def _loop(x, ids, variables):
