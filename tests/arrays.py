@@ -17,18 +17,17 @@ def jaxed(function: Callable[..., Any]) -> Callable[..., Any]:
 
   def call(*args, **kwargs):
     leaves, tree = jax.tree.flatten(args)
-    is_array = [isinstance(x, (np.ndarray, jax.Array)) for x in leaves]
+    arrays = {
+      place: jnp.asarray(x)
+      for place, x in enumerate(leaves)
+      if isinstance(x, (np.ndarray, jax.Array))
+    }
 
     @jax.jit
     def compiled(arrays):
-      left = iter(arrays)
-      whole = [
-        next(left) if array else x
-        for x, array in zip(leaves, is_array, strict=True)
-      ]
+      whole = [arrays.get(place, x) for place, x in enumerate(leaves)]
       return function(*jax.tree.unflatten(tree, whole), **kwargs)
 
-    pairs = zip(leaves, is_array, strict=True)
-    return compiled([jnp.asarray(x) for x, array in pairs if array])
+    return compiled(arrays)
 
   return call

@@ -163,8 +163,9 @@ def read_stored(header: Header) -> StoredPixels:
     padded = (raw >= low) & (raw <= high)
     padded |= (values >= low) & (values <= high)
     padded = padded if padded.any() else None
-  differs = values != raw
-  if padded is not None:
-    differs &= ~padded
+  beyond = False
+  if values is not raw:
+    differs = values != raw
+    beyond = (differs if padded is None else differs & ~padded).any()
   note = f'bits beyond the {bits} stored ones are not zero: they are ignored'
-  return StoredPixels(values, padded, (note,) if differs.any() else ())
+  return StoredPixels(values, padded, (note,) if beyond else ())

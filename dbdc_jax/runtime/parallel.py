@@ -268,8 +268,7 @@ def run_once(function: Callable[..., Any], *args: Any) -> Any:
   its compiler spends longer on that than on the train step.
   """
   cpu = jax.default_backend() == 'cpu'
-  less = cpu and not jax.config.values['jax_disable_most_optimizations']
-  options = {'xla_backend_optimization_level': 1} if less else None
+  options = {'xla_backend_optimization_level': 1} if cpu else None
   return jax.jit(function, compiler_options=options)(*args)
 
 
