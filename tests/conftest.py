@@ -15,9 +15,14 @@ def _set_up_jax() -> None:
   count = '--xla_force_host_platform_device_count'
   flags = os.environ.get('XLA_FLAGS', '')
   if count not in flags:
-    # Compiling is most of the time, and takes two thirds of it like this.
-    quick = '--xla_backend_optimization_level=1'
-    os.environ['XLA_FLAGS'] = f'{flags} {count}=4 {quick}'.strip()
+    # Compiling is most of the time, and takes half of it like this.
+    quick = (
+      '--xla_backend_optimization_level=0',
+      '--xla_llvm_disable_expensive_passes=true',
+      # Fusions of jaxlib 0.10 and 0.11 that take long and were seen to crash.
+      '--xla_cpu_experimental_ynn_fusion_type=',
+    )
+    os.environ['XLA_FLAGS'] = ' '.join([flags, f'{count}=4', *quick]).strip()
   os.environ['JAX_PLATFORMS'] = 'cpu'
   # Steps of the same shapes are compiled once, also between calls of pytest.
   cache = str(ROOT / '.pytest_cache' / 'jax')
