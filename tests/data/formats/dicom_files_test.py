@@ -231,6 +231,14 @@ def test_a_series_is_taken_by_description_number_or_uid(tmp_path, wanted):
   np.testing.assert_array_equal(voxels, second.transpose(2, 1, 0))
 
 
+@pytest.mark.parametrize('wanted', ['5', f'{dicom_series.ROOT}2'])
+def test_a_name_that_is_two_things_is_the_surer_one(tmp_path, wanted):
+  """A series' description may be another's number or UID."""
+  dicom_series.write(tmp_path, dicom_series.slices(SeriesDescription=wanted))
+  dicom_series.write(tmp_path, _second(SeriesNumber=5), 'B')
+  assert read_dicom(tmp_path, wanted).tags['Modality'] == 'MR'
+
+
 def test_several_series_are_listed(tmp_path):
   dicom_series.write(tmp_path, dicom_series.slices())
   dicom_series.write(tmp_path, _second(SeriesNumber=5), 'X')

@@ -49,6 +49,23 @@ def test_what_a_frame_says_stands_above_what_all_share(tmp_path):
   np.testing.assert_array_equal(sides, [5, 4, 3])
 
 
+def test_where_a_frame_lies_stands_above_what_other_groups_repeat(tmp_path):
+  """They may come first in the file and speak of another frame."""
+  found = dicom_series.enhanced(order=_ORDER)
+  groups = found.PerFrameFunctionalGroupsSequence
+  for item in groups:
+    last = groups[-1].PlanePositionSequence[0].ImagePositionPatient
+    item.CardiacSynchronizationSequence = [
+      dicom_series.of(ImagePositionPatient=last)
+    ]
+  dicom_series.write(tmp_path / 'classic', dicom_series.slices())
+  dicom_series.write(tmp_path / 'enhanced', [found])
+  classic = read_dicom(tmp_path / 'classic')
+  enhanced = read_dicom(tmp_path / 'enhanced')
+  np.testing.assert_array_equal(enhanced.affine, classic.affine)
+  np.testing.assert_array_equal(enhanced.voxels, classic.voxels)
+
+
 @pytest.mark.parametrize('modality', ['CT', 'MR'])
 def test_a_legacy_converted_file_is_its_classic_series(modality, tmp_path):
   """As another library converts it."""
