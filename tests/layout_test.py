@@ -60,10 +60,11 @@ WIDE_TESTS = {
 # The floors of the house, lowest first. A room (a folder, or a module that lies
 # in `data` or `dbdc_jax` itself) imports from lower floors only.
 FLOORS = (
-  ('data.files', 'data.task', 'dbdc_jax', 'dbdc_jax.runtime'),
-  ('data.formats', 'data.preprocessing', 'dbdc_jax.ops'),
-  ('data.cache', 'data.phantoms', 'data.task_file', 'dbdc_jax.models'),
+  ('data.files', 'data.task', 'dbdc_jax'),
+  ('data.formats', 'data.preprocessing', 'dbdc_jax.runtime'),
+  ('data.cache', 'data.phantoms', 'data.task_file', 'dbdc_jax.ops'),
   (
+    'dbdc_jax.models',
     'configs',
     'data.readers',
     'data.split',

@@ -11,16 +11,15 @@ import os
 import pathlib
 import shutil
 import signal
-import threading
 import time
 from typing import Any
 import uuid
 
-from data.files import errors
+from data.files import errors, signals
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a disk answers when it takes no more.
-DISK_ERRORS = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS)
+DISK_ERRORS = (*_FULL, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 # Younger left-overs may belong to a process that has not locked them yet.
 _SECONDS = 60
 
@@ -49,14 +48,14 @@ def filling(
   """
   stem = f'.partial-{target.name}-'
   folder = target.with_name(stem + uuid.uuid4().hex[:8])
-  with terminable(), _naming(target):
+  with terminable(), naming(target):
     target.parent.mkdir(parents=True, exist_ok=True)
     for other in target.parent.iterdir():
       if other.name.startswith(stem):
         _remove_if_dead(other)
     try:
       folder.mkdir()
-      with _locked(folder):
+      with locked(folder):
         yield folder
         try:
           os.replace(folder, target)
@@ -76,7 +75,7 @@ def write(path: pathlib.Path, data: bytes) -> None:
     OSError: the disk took no more; the text names the file.
   """
   partial = path.with_name('.partial-' + path.name)
-  with _naming(path):
+  with naming(path):
     try:
       partial.write_bytes(data)
       os.replace(partial, path)
@@ -124,42 +123,16 @@ def tells_capitals_apart(folder: pathlib.Path) -> bool:
     probe.unlink()
 
 
-@contextlib.contextmanager
-def handling(
-  number: int, usual: Any, stop: Callable[[int, Any], None]
-) -> Iterator[None]:
-  """Another handler of a signal.
-
-  Args:
-    number: of the signal.
-    usual: its handler where nobody has set one; another one stays.
-    stop: the handler that it gets.
-  """
-  here = threading.current_thread() is threading.main_thread()
-  if not here or signal.getsignal(number) != usual:
-    yield
-    return
-  signal.signal(number, stop)
-  try:
-    yield
-  finally:
-    signal.signal(number, usual)
-
-
 def terminable() -> contextlib.AbstractContextManager[None]:
   """SIGTERM as `SystemExit`, so that what is unfinished gets tidied up."""
-  return handling(signal.SIGTERM, signal.SIG_DFL, _terminated)
-
-
-def _terminated(number: int, frame: Any) -> None:
-  del frame
   # A second one must not stop the tidying up.
-  signal.signal(number, signal.SIG_IGN)
-  raise SystemExit(128 + number)
+  once = iter([SystemExit(128 + signal.SIGTERM)])
+  stop = lambda frame: next(once, None)
+  return signals.handling(signal.SIGTERM, signal.SIG_DFL, stop)
 
 
 @contextlib.contextmanager
-def _naming(target: pathlib.Path) -> Iterator[None]:
+def naming(target: pathlib.Path) -> Iterator[None]:
   """Errors of the disk name the target: a failed write knows no file."""
   try:
     yield
@@ -172,12 +145,12 @@ def _naming(target: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Holds the folder's lock, which ends with the process however it ends."""
+def locked(folder: pathlib.Path) -> Iterator[None]:
+  """Waits for a folder's lock, which ends with the process however it ends."""
   handle = os.open(folder, os.O_RDONLY)
   try:
     with contextlib.suppress(OSError):  # Some file systems have no locks.
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(handle, fcntl.LOCK_EX)
     yield
   finally:
     os.close(handle)

@@ -20,7 +20,7 @@ import time
 import types
 from typing import NoReturn, TextIO
 
-from data.files import atomic, errors, names
+from data.files import errors, names, signals
 
 INTERRUPTED = 128 + signal.SIGINT
 _STOPPED = 'stopped: nothing half-written is left; the same command goes on'
@@ -163,24 +163,22 @@ def _interruptible() -> Iterator[list[float]]:
   """Ctrl-C as one `KeyboardInterrupt`; later ones end the process.
 
   Yields:
-    When it came, if it did.
+    When each came.
   """
   came: list[float] = []
 
-  def stop(number: int, frame: types.FrameType | None) -> None:
-    del number
+  def stop(frame: types.FrameType | None) -> KeyboardInterrupt | None:
     if _loads(frame):
       # Libraries of C would print what they cannot raise.
       tell(_STOPPED)
       os._exit(INTERRUPTED)
-    if not came:
-      came.append(time.monotonic())
-      raise KeyboardInterrupt
-    if time.monotonic() - came[0] > _GRACE_SECONDS:
+    if came and time.monotonic() - came[0] > _GRACE_SECONDS:
       if sys.stderr.isatty():
         os.write(2, _SHOW_CURSOR)
       os._exit(INTERRUPTED)
+    came.append(time.monotonic())
+    return None if came[1:] else KeyboardInterrupt()
 
   # Whoever started this in the background has it ignored.
-  with atomic.handling(signal.SIGINT, signal.default_int_handler, stop):
+  with signals.handling(signal.SIGINT, signal.default_int_handler, stop):
     yield came

@@ -24,6 +24,7 @@ _REMEDIES = {
   errno.ENOTDIR: 'a part of this path is a file: check the path',
   errno.ENOTEMPTY: 'move away what it holds, or choose another name',
   errno.EPERM: _RIGHTS,
+  errno.ESTALE: 'the network disk has lost it: connect it again',
   errno.EROFS: 'the disk is read-only: choose another place',
 }
 

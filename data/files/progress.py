@@ -16,6 +16,8 @@ def bar(quiet: bool = False) -> rich_progress.Progress:
     rich_progress.TextColumn('{task.description}'),
     rich_progress.BarColumn(),
     rich_progress.MofNCompleteColumn(),
+    rich_progress.TimeElapsedColumn(),
+    rich_progress.TextColumn('left'),
     rich_progress.TimeRemainingColumn(),
     console=rich_console.Console(file=sys.stderr),
     disable=quiet,

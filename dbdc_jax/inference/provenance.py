@@ -5,9 +5,8 @@ with the same options. The file names scans and results by their names and
 hashes, and no folder of the machine.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -93,7 +92,7 @@ def add(folder: pathlib.Path, name: str, result: Result) -> None:
     OSError: the disk took no more.
     ValueError: see `read`.
   """
-  with _alone(folder):
+  with atomic.locked(folder):
     entries = read(folder) | {name: result}
     content = {
       'format': _FORMAT,
@@ -102,18 +101,6 @@ def add(folder: pathlib.Path, name: str, result: Result) -> None:
     }
     text = json.dumps(content, indent=1, ensure_ascii=False) + '\n'
     atomic.write(folder / FILE, text.encode('utf-8'))
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes from writing into the folder's file meanwhile."""
-  handle = os.open(folder, os.O_RDONLY)
-  try:
-    with contextlib.suppress(OSError):  # Some file systems have no locks.
-      fcntl.flock(handle, fcntl.LOCK_EX)
-    yield
-  finally:
-    os.close(handle)
 
 
 def state(

@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 
+from data.files import signals
+
 # Schedulers send SIGKILL 10 to 30 seconds after SIGTERM.
 _GRACE_SECONDS = 8.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -58,30 +60,31 @@ def stoppable(describe: Callable[[], str]) -> Iterator[None]:
   """
   told = False
 
-  def on_signal(number, frame):
+  def stop(number: signal.Signals) -> Stopped:
     nonlocal told
-    del frame
     if told:
       os._exit(128 + number)
     told = True
-    raise Stopped(number)
+    return Stopped(number)
+
+  def heeded(number: signal.Signals) -> contextlib.AbstractContextManager[None]:
+    usual = signal.getsignal(number)
+    return signals.handling(number, usual, lambda frame: stop(number))
 
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
   # Written to by the interpreter's own handler, at once and from any thread.
   wakeup = signal.set_wakeup_fd(writer)
   watcher = threading.Thread(target=_watch, args=(reader, describe))
   watcher.daemon = True
   watcher.start()
   try:
-    yield
+    with heeded(signal.SIGTERM), heeded(signal.SIGINT):
+      yield
   except Stopped as stopped:
     _leave(stopped.number, describe)
   finally:
     signal.set_wakeup_fd(wakeup)
-    for number, handler in before.items():
-      signal.signal(number, handler)
     os.close(writer)
     watcher.join(_GRACE_SECONDS)
     os.close(reader)

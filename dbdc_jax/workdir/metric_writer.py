@@ -4,7 +4,7 @@
 made from it. Only the lead process writes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import contextlib
 import errno
 import json
@@ -16,13 +16,12 @@ import time
 from typing import Any
 
 from flax import traverse_util
-from rich import console as rich_console
 from rich import progress as rich_progress
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from data.files import atomic
+from data.files import atomic, progress
 
 _NAME = 'metrics.jsonl'
 # Steps after the first one until a run without a progress bar says how long it
@@ -55,15 +54,6 @@ def read_epochs(workdir: str | os.PathLike) -> list[dict[str, Any]]:
   return [row for row in read_rows(workdir) if row['kind'] == 'epoch']
 
 
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-  """Errors of the disk name the file: a failed write knows none."""
-  try:
-    yield
-  except OSError as error:
-    raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 class _Events:
   """TensorBoard's event file, written by the thread that trains.
 
@@ -81,7 +71,7 @@ class _Events:
 
   def _put(self, event: Any) -> None:
     event.wall_time = time.time()
-    with _naming(self._path):
+    with atomic.naming(self._path):
       self._writer.write_event(event)
       self._writer.flush()
 
@@ -141,15 +131,7 @@ class MetricWriter:
     self._events = _Events(self._folder / 'tensorboard', self._first_step)
     self._opened.callback(self._events.close)
     if sys.stderr.isatty():
-      bar = rich_progress.Progress(
-        rich_progress.TextColumn('{task.description}'),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TextColumn('left'),
-        rich_progress.TimeRemainingColumn(),
-        console=rich_console.Console(file=sys.stderr),
-      )
+      bar = progress.bar()
       self._bar = self._opened.enter_context(bar)
       self._job = bar.add_task(
         'training', total=self._total, completed=self._first_step
@@ -178,7 +160,7 @@ class MetricWriter:
     flat = flatten(metrics)
     row = {'step': step, 'epoch': epoch, 'kind': kind, 'time': time.time()}
     line = (json.dumps(row | flat) + '\n').encode()
-    with _naming(self._path):
+    with atomic.naming(self._path):
       if (self._file.write(line) or 0) < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
       os.fsync(self._file.fileno())
