@@ -141,11 +141,14 @@ def test_the_variance_is_exact_whatever_pixels_stand_for_the_mean():
   x[:, ::4, ::4] += 100
   x = jnp.asarray(x, jnp.float32)
   variables = _variables()
-  _, state = _train(x, jnp.arange(K), variables)
+  # As in use: at the level of the other tests sums run one by one.
+  level = {'xla_backend_optimization_level': 3}
+  train = jax.jit(_train, compiler_options=level)
+  _, state = train(x, jnp.arange(K), variables)
   before = np.asarray(variables['modulation']['var'])
   found = (np.asarray(state['modulation']['var']) - 0.1 * before) / 0.9
   np.testing.assert_allclose(
-    found, np.asarray(x, np.float64).var((1, 2)), rtol=2e-5
+    found, np.asarray(x, np.float64).var((1, 2)), rtol=1e-5
   )
 
 
