@@ -14,9 +14,6 @@ import threading
 import types
 from typing import Any
 
-# Seconds.
-_SOON = 0.01
-
 Stop = Callable[[types.FrameType | None], BaseException | None]
 
 
@@ -49,7 +46,8 @@ def handling(number: int, usual: Any, stop: Stop) -> Iterator[None]:
     if raised is None or found.exc_value is not raised:
       told(found)
       return
-    lost = threading.Timer(_SOON, signal.pthread_kill, (main.ident, number))
+    # The callback has ended by then.
+    lost = threading.Timer(0.01, signal.pthread_kill, (main.ident, number))
     lost.start()
 
   told = sys.unraisablehook
@@ -60,6 +58,8 @@ def handling(number: int, usual: Any, stop: Stop) -> Iterator[None]:
   finally:
     sys.unraisablehook = told
     signal.signal(number, usual)
-  if lost is not None and raised is not None:
-    lost.cancel()
-    raise raised
+    if lost is not None and raised is not None:
+      # Also where another exception ends the block: whoever handles that one
+      # would go on.
+      lost.cancel()
+      raise raised

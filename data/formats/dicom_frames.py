@@ -24,8 +24,10 @@ from data.formats.scan_error import ScanError
 
 # Others may hold the same elements for reasons of their own.
 _FIRST = (
-  *('PlanePositionSequence', 'PlaneOrientationSequence'),
-  *('PixelMeasuresSequence', 'PixelValueTransformationSequence'),
+  'PlanePositionSequence',
+  'PlaneOrientationSequence',
+  'PixelMeasuresSequence',
+  'PixelValueTransformationSequence',
 )
 
 

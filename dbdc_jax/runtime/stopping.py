@@ -60,16 +60,12 @@ def stoppable(describe: Callable[[], str]) -> Iterator[None]:
   """
   told = False
 
-  def stop(number: signal.Signals) -> Stopped:
+  def stop(number: int) -> Stopped:
     nonlocal told
     if told:
       os._exit(128 + number)
     told = True
     return Stopped(number)
-
-  def heeded(number: signal.Signals) -> contextlib.AbstractContextManager[None]:
-    usual = signal.getsignal(number)
-    return signals.handling(number, usual, lambda frame: stop(number))
 
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
@@ -79,7 +75,11 @@ def stoppable(describe: Callable[[], str]) -> Iterator[None]:
   watcher.daemon = True
   watcher.start()
   try:
-    with heeded(signal.SIGTERM), heeded(signal.SIGINT):
+    with contextlib.ExitStack() as heeded:
+      for number in _SIGNALS:
+        usual = signal.getsignal(number)
+        of_it = lambda frame, number=number: stop(number)
+        heeded.enter_context(signals.handling(number, usual, of_it))
       yield
   except Stopped as stopped:
     _leave(stopped.number, describe)

@@ -131,9 +131,8 @@ class MetricWriter:
     self._events = _Events(self._folder / 'tensorboard', self._first_step)
     self._opened.callback(self._events.close)
     if sys.stderr.isatty():
-      bar = progress.bar()
-      self._bar = self._opened.enter_context(bar)
-      self._job = bar.add_task(
+      self._bar = self._opened.enter_context(progress.bar())
+      self._job = self._bar.add_task(
         'training', total=self._total, completed=self._first_step
       )
     return self

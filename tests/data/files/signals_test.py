@@ -64,6 +64,18 @@ def test_what_was_lost_at_the_very_end_is_raised_there():
   assert sent
 
 
+def test_an_exception_that_is_handled_does_not_stand_in_for_it():
+  with (
+    _in_a_collection(signal.SIGTERM),
+    pytest.raises(SystemExit) as caught,
+    contextlib.suppress(ValueError),
+    atomic.terminable(),
+  ):
+    gc.collect()
+    raise ValueError
+  assert isinstance(caught.value.__context__, ValueError)
+
+
 def test_ctrl_c_is_one_line_and_comes_once(capsys):
   with _in_a_collection(signal.SIGINT) as sent:
     assert command.guard(_collect) == 130
