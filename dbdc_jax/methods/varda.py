@@ -18,10 +18,12 @@ target.
 
 Readings: at a lower scale the image is the mean over squares of pixels, the
 label every second or fourth pixel; the gradient goes through the softmax that
-is drawn from; levels are doubled bilinearly before the fusion; the published
-sum over the pairs of 10 + 10 images is a mean times 100. As published, the
-source's unlabelled scans are not used. All the target's training scans are,
-without labels, those that the split calls labelled included.
+is drawn from; levels are doubled bilinearly before the fusion. D is published
+as a sum over the latents' elements and the pairs of 10 + 10 images of 160 x 160
+pixels: here a mean times the number of these, which is the same there and keeps
+its weight at other sizes. As published, the source's unlabelled scans are not
+used. All the target's training scans are, without labels, those that the split
+calls labelled included.
 
 The published "general" script names an undefined class and selects by the
 target's scores; here the target's validation scans choose the checkpoint.
@@ -49,6 +51,10 @@ _OWN_RATE = 1e-3
 _OWN_DECAY = 1e-5
 # Of the distances at 1/4, 1/2 and 1 of the resolution.
 _SHARES = (0.1, 1.0, 1.0)
+# The published distances are sums: over the pairs of so many images of each
+# domain, and over so many elements of a pooled latent (160 x 160 pixels).
+_PUBLISHED_BATCH = 10
+_PUBLISHED_ELEMENTS = (10 * 10 * 256, 20 * 20 * 128, 40 * 40 * 64)
 
 
 def balanced_cross_entropy(
@@ -123,16 +129,21 @@ def _evidence(step, images, latents, drawn):
 
 
 def _distance(step, latents, count):
-  """The term of the distance between the first `count` images and the rest."""
+  """The term of the distance between the first `count` images and the rest.
+
+  Beside the other terms, which are means, it weighs as much as published
+  whatever the batch, the patch and the width.
+  """
   total: Array | float = 0.0
-  for share, latent in zip(_SHARES, latents, strict=True):
+  sizes = zip(_SHARES, _PUBLISHED_ELEMENTS, latents, strict=True)
+  for share, elements, latent in sizes:
     mean, log_variance = (
       x.astype(jnp.float32) for x in (latent.mean, latent.log_variance)
     )
     described = domain_distance.pooled(mean, jnp.exp(log_variance))
     a, b = ([x[:count] for x in described], [x[count:] for x in described])
-    total += share * domain_distance.distance(a, b)
-  return step.config.varda.distance * total
+    total += share * elements * domain_distance.distance(a, b)
+  return step.config.varda.distance * _PUBLISHED_BATCH**2 * total
 
 
 def _both(net, params, memory, views):

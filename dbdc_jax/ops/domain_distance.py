@@ -5,10 +5,11 @@ for cardiac segmentation" (2021). Each image of a domain is a Gaussian per
 element of the latent; their mean over the images is the domain's density, and
 the distance is the integral of the squared difference of both densities:
 
-  sum over elements, images i, j of k(a_i, a_j) + k(b_i, b_j) - 2 k(a_i, b_j)
+  mean over elements, images i, j of k(a_i, a_j) + k(b_i, b_j) - 2 k(a_i, b_j)
   k = exp(-(m_i - m_j)^2 / (2 (v_i + v_j))) / sqrt(v_i + v_j)
 
-with means m and variances v.
+with means m and variances v. The published one is the sum, over the elements
+and pairs of one size of image and batch.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dbdc_jax.runtime import over_devices
-
-# The published sum is over the pairs of so many images of each domain.
-PUBLISHED_BATCH = 10
 
 
 def pooled(
@@ -74,15 +72,12 @@ def distance(
 ) -> Float[Array, '']:
   """The distance, over the images of all devices.
 
-  The mean over pairs, times the number of pairs of a published batch: its
-  weight does not depend on the batch here.
-
   Args:
     a: means and variances of the images of a domain on this device.
     b: as many of the other domain.
 
   Returns:
-    Float32; 0 for equal domains.
+    Float32, per element and pair of images; 0 for equal domains.
   """
   a, b = (
     [x.reshape(len(x), -1).astype(jnp.float32) for x in d] for d in (a, b)
@@ -90,5 +85,5 @@ def distance(
   all_a, all_b = ([over_devices.gathered(x) for x in d] for d in (a, b))
   found = _kernel_sum(a, all_a) + _kernel_sum(b, all_b)
   found -= 2 * _kernel_sum(a, all_b)
-  scale = (PUBLISHED_BATCH / len(all_a[0])) ** 2
-  return scale * over_devices.total(found)
+  count, elements = all_a[0].shape
+  return over_devices.total(found) / (count**2 * elements)

@@ -1,3 +1,5 @@
+import types
+
 from arrays import jaxed
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import pytest
 from configs import abdomen
 from dbdc_jax import methods
 from dbdc_jax.methods import varda
+from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.models import counting
 from dbdc_jax.models.blocks import Upsample
-from dbdc_jax.models.varda import LatentLayer, VarDA
+from dbdc_jax.models.varda import Latent, LatentLayer, VarDA
 from dbdc_jax.ops import domain_distance
 from dbdc_jax.runtime import parallel
 
@@ -142,9 +145,46 @@ def _by_hand(config, params, memory, batch):
       terms['prior'][domain] += gap[which].mean()
     pooled = jaxed(domain_distance.pooled)(mean, np.exp(log_variance))
     a, b = [v[:count] for v in pooled], [v[count:] for v in pooled]
-    weight = 1e-3 * (0.1 if s == 4 else 1.0)
+    # 10 x 10 pairs; the elements of 160 x 160 pixels and 64, 128, 256 channels.
+    weight = 1e-3 * (0.1 if s == 4 else 1.0) * 100 * 102_400 / s
     distance += weight * float(domain_distance.distance(a, b))
   return terms | {'distance': distance}
+
+
+def test_at_the_published_size_the_distance_is_the_published_sum(config):
+  """Of 10 + 10 images of 160 x 160 pixels by the network of width 32."""
+  shapes = [(40 // s, 40 // s, 64 * s) for s in SCALES]
+  init = jax.eval_shape(
+    lambda: VarDA(5).init_with_output(
+      KEY, jnp.zeros((20, 160, 160, 1)), method='segment'
+    )[0]
+  )
+  made = [
+    jax.eval_shape(domain_distance.pooled, *latent[:2])
+    for latent in init.latents
+  ]
+  assert [mean.shape[1:] for mean, _ in made] == shapes
+  # All elements alike, so that the sum over them is a product.
+  rng = np.random.default_rng(0)
+  means, log_variances = rng.normal(size=(2, 20)).astype(np.float32)
+  spread = lambda x, like: jnp.broadcast_to(
+    x[:, None, None, None], (20, 4, 4, like[2])
+  )
+  latents = [
+    Latent(*(spread(x, shape) for x in (means, log_variances)), None)
+    for shape in shapes
+  ]
+  v = np.exp(log_variances) / 16
+  both = v[:, None] + v
+  kernel = np.exp(-0.5 * np.subtract.outer(means, means) ** 2 / both)
+  kernel /= np.sqrt(both)
+  sums = kernel.reshape(2, 10, 2, 10).sum((1, 3))
+  sums = sums[0, 0] + sums[1, 1] - 2 * sums[0, 1]
+  elements = [np.prod(shape) for shape in shapes]
+  wanted = 1e-3 * sums * (0.1 * elements[0] + elements[1] + elements[2])
+  step = Step(types.SimpleNamespace(config=config), None, None, None)
+  found = jax.jit(lambda: varda._distance(step, latents, 10))()
+  np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 def test_terms_are_those_of_a_loop(config, started):
