@@ -14,7 +14,13 @@ from dbdc_jax.reporting.runs import FinishedNetwork, FinishedRun
 
 METRICS = {'dice': 'DSC (%)', 'hd95': 'HD95 (mm)'}
 # What the loop, and not the method, logs for each modality.
-_NO_LOSSES = {'kept', 'train_dice', 'validation_dice', 'weight'}
+_NO_LOSSES = {
+  'kept',
+  'train_dice',
+  'validation_dice',
+  'validation2_dice',
+  'weight',
+}
 BACKGROUND = '#8a8f98'
 _AGGREGATION = 'Means: over scans, then classes, then modalities.'
 

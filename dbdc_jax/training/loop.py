@@ -97,11 +97,18 @@ class TrainingRun:
     """Cases of a part of the split, per modality."""
     return scans.select(self.prepared, self.split, self.modalities, part)
 
-  def scans(self, state: TrainState) -> prepared_cases.Scans:
-    """What segments scans with a state's network."""
+  def scans(
+    self, state: TrainState, method: methods.Method | None = None
+  ) -> prepared_cases.Scans:
+    """What segments scans with a state's network.
+
+    Args:
+      state: whose network.
+      method: the run's in another form; None: the run's.
+    """
     return prepared_cases.Scans(
       self.problem,
-      self.method,
+      method or self.method,
       state.params,
       state.memory,
       self.prepared,
@@ -216,13 +223,18 @@ def fit(
     state, dice = _end_of_epoch(run, state)
     row['train_dice'] = epoch_metrics.named(run.modalities, dice)
     last = epoch == config.epochs
-    validated = None
+    validated, beside = None, ''
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)
     if last or (not supervised_only and epoch % config.evaluation.every == 0):
       scores = run.validation.dice(run.scans(state))
       validated = float(np.mean(scores[run.selected]))
       row['validation_dice'] = epoch_metrics.named(run.modalities, scores)
       row['validation_dice_mean'] = validated
+      if run.method.second:
+        other = run.method._replace(predict=run.method.second)
+        scores = run.validation.dice(run.scans(state, other))
+        row['validation2_dice'] = epoch_metrics.named(run.modalities, scores)
+        beside = f' (second network {100 * np.mean(scores):.1f} %)'
     started, ended = ended, time.monotonic()
     row['seconds'] = ended - started
     row['share_outside_steps'] = 1 - seconds / row['seconds']
@@ -240,7 +252,7 @@ def fit(
       if present[1:].any()
     )
     if validated is not None:
-      text += f', validation DSC {100 * validated:.1f} %'
+      text += f', validation DSC {100 * validated:.1f} %{beside}'
     writer.line(text, step)
     if run.on_epoch:
       run.on_epoch({'epoch': epoch, **row})

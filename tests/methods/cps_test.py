@@ -3,11 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pixelwise
 import pytest
+import tiny
 
 from configs import abdomen, heart
 from dbdc_jax import methods
 from dbdc_jax.models import counting
 from dbdc_jax.models.unet import UNet
+from dbdc_jax.training import train
+from dbdc_jax.workdir.metric_writer import read_epochs
 
 KEY = jax.random.key(5)
 
@@ -79,6 +82,29 @@ def test_the_two_start_differently_and_the_first_is_tested(method):
   w, b = params['net1']['w'], params['net1']['b']
   # Statistics are those of the start: mean 0, variance 1.
   np.testing.assert_allclose(predict(params), images * w + b, atol=1e-4)
+
+
+def test_the_second_is_the_first_if_they_change_places(method):
+  params, memory = jax.jit(method.init)(jax.random.key(0))
+  images = np.random.default_rng(0).normal(size=(2, 16, 16, 1))
+  swap = lambda tree: {'net1': tree['net2'], 'net2': tree['net1']}
+  swapped = swap(params), {'modulation': swap(memory['modulation'])}
+  ids = np.array([0, 1])
+  np.testing.assert_array_equal(
+    jax.jit(method.second)(params, memory, images, ids),
+    jax.jit(method.predict)(*swapped, images, ids),
+  )
+
+
+def test_a_run_records_the_second_networks_validation_too(tmp_path, capsys):
+  config = tiny.heart_config(tmp_path / 'cache', 'method=cps')
+  config.modalities, config.epochs = 'ct', 1
+  train.train(config, tmp_path / 'run')
+  (row,) = read_epochs(tmp_path / 'run' / 'ct')
+  first, second = row['validation_dice/ct'], row['validation2_dice/ct']
+  assert 0 <= second <= 1 and second != first
+  said = f'DSC {100 * first:.1f} % (second network {100 * second:.1f} %)'
+  assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('task', 'classes'), [('heart', 8), ('abdomen', 5)])

@@ -97,7 +97,7 @@ def _edl(z, labels, annealing):
 
 
 def test_loss_is_that_of_a_loop(monkeypatch):
-  config = pixelwise.config('evil', ssl__threshold=0.1)
+  config = pixelwise.config('evil', ssl__threshold=0.1, epochs=10)
   method, batch = pixelwise.build(monkeypatch, config), pixelwise.batch()
   params, memory = jax.jit(method.init)(jax.random.key(0))
   _, metrics, _, (_, of_memory) = pixelwise.evaluate(
@@ -122,12 +122,14 @@ def test_loss_is_that_of_a_loop(monkeypatch):
   )[..., 0]
   crossed = np.where(sure, -np.log(own), 0).mean((1, 2, 3))
   belief = evidence[0] / strength[0]
+  # In the third of ten epochs two are done.
+  annealing = 2 * 2 / 10
   expected = {
     'sup_dice': pixelwise.dice(belief, labels, power=1) / 2,
-    'sup_edl': _edl(first[0], labels, 0.6) / 2,
+    'sup_edl': _edl(first[0], labels, annealing) / 2,
     'sup2_ce': pixelwise.cross_entropy(second[0], labels) / 2,
     'sup2_dice': pixelwise.dice(second[0], labels, power=1) / 2,
-    'cross_edl': _edl(first[1], second[1].argmax(-1), 0.6),
+    'cross_edl': _edl(first[1], second[1].argmax(-1), annealing),
     'cross2_ce': crossed,
   }
   assert metrics.keys() == expected.keys() | {'dice_counts'}
@@ -146,3 +148,12 @@ def test_prediction_is_the_mean_of_the_distribution(monkeypatch):
   np.testing.assert_allclose(
     jax.nn.softmax(logits), alpha / alpha.sum(-1, keepdims=True), rtol=1e-3
   )
+
+
+def test_the_second_network_is_an_ordinary_one(monkeypatch):
+  method = pixelwise.build(monkeypatch, pixelwise.config('evil'))
+  params, memory = jax.jit(method.init)(jax.random.key(0))
+  images = np.random.default_rng(0).normal(size=(1, 16, 16, 1))
+  z = images * np.asarray(params['net2']['w']) + np.asarray(params['net2']['b'])
+  logits = jax.jit(method.second)(params, memory, images, np.zeros(1, int))
+  np.testing.assert_allclose(logits, z, atol=1e-4)

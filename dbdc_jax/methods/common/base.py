@@ -120,6 +120,8 @@ class Method(NamedTuple):
       parameters of these: what the paper's Params and FLOPs columns count.
     traits: what it is like.
     recipe: what it is trained with.
+    second: `predict` of the other one of two networks that teach each other:
+      validated beside it for the record, never chosen or tested by.
   """
 
   init: Callable[..., tuple[Any, Any]]
@@ -129,6 +131,7 @@ class Method(NamedTuple):
   counted: Callable[..., Any]
   traits: Traits
   recipe: Recipe
+  second: Callable[..., Any] | None = None
 
 
 def recipe(

@@ -91,7 +91,8 @@ def method(
     traits: the method's.
     recipe: the method's.
     update: without `net`.
-    **functions: `init`, `predict` and `counted`, with `net` before the rest.
+    **functions: `init`, `predict`, `second` and `counted`, with `net` before
+      the rest.
   """
   bound = {name: functools.partial(f, net) for name, f in functions.items()}
   return base.Method(

@@ -78,11 +78,13 @@ def build(
     multiple: see `base.Traits`.
   """
   follow = functools.partial(teacher.follow, limit=config.ssl.decay)
+  second = {'second': functools.partial(_predict, number=1)} if pair else {}
   return networks.method(
     networks.of_unet(config, own_start),
     init=functools.partial(_init, pair=pair, taught=taught),
     loss=functools.partial(_loss, loss),
     predict=functools.partial(_predict, readout=readout),
+    **second,
     update=follow if taught else base.keep_memory,
     counted=_counted,
     traits=base.Traits(
@@ -122,10 +124,12 @@ def _each(params: Any, statistics: Any) -> list[dict[str, Any]]:
   ]
 
 
-def _predict(net: Networks, params, memory, images, modality, *, readout):
-  """Logits in evaluation mode, of a pair those of the first network."""
-  tested = _each(params, memory['modulation'])[0]
-  logits = net.predictor.apply(tested, images, modality, False)
+def _predict(
+  net: Networks, params, memory, images, modality, *, number=0, readout=None
+):
+  """Logits in evaluation mode; `number` says of which one of a pair."""
+  variables = _each(params, memory['modulation'])[number]
+  logits = net.predictor.apply(variables, images, modality, False)
   logits = losses.only_labelable(logits, net.labelable, modality)
   return readout(logits) if readout else logits
 
