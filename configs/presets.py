@@ -15,6 +15,8 @@ def choose(config: ml_collections.ConfigDict, name: str) -> None:
       f'config argument preset={name}: choose one of {", ".join(presets)}'
     )
   presets[name](config)
+  if name != 'paper' and config.method in _OF_METHODS:
+    _OF_METHODS[config.method](config)
 
 
 def quick(config: ml_collections.ConfigDict) -> None:
@@ -58,3 +60,26 @@ def tiny(config: ml_collections.ConfigDict) -> None:
   config.optimizer.learning_rate = 3e-3
   config.phantom.subjects = 12
   config.evaluation.overlays = 1
+
+
+def _summl(config: ml_collections.ConfigDict) -> None:
+  """Translators learn twice as fast as segmenters, as at paper's sizes."""
+  config.ssl.gan_learning_rate = 2 * config.optimizer.learning_rate
+
+
+def _taught(config: ml_collections.ConfigDict) -> None:
+  """A teacher is normalised by its batch: of four slices, in as many steps."""
+  times = max(1, 4 // config.batch_size)
+  config.batch_size *= times
+  config.epochs *= times
+  config.dc.warmup_epochs *= times
+  config.evaluation.every *= times
+
+
+# What a method needs beside a small preset's sizes.
+_OF_METHODS = {
+  'summl': _summl,
+  'mean_teacher': _taught,
+  'uamt': _taught,
+  'ict': _taught,
+}

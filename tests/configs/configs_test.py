@@ -127,3 +127,41 @@ def test_a_preset_is_chosen_by_name_or_by_the_scans():
   assert heart.get_config('preset=paper').model.width == 32
   with pytest.raises(ValueError, match='paper, quick, tiny'):
     heart.get_config('preset=huge')
+
+
+def _changed(preset, method):
+  """Fields in which a method's preset differs from that of DBDC."""
+  found, plain = (
+    heart.get_config(f'preset={preset},method={name}').to_dict()
+    for name in (method, 'dbdc')
+  )
+  return {line.split(':')[0] for line in run_record.difference(plain, found)}
+
+
+def test_presets_differ_in_what_a_method_needs_alone():
+  """And the paper's sizes are everybody's."""
+  for method in methods.names():
+    assert _changed('paper', method) <= {'method'}
+  for method in ('supervised', 'cps', 'evil', 'varda', 'ram_dsir'):
+    assert _changed('tiny', method) == {'method'}
+
+
+@pytest.mark.parametrize('preset', ['paper', 'quick', 'tiny'])
+def test_summls_translators_learn_twice_as_fast_as_its_segmenters(preset):
+  config = heart.get_config(f'method=summl,preset={preset}')
+  rate = config.optimizer.learning_rate
+  assert config.ssl.gan_learning_rate == pytest.approx(2 * rate)
+  assert _changed(preset, 'summl') <= {'method', 'ssl.gan_learning_rate'}
+
+
+@pytest.mark.parametrize('method', ['mean_teacher', 'uamt', 'ict'])
+def test_a_teacher_has_four_slices_and_as_many_steps_as_the_others(method):
+  taught, other = (
+    heart.get_config(f'preset=tiny,method={name}')
+    for name in (method, 'supervised')
+  )
+  assert (taught.batch_size, other.batch_size) == (4, 2)
+  # An epoch of twice the batch has half the steps.
+  assert taught.epochs == 2 * other.epochs
+  assert taught.dc.warmup_epochs == 2 * other.dc.warmup_epochs
+  assert _changed('quick', method) == {'method'}
