@@ -16,7 +16,8 @@ r"""All runs of a table, one after another, and the table.
       rows of your own: a JSON list of objects with "name", and "label",
       "method", "fields" ({"mpcl.enabled": false}) and "paper"
       ({"mean": [84.56, 4.21]}) where wanted; the row "dbdc" is what the others
-      are compared with
+      are compared with; a row with "results" (a folder, {seed} in its name) is
+      another program's, such as benchmarks/nnunet makes, and is only shown
 
 Each run is the plain command `python -m dbdc_jax.main` in a process of its own,
 in OUTPUT/runs/ROW/seedN; what it prints goes to OUTPUT/runs/ROW/seedN.log. The

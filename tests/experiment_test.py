@@ -311,6 +311,76 @@ def test_damaged_results_are_made_again(rows, tmp_path):
   assert again.ran == [('dbdc', 0), ('unet', 0)]
 
 
+def test_results_of_another_program_are_a_row_and_are_not_run(
+  rows, tmp_path, capsys
+):
+  assert experiment.main([*rows, '--seeds=0,1'], Recorder()) == 0
+  out, peer = tmp_path / 'out', tmp_path / 'peer'
+  for seed, odd in ((0, ''), (1, 'x')):
+    found = json.loads((out / f'runs/unet/seed{seed}/results.json').read_text())
+    for case in found['cases']:
+      case['case'] += odd
+      for row in case['native'].values():
+        row['dice'] += 5
+    (peer / f'seed{seed}').mkdir(parents=True)
+    (peer / f'seed{seed}' / 'results.json').write_text(json.dumps(found))
+  file = tmp_path / 'rows.json'
+  mine = json.loads(file.read_text())
+  there = {'name': 'peer', 'results': 'peer/seed{seed}'}
+  file.write_text(json.dumps([*mine, there]))
+  record = Recorder()
+  assert experiment.main([*rows, '--seeds=0,1'], record) == 0
+  assert not record.ran
+  table = json.loads((out / 'table.json').read_text())
+  shown = {row['name']: row for row in table['rows']}
+  assert (shown['peer']['n'], shown['peer']['commands']) == (2, [])
+  peers = shown['peer']['mean']['dice']
+  assert peers['by_seed'] == shown['unet']['mean']['dice']['by_seed']
+  ours = {
+    (case['modality'], case['case']): case['classes']
+    for case in shown['dbdc']['cases']
+    if case['seed'] == 0
+  }
+  gaps = [
+    np.mean([row['dice'] - theirs[name]['dice'] for name, row in mine.items()])
+    for case in shown['peer']['cases']
+    if case['seed'] == 0
+    for mine in [case['classes']]
+    for theirs in [ours[case['modality'], case['case']]]
+  ]
+  found = shown['peer']['difference']['dice']
+  # Of the other seed no scan is the same, which is said.
+  assert found['scans'] == len(gaps) == 6
+  np.testing.assert_allclose(found['mean'], np.mean(gaps))
+  assert [note.split(':')[0] for note in table['notes']] == ['peer, seed 1']
+  # A seed that is not there is said, and costs no other row.
+  capsys.readouterr()
+  assert experiment.main([*rows, '--seeds=0,2'], record) == 1
+  assert {name for name, _ in record.ran} == {'dbdc', 'no_maw', 'unet'}
+  assert 'peer, seed 2: not available' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'row',
+  [
+    {'results': 'peer/seed0'},
+    {'results': 7},
+    {'results': 'peer/{seed}', 'method': 'supervised'},
+    {'results': 'peer/{seed}', 'fields': {}},
+  ],
+)
+def test_results_of_another_program_are_named_by_seed_and_alone(
+  rows, tmp_path, row, capsys
+):
+  file = tmp_path / 'rows.json'
+  file.write_text(json.dumps([{'name': 'peer', **row}]))
+  with pytest.raises(SystemExit):
+    experiment.main(rows, Recorder())
+  assert 'peer: "results" is a folder of another program' in (
+    capsys.readouterr().err
+  )
+
+
 def _command(run, text):
   return plan.PlannedRun(
     run.variant,

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from data.task import TASKS
 from data.task import names as task_names
 from dbdc_jax import methods
-from dbdc_jax.experiments.variants import VARY, Table, Variant
+from dbdc_jax.experiments.variants import SEED, VARY, Table, Variant
 from dbdc_jax.workdir import run_folder, run_record
 from dbdc_jax.workdir.run_folder import RunFolder
 
@@ -59,7 +59,7 @@ class PlannedRun:
     seed: the seed.
     part: which of the row's parts; '' if it has but one.
     workdir: its folder.
-    command: what is executed, in `ROOT`.
+    command: what is executed, in `ROOT`; empty for another program's results.
     config: what the command's flags say; None if it cannot be run.
     reason: why it cannot be run; '' if it can.
   """
@@ -144,6 +144,10 @@ def check(task: str, options: Options) -> None:
 def _run(
   table: Table, variant: Variant, seed: int, part: str, options: Options
 ) -> PlannedRun:
+  if variant.results:
+    folder = pathlib.Path(variant.results.replace(SEED, str(seed)))
+    reason = f"{folder}: no {run_folder.RESULTS} of a run's form there"
+    return PlannedRun(variant, seed, part, folder, (), None, reason)
   # What makes the row comes last: it is not to be overridden.
   fields = _fields(options)
   fields += [f'--config.{f}={seed}' for f in VARY[options.vary]]
@@ -262,6 +266,8 @@ def state(run: PlannedRun) -> tuple[str, str]:
     One of `DONE`, `NEW`, `BROKEN`, `OTHER`, `UNAVAILABLE`, and the reason of
     the last two.
   """
+  if run.variant.results and _results(run):
+    return DONE, ''
   if run.config is None:
     return UNAVAILABLE, run.reason
   if _foreign(run):

@@ -77,6 +77,11 @@ def _by_seed(runs: Sequence[PlannedRun]) -> _BySeed:
   return out
 
 
+def _scans(results: Mapping[str, Any]) -> set[tuple[str, str]]:
+  """The test scans of a run, with their modalities."""
+  return {(case['modality'], case['case']) for case in results['cases']}
+
+
 def _states(runs: Sequence[PlannedRun]) -> dict[str, str]:
   """Where each run of a row stands, and why."""
   return {
@@ -129,7 +134,7 @@ def _row(runs: Sequence[PlannedRun], found, reference) -> dict[str, Any]:
     'commands': [
       shlex.join(('python', *run.command[1:]))
       for run in runs
-      if run.seed == runs[0].seed
+      if run.seed == runs[0].seed and run.command
     ],
     'n': len(found),
     'of': len({run.seed for run in runs}),
@@ -167,6 +172,14 @@ def collect(
   by_variant = {name: list(group) for name, group in grouped}
   found = {name: _by_seed(group) for name, group in by_variant.items()}
   reference = found.get(REFERENCE, {})
+  strangers = [
+    f'{variant.label}, seed {seed}: its test scans are not those of'
+    f' {REFERENCE}; the difference is of those that both have.'
+    for variant in table.variants
+    if variant.results
+    for seed in found.get(variant.name, {}).keys() & reference.keys()
+    if _scans(found[variant.name][seed]) != _scans(reference[seed])
+  ]
   return {
     'title': table.title,
     'task': table.task,
@@ -174,7 +187,7 @@ def collect(
     'varies': VARIES[options.vary],
     'reference': REFERENCE,
     'difference_method': comparison.METHOD,
-    'notes': list(table.notes),
+    'notes': [*table.notes, *strangers],
     'rows': [
       _row(group, found[name], reference) for name, group in by_variant.items()
     ],

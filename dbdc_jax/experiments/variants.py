@@ -23,7 +23,9 @@ VARY = {
 }
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 _NUMBERS = {int, float}
-_KEYS = ('name', 'label', 'method', 'fields', 'paper')
+_KEYS = ('name', 'label', 'method', 'fields', 'paper', 'results')
+# Stands for the seed in a row's `results`.
+SEED = '{seed}'
 
 Paper = Mapping[str, Sequence[float]]
 
@@ -41,6 +43,9 @@ class Variant:
       HD95), 'size' to (million parameters, giga multiply-accumulates).
     parts: a run for each, which together are the row; names of folders to
       further fields. A transfer has one for each direction.
+    results: of another program, on the same scans: a folder with `SEED` in its
+      name, which holds a results.json of a run's form. Nothing is run then; ''
+      is a row that is.
   """
 
   name: str
@@ -51,6 +56,7 @@ class Variant:
   parts: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=lambda: {'': {}}
   )
+  results: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,20 +113,30 @@ def _read_row(entry: Any, where: str) -> Variant:
       f'{where}: {name}: "paper" maps modalities or "mean" to two numbers,'
       ' for example {"mean": [87.61, 4.62]}'
     )
+  results = entry.get('results')
+  if results is not None:
+    alone = not entry.keys() & {'method', 'fields'}
+    if not alone or not isinstance(results, str) or SEED not in results:
+      raise ValueError(
+        f'{where}: {name}: "results" is a folder of another program\'s results,'
+        f' with {SEED} in its name, and excludes "method" and "fields"'
+      )
+    results = str(pathlib.Path(where).absolute().parent / results)
   return Variant(
     name,
     str(entry.get('label', name)),
     str(entry.get('method', 'dbdc')),
     {field: _text(value) for field, value in fields.items()},
     {name: tuple(pair) for name, pair in paper.items()},
+    results=results or '',
   )
 
 
 def read(path: str, task: str) -> Table:
   """A table from a JSON file: a list of rows.
 
-  Each row has a `name`, and may have `label`, `method`, `fields` and `paper`,
-  see `Variant`.
+  Each row has a `name`, and may have `label`, `method`, `fields`, `paper` and
+  `results` (from the file's folder on), see `Variant`.
 
   Args:
     path: of the file.
