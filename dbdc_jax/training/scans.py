@@ -17,14 +17,13 @@ from dbdc_jax.methods.common.transfer import Transfer
 from dbdc_jax.workdir.run_folder import SPLIT
 
 
-def load(problem: methods.Problem) -> Prepared:
-  """Prepares the run's scans; without folders of scans, the phantom's.
+def folders(problem: methods.Problem) -> dict[str, str]:
+  """Archive -> folder of the run's scans; without any, the phantom's.
 
   Raises:
-    preparation.BadScans: scans that cannot be used.
     ValueError: folders that are missing.
   """
-  config, task, modalities = problem.config, problem.task, problem.modalities
+  config, modalities = problem.config, problem.modalities
   roots = {m.source: config.data[m.source] for m in modalities}
   missing = [source for source, root in roots.items() if not root]
   if len(missing) == len(roots) and config.task in TASKS:
@@ -43,10 +42,21 @@ def load(problem: methods.Problem) -> Prepared:
       f' {missing[0]}=DIR behind the config, or choose other'
       ' --config.modalities'
     )
+  return roots
+
+
+def load(problem: methods.Problem) -> Prepared:
+  """Prepares the run's scans, see `folders`.
+
+  Raises:
+    preparation.BadScans: scans that cannot be used.
+    ValueError: folders that are missing.
+  """
+  config = problem.config
   return preparation.prepare(
-    task,
-    modalities,
-    roots,
+    problem.task,
+    problem.modalities,
+    folders(problem),
     slice_size=config.data.slice_size,
     roi=config.data.roi,
     cache=config.data.cache,
