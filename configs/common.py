@@ -221,6 +221,12 @@ FIELDS: dict[str, Any] = {
   'evaluation.every': 1,
   # Overlay pictures per modality after the test.
   'evaluation.overlays': 3,
+  # After training the validation scans choose, per modality, the classes of
+  # which the largest component alone is kept (evaluation/components.py). The
+  # test is scored without and with that. 'none': the results are those without,
+  # as in the paper; 'validation': those with it. The others stand beside them,
+  # and prediction does as the results do.
+  'evaluation.components': 'none',
   # --- phantom
   # Subjects per modality, and the seed that they are drawn from.
   'phantom.subjects': 20,

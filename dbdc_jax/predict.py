@@ -3,7 +3,7 @@ r"""Segments scans with a trained run.
   python -m dbdc_jax.predict --run runs/abdomen --modality ct \
       --input scan.nii.gz --output segmented
   python -m dbdc_jax.predict --run runs/a --run runs/b --modality t2 \
-      --input FOLDER --output segmented --keep-largest --overlay
+      --input FOLDER --output segmented --components largest --overlay
 
 The input is a scan, or a folder of scans: NIfTI, MetaImage, NRRD or Analyze
 files and DICOM series, in subfolders of any depth. For each, NAME.nii.gz
@@ -81,9 +81,12 @@ def _flags() -> argparse.ArgumentParser:
     help='average over mirror images of each window (four times the time)',
   )
   add(
-    '--keep-largest',
-    action='store_true',
-    help="keep each class's largest connected component",
+    '--components',
+    default='run',
+    choices=choices.COMPONENTS,
+    help='whose largest connected component alone is kept; run: as the results'
+    ' of the run have it; validation: of the classes that its validation scans'
+    ' chose; largest: of all',
   )
   add(
     '--uncertainty',
@@ -116,6 +119,15 @@ def _notes(segmenter: 'Segmenter', mirror: bool) -> None:
         'warning: this run was not trained on mirror images (augment.flips);'
         ' organs that have a side will be mixed up'
       )
+    wanted = segmenter.components, run.config.evaluation.components
+    if wanted == ('run', 'validation') and not run.components:
+      command.tell(
+        'warning: this run was not tested yet, so that its validation scans'
+        ' have not chosen whose largest component is kept: none is'
+      )
+  for modality in segmenter.runs[0].modalities:
+    if kept := segmenter.names_of_kept(modality.name):
+      print(f'{modality.name}: largest component alone of {", ".join(kept)}')
 
 
 def _left_out(found: Sequence[ScanError]) -> None:
@@ -145,7 +157,7 @@ def _segment(flags: argparse.Namespace) -> int:
   segmenter = segmentation.load(
     *flags.run,
     mirror=flags.mirror,
-    keep_largest=flags.keep_largest,
+    components=flags.components,
     entropy=flags.uncertainty,
     roi=flags.roi,
   )

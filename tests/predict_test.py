@@ -203,7 +203,7 @@ def test_what_is_done_is_skipped_unless_it_shall_be_overwritten(
   assert 'a: its result was changed' in capsys.readouterr().out
   assert marked.read_bytes() == b'mine'
   # Other options would have to replace what was corrected by hand.
-  assert command(folder, '--modality', 'ct', '--keep-largest')[0] == 1
+  assert command(folder, '--modality', 'ct', '--components', 'largest')[0] == 1
   assert 'was not made by this command' in capsys.readouterr().err
   assert marked.read_bytes() == b'mine'
   assert command(folder, '--modality', 'ct', '--overwrite')[0] == 0
@@ -335,11 +335,11 @@ def test_what_was_made_otherwise_is_made_again(folder, command, capsys):
   for flags, count in (
     (('--modality', 'ct'), 0),
     (('--modality', 'mr'), 2),
-    (('--modality', 'mr', '--keep-largest'), 2),
-    (('--modality', 'mr', '--keep-largest', '--overlay'), 2),
-    (('--modality', 'mr', '--keep-largest'), 0),
-    (('--modality', 'mr', '--keep-largest', '--volumes'), 2),
-    (('--modality', 'mr', '--keep-largest', '--volumes'), 0),
+    (('--modality', 'mr', '--components', 'largest'), 2),
+    (('--modality', 'mr', '--components', 'largest', '--overlay'), 2),
+    (('--modality', 'mr', '--components', 'largest'), 0),
+    (('--modality', 'mr', '--components', 'largest', '--volumes'), 2),
+    (('--modality', 'mr', '--components', 'largest', '--volumes'), 0),
   ):
     assert command(folder, *flags)[0] == 0
     assert said().startswith(f'{count} scans segmented')

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.files import atomic
-from dbdc_jax.evaluation import metrics
+from dbdc_jax.evaluation import components, metrics
 
 NATIVE = ('dice', 'hd95', 'assd', 'nsd')
 PREPARED = ('dice', 'hd95_voxel', 'hd95_union_voxel')
@@ -147,7 +147,8 @@ def summarize(
   """All results of a test.
 
   Args:
-    cases: dicts of `case`, `patient`, `modality`, `native`, `prepared`.
+    cases: dicts of `case`, `patient`, `modality`, `native`, `prepared` and, of
+      the way that the results are not (`evaluation.components`), `beside`.
     classes: names, background first.
     modalities: names, in bank order.
     info: facts about the run, kept under 'run'.
@@ -160,10 +161,22 @@ def summarize(
     'definitions': {m: metrics.DEFINITIONS[m] for m in NATIVE + PREPARED},
     'aggregation': AGGREGATION,
     'classes': list(classes),
-    'modalities': {},
-    'mean': {},
-    'cases': list(cases),
+    **_means(cases, classes, modalities),
   }
+  # Runs of before had one way.
+  if cases and all('beside' in case for case in cases):
+    others = [{**case, **case['beside']} for case in cases]
+    results['beside'] = _means(others, classes, modalities)
+  return {**results, 'cases': list(cases)}
+
+
+def _means(
+  cases: Sequence[dict[str, Any]],
+  classes: Sequence[str],
+  modalities: Sequence[str],
+) -> dict[str, Any]:
+  """The means of each modality, and over all of them."""
+  results: dict[str, Any] = {'modalities': {}, 'mean': {}}
   entries = results['modalities']
   for modality in modalities:
     mine = [case for case in cases if case['modality'] == modality]
@@ -258,4 +271,43 @@ def table(results: dict[str, Any]) -> str:
     f'{m} {e["test_cases"]}' for m, e in results['modalities'].items()
   )
   lines.append(f'test scans: {cases}; native grid, region of interest')
-  return '\n'.join(lines)
+  return '\n'.join([*lines, *components_lines(results)])
+
+
+def by_components(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Results without and with the components that validation scans chose.
+
+  Returns:
+    Both of `components.WAYS` -> a dict with 'modalities' and 'mean'; empty for
+    results of before there were two.
+  """
+  if 'beside' not in results:
+    return {}
+  own = results['run']['components']
+  (other,) = {*components.WAYS} - {own}
+  return {own: dict(results), other: results['beside']}
+
+
+def components_lines(results: Mapping[str, Any]) -> list[str]:
+  """What the validation scans chose, and the means without and with it."""
+  ways = by_components(results)
+  if not ways:
+    return []
+  classes = results['classes']
+  chosen = {
+    modality: [classes[i] for i in components.kept(choice, classes)]
+    for network in results['run']['networks'].values()
+    for modality, choice in network['components'].items()
+    if modality in results['modalities']
+  }
+  said = '; '.join(f'{m} {", ".join(c) or "none"}' for m, c in chosen.items())
+  lines = [f'largest component alone, chosen by the validation scans: {said}']
+  for way in components.WAYS if any(chosen.values()) else ():
+    mean = ways[way]['mean']['native_grid']
+    words = {components.NONE: 'without', components.VALIDATION: 'with'}[way]
+    here = ', the scores above' if way == results['run']['components'] else ''
+    lines.append(
+      f'{words}: DSC {number(mean["dice"])} %, HD95'
+      f' {number(mean["hd95"])} mm{here}'
+    )
+  return lines

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from data.task import TASKS
 from data.task import names as task_names
 from dbdc_jax import methods
+from dbdc_jax.evaluation import components
 from dbdc_jax.experiments.variants import SEED, VARY, Table, Variant
 from dbdc_jax.workdir import run_folder, run_record
 from dbdc_jax.workdir.run_folder import RunFolder
@@ -251,6 +252,9 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     chosen = TASKS[new['task']].select(config['modalities'])
     return {
       'data.split': repr(config['data'].get('split', '')),
+      'evaluation.components': config.get('evaluation', {}).get(
+        'components', components.NONE
+      ),
       'init_from': repr(config.get('init_from', '')),
       'modalities': ','.join(task_names(chosen)),
     }

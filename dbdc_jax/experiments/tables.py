@@ -8,7 +8,7 @@ import statistics
 from typing import Any
 
 from data.files import atomic, destination
-from dbdc_jax.evaluation import scoring
+from dbdc_jax.evaluation import components, scoring
 from dbdc_jax.evaluation.scoring import number
 from dbdc_jax.experiments import comparison, plan, sizes
 from dbdc_jax.experiments.plan import Options, PlannedRun
@@ -102,6 +102,24 @@ def _scores(found, pick, paper) -> dict[str, Any]:
   return out
 
 
+def _components(found) -> dict[str, Any]:
+  """The row's means without and with the largest components, if it has both.
+
+  They are chosen by each run's validation scans, see `scoring.by_components`.
+  """
+  both = {
+    seed: scoring.by_components(results) for seed, results in found.items()
+  }
+  if not both or not all(both.values()):
+    return {}
+  first = next(iter(found.values()))
+  out: dict[str, Any] = {'scored': first['run']['components']}
+  for way in components.WAYS:
+    of_way = {seed: ways[way] for seed, ways in both.items()}
+    out[way] = _scores(of_way, lambda r: r['mean'], None)
+  return out
+
+
 def _cost(found) -> dict[str, Any]:
   """Size and time of a row; every run of it has the same networks."""
   networks = [list(r['run']['networks'].values()) for r in found.values()]
@@ -147,6 +165,7 @@ def _row(runs: Sequence[PlannedRun], found, reference) -> dict[str, Any]:
     },
     'mean': _scores(found, lambda r: r['mean'], variant.paper.get('mean')),
     'difference': differences,
+    'components': _components(found),
     **_cost(found),
     'paper_size': sizes.at_the_papers_settings(runs[0]),
     'paper': {name: list(pair) for name, pair in variant.paper.items()},
@@ -240,6 +259,32 @@ def _interval(found: Mapping[str, Any] | None) -> str:
   return f'{text}, {found["patients"]} patients'
 
 
+def _components_table(content) -> list[str]:
+  """Both ways of the rows that have them."""
+  head = ['row', 'scores above']
+  head += [
+    f'{name} ({unit}), {way}'
+    for name, unit in METRICS.values()
+    for way in ('without', 'with')
+  ]
+  words = {components.NONE: 'without', components.VALIDATION: 'with'}
+  rows = [
+    [
+      row['label'],
+      words[row['components']['scored']],
+      *(
+        _score(row['components'][way][metric])
+        for metric in METRICS
+        for way in components.WAYS
+      ),
+    ]
+    for row in content['rows']
+    if row['components']
+  ]
+  title = 'Largest components, chosen by the validation scans'
+  return _markdown_table(title, head, rows) if rows else []
+
+
 def _size(found: Mapping[str, Any] | None) -> list[str]:
   """Millions of parameters, and giga multiply-accumulates."""
   sizes = [(found or {}).get(name) for name in ('parameters', 'macs')]
@@ -271,6 +316,7 @@ def markdown(content: Mapping[str, Any]) -> str:
   lines = [f'# {content["title"]}', '']
   for index, metric in enumerate(METRICS):
     lines += _score_table(content, index, metric)
+  lines += _components_table(content)
   lines += _cost_table(content)
   lines += [
     f'* Mean ± standard deviation over the seeds {seeds}. What varies:'

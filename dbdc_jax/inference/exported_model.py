@@ -13,6 +13,7 @@ from data import task_file
 from data.preprocessing import planes
 from data.task import Task
 from dbdc_jax import methods
+from dbdc_jax.evaluation.components import Choice, kept
 from dbdc_jax.inference import stablehlo
 from dbdc_jax.inference.trained_run import TrainedRun
 from dbdc_jax.runtime.precision import compute_dtype
@@ -41,6 +42,7 @@ class ExportedModel(NamedTuple):
     record: the run's record: classes, data, package versions, commit.
     scores: modality -> what `results.json` says of its test, or None.
     fit: modality -> what `fit.json` says, where there is one.
+    components: modality -> what `components.json` says, where there is one.
   """
 
   source: pathlib.Path
@@ -51,6 +53,7 @@ class ExportedModel(NamedTuple):
   record: dict[str, Any]
   scores: dict[str, Any]
   fit: dict[str, Any]
+  components: dict[str, Choice]
 
   @property
   def names(self) -> list[str]:
@@ -77,9 +80,6 @@ def of_run(run: TrainedRun) -> ExportedModel:
   parts = [names] if first.method.traits.joint else [[name] for name in names]
   files = RunFolder(run.folder)
   kept = ('packages', 'commit', 'modalities', 'classes', 'data')
-  fit = files.read_if_there(run_folder.LOOKS)
-  for name in names:
-    fit |= files.read_if_there(f'{name}/{run_folder.LOOKS}')
   networks = []
   for part in parts:
     network = run.networks[part[0]]
@@ -94,7 +94,8 @@ def of_run(run: TrainedRun) -> ExportedModel:
     networks=networks,
     record={key: files.record[key] for key in kept},
     scores={name: scores.get(name) for name in names},
-    fit=fit,
+    fit=files.of_modalities(run_folder.LOOKS),
+    components=run.components,
   )
 
 
@@ -119,6 +120,7 @@ def of_modality(model: ExportedModel, name: str) -> dict[str, Any]:
     'data': model.record['data'][name],
     'test': model.scores[name],
     'fit': model.fit.get(name),
+    'components': model.components.get(name),
     **run_record.versions(),
   }
 
@@ -143,6 +145,8 @@ def with_modality(
   # It was of the model's own scans alone.
   data.pop('hash', None)
   fit = model.fit if said['fit'] is None else model.fit | {name: said['fit']}
+  # Rows of before the validation scans chose do not say.
+  chosen = said.get('components')
   return model._replace(
     config=config,
     # Rows of before planes could be said are of axial slices.
@@ -151,6 +155,7 @@ def with_modality(
     record=model.record | {'modalities': names, 'data': data},
     scores=model.scores | {name: said['test']},
     fit=fit,
+    components=model.components | ({name: chosen} if chosen else {}),
   )
 
 
@@ -169,6 +174,8 @@ def write(model: ExportedModel, folder: pathlib.Path) -> dict[str, Any]:
   task_file.write(task_file.to_dict(model.task), folder / run_folder.TASK)
   if model.fit:
     run_record.write_json(folder / run_folder.LOOKS, model.fit)
+  if model.components:
+    run_record.write_json(folder / run_folder.COMPONENTS, model.components)
   config = copy.deepcopy(model.config)
   config.task = str(folder / run_folder.TASK)
   if config.dtype == 'auto':
@@ -191,7 +198,7 @@ def _description(model, networks, dtype: str) -> dict[str, Any]:
   """The content of `model.json`."""
   patch = model.config.augment.patch_size
   entries = task_file.to_dict(model.task)['modalities']
-  chosen = model.task.select(','.join(model.names))
+  chosen, classes = model.task.select(','.join(model.names)), model.classes
   return {
     'method': model.config.method,
     'task': model.task.name,
@@ -220,6 +227,15 @@ def _description(model, networks, dtype: str) -> dict[str, Any]:
       'patch_size': patch,
       'stride': patch // 2,
       'windows': 'softmax averaged where windows overlap',
+    },
+    'postprocessing': {
+      # Whether 'test' has it.
+      'components': model.config.evaluation.components,
+      # Of each class its largest (6 neighbours) alone, the rest background.
+      'largest_component': {
+        name: [classes[index] for index in kept(choice, classes)]
+        for name, choice in model.components.items()
+      },
     },
     'networks': networks,
     'compute_dtype': dtype,

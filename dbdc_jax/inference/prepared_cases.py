@@ -1,10 +1,10 @@
 """Prepared cases through a network, to scores."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from data.cache.prepared import Prepared, PreparedCase
 from data.files import names
 from data.preprocessing import preprocess
-from dbdc_jax.evaluation import metrics, pictures, scoring
+from dbdc_jax.evaluation import components, metrics, pictures, scoring
 from dbdc_jax.inference import sliding_window, voting
 from dbdc_jax.methods import Method, Problem
 from dbdc_jax.runtime import parallel
@@ -145,50 +145,113 @@ class Scans:
     return [part.sum(0) for part in np.split(joints, ends)]
 
 
-def test_cases(
-  scans: Scans,
-  cases: Sequence[Sequence[PreparedCase]],
-  on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
-) -> list[dict[str, Any]]:
-  """Scores each modality's test cases.
+class _Segmented(NamedTuple):
+  """A case's classes and its reference's, inside the region of interest.
+
+  Attributes:
+    native: of the scan's own grid, `[S, h, w]` uint8 both.
+    prepared: of the prepared grid, `[S, H, W]` uint8 both.
+  """
+
+  native: tuple[np.ndarray, np.ndarray]
+  prepared: tuple[np.ndarray, np.ndarray]
+
+  def keeping(self, kept: Collection[int]) -> '_Segmented':
+    """With the largest component alone of some classes."""
+    return _Segmented(
+      *((components.largest(found, kept), label) for found, label in self)
+    )
+
+
+def _segmented(scans: Scans, case: PreparedCase, modality: int) -> _Segmented:
+  prepared = scans.prepared
+  p = scans.probabilities(prepared.images(case), modality)
+  return _Segmented(
+    (preprocess.to_native(p, case.geometry), prepared.native_labels(case)),
+    (p.argmax(-1).astype(np.uint8), prepared.labels(case)),
+  )
+
+
+def _scores(
+  scans: Scans, case: PreparedCase, modality: int, found: _Segmented
+) -> dict[str, scoring.Scores]:
+  classes = scans.problem.classes
+  # What is not labelled in a modality has no scores.
+  labelled = np.flatnonzero(scans.problem.labelable[modality])
+  score = lambda *measured: scoring.only(
+    {classes[index] for index in labelled}, scoring.score(*measured)
+  )
+  voxel = (1.0, 1.0, 1.0)
+  return {
+    'native': score(*found.native, case.spacing, classes, scoring.NATIVE),
+    'prepared': score(*found.prepared, voxel, classes, scoring.PREPARED),
+  }
+
+
+def choose_components(
+  scans: Scans, cases: Sequence[Sequence[PreparedCase]]
+) -> dict[str, components.Choice]:
+  """Has validation cases choose whose largest component alone is kept.
+
+  They are segmented as test cases are: on their own grid, with overlap.
 
   Args:
     scans: segments them.
     cases: per modality, in bank order.
+
+  Returns:
+    Modality -> its choice.
+  """
+  out, problem = {}, scans.problem
+  for modality, (name, group) in enumerate(
+    zip(problem.names, cases, strict=True)
+  ):
+    labelled = np.flatnonzero(problem.labelable[modality])
+    chooser = components.Chooser(problem.classes, labelled.tolist())
+    for case in group:
+      chooser.add(*_segmented(scans, case, modality).native)
+    out[name] = chooser.choice()
+  return out
+
+
+def test_cases(
+  scans: Scans,
+  cases: Sequence[Sequence[PreparedCase]],
+  chosen: Mapping[str, components.Choice],
+  on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
+) -> list[dict[str, Any]]:
+  """Scores each modality's test cases, as they are and by the choice.
+
+  Args:
+    scans: segments them.
+    cases: per modality, in bank order.
+    chosen: of `choose_components`.
     on_case: called with the case, its native prediction and reference.
 
   Returns:
-    One dict per case: `native` scores on the scan's own grid inside the
-    region of interest, `prepared` ones on the prepared grid.
+    One dict per case: `native` scores on the scan's own grid inside the region
+    of interest, `prepared` ones on the prepared grid, both of the way that
+    `evaluation.components` names; `beside`: the same of the other one.
   """
-  out, prepared, classes = [], scans.prepared, scans.problem.classes
+  out, problem = [], scans.problem
+  plain = problem.config.evaluation.components == components.NONE
   for modality, group in enumerate(cases):
-    # What is not labelled in a modality has no scores.
-    labelled = np.flatnonzero(scans.problem.labelable[modality])
-    scored = {classes[index] for index in labelled}
-    score = lambda *measured, scored=scored: scoring.only(
-      scored, scoring.score(*measured)
-    )
+    choice = chosen.get(problem.names[modality], {})
+    kept = components.kept(choice, problem.classes)
     for case in group:
-      p = scans.probabilities(prepared.images(case), modality)
-      native = preprocess.to_native(p, case.geometry)
-      reference = prepared.native_labels(case)
-      on_case(case, native, reference)
+      found = _segmented(scans, case, modality)
+      # The results' way first; without a choice both are one.
+      ways = [found, found.keeping(kept)] if kept else [found]
+      ways = ways if plain else ways[::-1]
+      scores = [_scores(scans, case, modality, way) for way in ways]
+      on_case(case, *ways[0].native)
       out.append(
         {
           'case': case.name,
           'patient': case.patient,
           'modality': case.modality,
-          'native': score(
-            native, reference, case.spacing, classes, scoring.NATIVE
-          ),
-          'prepared': score(
-            p.argmax(-1).astype(np.uint8),
-            prepared.labels(case),
-            (1.0, 1.0, 1.0),
-            classes,
-            scoring.PREPARED,
-          ),
+          **scores[0],
+          'beside': scores[-1],
         }
       )
   return out

@@ -51,12 +51,16 @@ class Job:
   @functools.cached_property
   def made_with(self) -> dict[str, Any]:
     """Everything that a label map depends on but the scan."""
+    runs, auto = self.segmenter.runs, self.modality == 'auto'
+    names = [m.name for m in runs[0].modalities] if auto else [self.modality]
     return {
-      'runs': [run.identity for run in self.segmenter.runs],
+      'runs': [run.identity for run in runs],
       'modality': self.modality,
       'format': self.format,
       'mirror': self.segmenter.mirror,
-      'keep_largest': self.segmenter.keep_largest,
+      'largest_component': {
+        name: self.segmenter.names_of_kept(name) for name in names
+      },
       'roi': self.segmenter.roi,
     }
 

@@ -6,10 +6,10 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from data.preprocessing import preprocess
 from data.task import Modality
+from dbdc_jax.evaluation import components
 from dbdc_jax.inference import choices, given_scan, sliding_window, trained_run
 from dbdc_jax.inference.trained_run import TrainedRun
 
@@ -115,25 +115,6 @@ def central_box(
   return box
 
 
-def largest_components(classes: np.ndarray, num_classes: int) -> np.ndarray:
-  """Keeps each class's largest connected component (6 neighbours).
-
-  Args:
-    classes: `[S, h, w]` uint8.
-    num_classes: background included.
-  """
-  out = np.zeros_like(classes)
-  boxes = ndimage.find_objects(classes, max_label=num_classes - 1)
-  for index, box in enumerate(boxes, 1):
-    if box is None:
-      continue
-    parts, count = ndimage.label(classes[box] == index)
-    if count:
-      sizes = np.bincount(parts.ravel())[1:]
-      out[box][parts == 1 + int(np.argmax(sizes))] = index
-  return out
-
-
 def to_codes(classes: np.ndarray, modality: Modality) -> np.ndarray:
   """Class indices to the label codes of a modality's own label maps."""
   codes = modality.written_codes()
@@ -154,7 +135,10 @@ class Segmenter:
   Attributes:
     runs: at least one; their probabilities are averaged.
     mirror: average over mirror images, too.
-    keep_largest: keep each class's largest component only.
+    components: the classes whose largest component alone is kept, one of
+      `choices.COMPONENTS`. 'run': those that the run's own results have;
+      'validation': those that its validation scans chose; 'largest': all;
+      'none'. Of several runs, those that all of them say.
     entropy: return the entropy map.
     roi: 'auto': for a run that was trained on cropped scans, a coarse pass
       finds the region that a fine pass segments; 'none': one pass over
@@ -164,7 +148,7 @@ class Segmenter:
   runs: Sequence[TrainedRun]
   _: dataclasses.KW_ONLY
   mirror: bool = False
-  keep_largest: bool = False
+  components: str = 'run'
   entropy: bool = False
   roi: str = 'auto'
 
@@ -172,12 +156,23 @@ class Segmenter:
     """Checks what was asked for.
 
     Raises:
-      ValueError: no runs, runs of other classes, or another `roi`.
+      ValueError: no runs, runs of other classes, another `roi` or
+        `components`, or a run whose validation scans have chosen nothing yet.
     """
     if not self.runs:
       raise ValueError('no run to segment with')
     if self.roi not in choices.ROI:
       raise ValueError(f'roi={self.roi!r}: choose {" or ".join(choices.ROI)}')
+    if self.components not in choices.COMPONENTS:
+      known = ', '.join(choices.COMPONENTS)
+      raise ValueError(f'components={self.components!r}: choose {known}')
+    for run in self.runs:
+      if self.components == components.VALIDATION and not run.components:
+        raise ValueError(
+          f'{run.folder}: its validation scans have not chosen whose largest'
+          ' component is kept; --config.eval_only=true tests the run again'
+          ' and has them choose'
+        )
     for run in self.runs[1:]:
       if run.task.classes != self.runs[0].task.classes:
         raise ValueError(
@@ -222,9 +217,7 @@ class Segmenter:
     )
     box = self._find_region(whole, modality)
     classes, entropy = self._segment_region(whole, modality, box)
-    if self.keep_largest:
-      count = len(self.runs[0].task.classes)
-      classes = largest_components(classes, count)
+    classes = components.largest(classes, self.kept(modality))
     classes = preprocess.restore(classes, affine, plane)
     if entropy is not None:
       entropy = preprocess.restore(entropy, affine, plane)
@@ -234,6 +227,24 @@ class Segmenter:
       entropy=entropy,
       box=box,
     )
+
+  def kept(self, modality: str) -> list[int]:
+    """Indices of the classes whose largest component alone is kept."""
+    found = set(range(1, len(self.runs[0].task.classes)))
+    for run in self.runs:
+      if self.components != 'largest':
+        found &= self._kept_by(run, modality)
+    return sorted(found)
+
+  def _kept_by(self, run: TrainedRun, modality: str) -> set[int]:
+    way = self.components
+    if way == 'run':
+      way = run.config.evaluation.components
+    return set(run.kept(modality)) if way == components.VALIDATION else set()
+
+  def names_of_kept(self, modality: str) -> list[str]:
+    """Names of these classes."""
+    return [self.runs[0].task.classes[index] for index in self.kept(modality)]
 
   def _plane(self, modality: str) -> str:
     """Along which axis scans of a modality are cut, by all runs alike."""
@@ -274,7 +285,7 @@ class Segmenter:
       slices = _probabilities(run, modality, whole.inside(box), mm, False)
       found = np.zeros(whole.image.shape, np.uint8)
       found[crop(box)] = np.stack([p.argmax(-1) for p in slices])
-      found = largest_components(found, len(run.task.classes))
+      found = components.largest(found, range(1, len(run.task.classes)))
       if not found.any():
         return box
       box = central_box(found, whole.spacing, preprocess.ROI_MARGIN)
@@ -305,7 +316,7 @@ class Segmenter:
 def load(
   *runs: str | os.PathLike[str],
   mirror: bool = False,
-  keep_largest: bool = False,
+  components: str = 'run',
   entropy: bool = False,
   roi: str = 'auto',
 ) -> Segmenter:
@@ -315,7 +326,7 @@ def load(
     *runs: workdirs (or exports) of one or several runs of one task; the
       probabilities of several are averaged.
     mirror: average over mirror images, too.
-    keep_largest: keep each class's largest connected component only.
+    components: 'run', 'none', 'validation' or 'largest', see `Segmenter`.
     entropy: also return the entropy map.
     roi: 'auto' or 'none', see `Segmenter`.
 
@@ -325,7 +336,7 @@ def load(
   return Segmenter(
     [trained_run.load(run) for run in runs],
     mirror=mirror,
-    keep_largest=keep_largest,
+    components=components,
     entropy=entropy,
     roi=roi,
   )

@@ -15,9 +15,10 @@ import numpy as np
 from data import task_file
 from data.task import Modality, Task
 from dbdc_jax import methods
+from dbdc_jax.evaluation.components import Choice, kept
 from dbdc_jax.inference import sliding_window
 from dbdc_jax.runtime import parallel
-from dbdc_jax.workdir import export_folder, weights
+from dbdc_jax.workdir import export_folder, run_folder, weights
 from dbdc_jax.workdir.run_folder import RunFolder
 from dbdc_jax.workdir.train_state import state_shapes
 
@@ -56,6 +57,8 @@ class TrainedRun:
     modalities: those of the run, in bank order.
     mm_per_pixel: modality -> pixel side that it was trained with (median).
     networks: modality -> its network; one network may serve several.
+    components: modality -> what its validation scans chose
+      (`evaluation.components.Choice`); empty before the run was tested.
   """
 
   folder: pathlib.Path
@@ -64,6 +67,7 @@ class TrainedRun:
   modalities: tuple[Modality, ...]
   mm_per_pixel: dict[str, float]
   networks: dict[str, TrainedNetwork]
+  components: dict[str, Choice] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def identity(self) -> str:
@@ -88,6 +92,10 @@ class TrainedRun:
       for array in jax.tree.leaves((network.params, network.memory)):
         sha.update(np.asarray(jax.device_get(array)).tobytes())
     return sha.hexdigest()
+
+  def kept(self, modality: str) -> list[int]:
+    """Classes whose largest component the validation scans chose to keep."""
+    return kept(self.components.get(modality, {}), self.task.classes)
 
   def modality(self, name: str) -> Modality:
     """A modality of the run by its name.
@@ -148,4 +156,5 @@ def load(folder: str | os.PathLike) -> TrainedRun:
     modalities=problem.modalities,
     mm_per_pixel={n: record['data'][n]['mm_per_pixel'] for n in problem.names},
     networks=networks,
+    components=files.of_modalities(run_folder.COMPONENTS),
   )

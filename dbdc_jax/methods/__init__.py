@@ -7,6 +7,7 @@ import types
 
 import ml_collections
 
+from dbdc_jax.evaluation import components
 from dbdc_jax.methods.common.base import (
   Method,
   Recipe,
@@ -34,6 +35,7 @@ __all__ = [
 _CHOICES = {
   'recipe': ('dbdc', 'own'),
   'joint': ('auto', 'true', 'false'),
+  'evaluation.components': components.WAYS,
   'model.modulation': tuple(MODULATIONS),
 }
 

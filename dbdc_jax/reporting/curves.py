@@ -136,6 +136,7 @@ def summary(run: FinishedRun) -> page.Section:
     ('minutes of training', number(minutes, 1)),
     ('devices', info['devices']),
     ('commit', run.record['commit'] or '-'),
+    *(line.split(': ', 1) for line in scoring.components_lines(run.results)),
   ]
   definitions = ' '.join(
     f'{title}: {metrics.DEFINITIONS[metric]["definition"]}.'

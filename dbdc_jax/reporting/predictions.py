@@ -81,7 +81,8 @@ def predict(run: FinishedRun, data: Data) -> dict[str, Prediction]:
     scans = data.segmenter(network, network.facts['best_step'])
     groups = zip(network.modalities, data.cases(network, 'test'), strict=True)
     tested = [cases if m in run.modalities else [] for m, cases in groups]
-    for case in prepared_cases.test_cases(scans, tested, keep):
+    chosen = network.facts.get('components', {})
+    for case in prepared_cases.test_cases(scans, tested, chosen, keep):
       before, now = known[case['case']], mean_dice(case)
       # Another device rounds differently; another network is further off.
       if not np.isclose(before, now, atol=0.5, equal_nan=True):

@@ -21,7 +21,7 @@ import numpy as np
 from data.cache.prepared import Prepared, PreparedCase
 from data.split import Split
 from dbdc_jax import methods
-from dbdc_jax.evaluation import pictures, scoring
+from dbdc_jax.evaluation import components, pictures, scoring
 from dbdc_jax.inference import prepared_cases, recognition
 from dbdc_jax.methods import Problem
 from dbdc_jax.methods.common import cost
@@ -73,6 +73,9 @@ def _train(run: loop.TrainingRun, state: TrainState) -> tuple[int, TrainState]:
     like = jax.eval_shape(lambda: state)
     first = int(state.step)
     if not config.eval_only and first < run.total_steps:
+      # It was of the best checkpoint of before.
+      chosen = workdir / run_folder.COMPONENTS
+      parallel.on_lead(lambda: chosen.unlink(missing_ok=True))
       with MetricWriter(
         workdir,
         first_step=first,
@@ -89,15 +92,41 @@ def _train(run: loop.TrainingRun, state: TrainState) -> tuple[int, TrainState]:
 
 
 def _test(run: loop.TrainingRun, state: TrainState) -> dict[str, Any]:
-  """The test cases' scores and the training's seconds; writes the pictures."""
+  """Test cases' scores, whose components are kept, the training's seconds.
+
+  Writes the pictures.
+  """
   rows = read_epochs(run.workdir)
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
   segmented = run.scans(state)
   on_case = prepared_cases.overlay_writer(run.workdir / 'overlays', segmented)
-  cases = prepared_cases.test_cases(segmented, _tested_cases(run), on_case)
+  chosen = _chosen_components(run, segmented)
+  run_record.write_json(run.workdir / run_folder.COMPONENTS, chosen)
+  cases = prepared_cases.test_cases(
+    segmented, _tested_cases(run), chosen, on_case
+  )
   fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
   run_record.write_json(run.workdir / run_folder.LOOKS, fit)
-  return {'cases': cases, 'seconds': sum(row['seconds'] for row in rows)}
+  seconds = sum(row['seconds'] for row in rows)
+  return {'cases': cases, 'components': chosen, 'seconds': seconds}
+
+
+def _chosen_components(
+  run: loop.TrainingRun, segmented: prepared_cases.Scans
+) -> dict[str, components.Choice]:
+  """Modality -> the choice of the validation scans that select for it.
+
+  Those of a transfer that select the checkpoint select for both modalities: no
+  label of a target that is never seen decides.
+  """
+  cases, transfer = run.cases('validation'), run.method.traits.transfer
+  if transfer is None:
+    return prepared_cases.choose_components(segmented, cases)
+  asked = [
+    group if index in run.selected else [] for index, group in enumerate(cases)
+  ]
+  found = prepared_cases.choose_components(segmented, asked)
+  return dict.fromkeys(run.modalities, found[transfer.selected_on])
 
 
 def _tested_cases(run: loop.TrainingRun) -> list[list[PreparedCase]]:
@@ -143,6 +172,7 @@ def _train_one(
     'best_step': best,
     'train_seconds': tested['seconds'],
     'steps': run.total_steps,
+    'components': tested['components'],
   }
   return tested['cases'], facts
 
@@ -250,6 +280,7 @@ def _run_all(
     'split_seed': config.data.split_seed,
     # A split that was given says itself who is labelled.
     'labeled_fraction': None if config.data.split else fraction,
+    'components': config.evaluation.components,
     'labeled_scans': {name: len(split[name]['labeled']) for name in names},
     'epochs': config.epochs,
     'devices': parallel.describe(),

@@ -16,6 +16,8 @@ RECORD = 'run.json'
 RESULTS = 'results.json'
 # What the scans of each modality look like, see `inference.recognition`.
 LOOKS = 'fit.json'
+# Classes whose largest component is kept, see `evaluation.components`.
+COMPONENTS = 'components.json'
 # Who is where, see `data.split`.
 SPLIT = 'split.json'
 # The run's task, in the form of a dataset.json.
@@ -63,6 +65,13 @@ class RunFolder:
   def read_if_there(self, name: str) -> dict[str, Any]:
     """A file of the folder; empty where there is none."""
     return self.read(name) if (self.path / name).exists() else {}
+
+  def of_modalities(self, name: str) -> dict[str, Any]:
+    """What a file says of each modality, in whichever network's folder."""
+    found = self.read_if_there(name)
+    for modality in self.record['modalities']:
+      found |= self.read_if_there(f'{modality}/{name}')
+    return found
 
   @functools.cached_property
   def record(self) -> dict[str, Any]:

@@ -55,8 +55,9 @@ _HARMLESS = (
 # What a run writes into its folder.
 _WRITTEN = (
   *(run_folder.CONFIG, run_folder.RECORD, run_folder.TASK, run_folder.SPLIT),
-  *(run_folder.LOOKS, run_folder.RESULTS, 'results.csv', 'metrics.jsonl'),
-  *('progress.png', 'overlays', 'checkpoints', 'tensorboard'),
+  *(run_folder.LOOKS, run_folder.COMPONENTS, run_folder.RESULTS),
+  *('results.csv', 'metrics.jsonl', 'progress.png', 'overlays'),
+  *('checkpoints', 'tensorboard'),
 )
 _REMEDY = (
   '; without it the run cannot be gone on with: bring the file back, or choose'

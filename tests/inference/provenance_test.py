@@ -6,7 +6,7 @@ import pytest
 from dbdc_jax.inference import provenance
 from dbdc_jax.inference.provenance import Result
 
-MADE = {'runs': ['abc'], 'modality': 'ct', 'keep_largest': False}
+MADE = {'runs': ['abc'], 'modality': 'ct', 'mirror': False}
 
 
 def _made(folder, name='a', scan='s', made=MADE, content=b'labels'):
@@ -29,7 +29,7 @@ def test_done_is_what_was_made_from_the_same_scan_in_the_same_way(tmp_path):
   assert _state(tmp_path) == 'done'
   assert _state(tmp_path, scan='another') == 'stale'
   assert _state(tmp_path, made=MADE | {'modality': 'mr'}) == 'stale'
-  assert _state(tmp_path, made=MADE | {'keep_largest': True}) == 'stale'
+  assert _state(tmp_path, made=MADE | {'mirror': True}) == 'stale'
   assert _state(tmp_path, made=MADE | {'runs': ['abd']}) == 'stale'
   # A picture that was not asked for then is asked for now.
   more = ('a.png', 'a.nii.gz')

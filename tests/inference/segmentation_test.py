@@ -97,7 +97,7 @@ def test_keep_largest_drops_islands_of_each_class():
   voxels = blocks((6, 24, 24))
   voxels[0, 1, 1], voxels[5, 22, 22] = 50, 100
   islands = _slices(segmenter(), voxels).classes
-  kept = _slices(segmenter(keep_largest=True), voxels).classes
+  kept = _slices(segmenter(components='largest'), voxels).classes
   assert islands[0, 1, 1] == 1 and islands[5, 22, 22] == 2
   assert kept[0, 1, 1] == 0 and kept[5, 22, 22] == 0
   kept[0, 1, 1], kept[5, 22, 22] = 1, 2
@@ -110,11 +110,6 @@ def test_the_central_box_leaves_specks_out_and_adds_its_margin():
   classes[0, 0, 0] = classes[9, 39, 49] = 1
   box = segmentation.central_box(classes, (5.0, 1.0, 2.0), margin=4.0)
   assert box == [[1, 9], [6, 34], [18, 42]]
-
-
-def test_largest_component_of_an_empty_map_is_empty():
-  empty = np.zeros((2, 3, 4), np.uint8)
-  assert not segmentation.largest_components(empty, 3).any()
 
 
 def test_roi_auto_segments_the_box_that_the_coarse_pass_finds():
