@@ -210,6 +210,39 @@ def test_what_is_done_is_skipped_unless_it_shall_be_overwritten(
   assert marked.read_bytes() != b'mine'
 
 
+def test_the_runs_choice_is_made_again_where_it_differs(
+  folder, tmp_path, monkeypatch, capsys
+):
+  """What was chosen counts, and not by which option."""
+  for name in ('b.nii.gz', 'c.nii'):
+    (folder / name).unlink()
+  run = fake_run.make(modalities=('ct', 'mr'))
+  monkeypatch.setattr(trained_run, 'load', lambda folder: run)
+  output = tmp_path / 'out'
+
+  def done(*flags):
+    arguments = ['--run', 'run', '--input', str(folder), '--modality', 'ct']
+    assert predict.main([*arguments, '--output', str(output), *flags]) == 0
+    said = capsys.readouterr()
+    return int(said.out.splitlines()[-1].split()[0]), said
+
+  assert done()[0] == 2
+  assert done('--components', 'none')[0] == 0
+  run.config.evaluation.components = 'validation'
+  count, said = done()
+  assert count == 0 and 'not tested yet' in said.err
+  # MR's choice says nothing of CT.
+  run.components['mr'] = {'grey': {'keep_largest': True}}
+  assert done()[0] == 0
+  run.components['ct'] = {'white': {'keep_largest': True}}
+  count, said = done()
+  assert count == 2 and 'ct: largest component alone of white' in said.out
+  made = provenance.read(output)['a'].made_with
+  assert made['largest_component'] == {'ct': ['white']}
+  assert done('--components', 'validation')[0] == 0
+  assert done('--components', 'largest')[0] == 2
+
+
 def test_a_full_disk_leaves_nothing_half_written(folder, command, monkeypatch):
   def full(self, data):
     with self.open('wb') as file:

@@ -1,3 +1,5 @@
+import dataclasses
+
 from fake_run import CLASSES, blocks, make, segmenter
 from grids import ORIENTATIONS, affine_of
 import numpy as np
@@ -102,6 +104,63 @@ def test_keep_largest_drops_islands_of_each_class():
   assert kept[0, 1, 1] == 0 and kept[5, 22, 22] == 0
   kept[0, 1, 1], kept[5, 22, 22] = 1, 2
   np.testing.assert_array_equal(kept, islands)
+
+
+def _chosen(*names, way='validation'):
+  """A run whose validation scans chose these classes."""
+  run = make()
+  run.config.evaluation.components = way
+  choice = {name: {'keep_largest': name in names} for name in CLASSES[1:]}
+  return dataclasses.replace(run, components={'ct': choice})
+
+
+@pytest.mark.parametrize(
+  ('way', 'option', 'kept'),
+  [
+    ('validation', 'run', [1]),
+    ('none', 'run', []),
+    ('validation', 'none', []),
+    ('none', 'none', []),
+    ('validation', 'validation', [1]),
+    ('none', 'validation', [1]),
+    ('none', 'largest', [1, 2]),
+    ('validation', 'largest', [1, 2]),
+  ],
+)
+def test_whose_largest_component_is_kept(way, option, kept):
+  found = segmenter(_chosen('grey', way=way), components=option)
+  assert found.kept('ct') == kept
+  assert found.names_of_kept('ct') == [CLASSES[index] for index in kept]
+  voxels = blocks((6, 24, 24))
+  voxels[0, 1, 1], voxels[5, 22, 22] = 50, 100
+  classes = _slices(found, voxels).classes
+  assert (classes[0, 1, 1] == 0) == (1 in kept)
+  assert (classes[5, 22, 22] == 0) == (2 in kept)
+
+
+@pytest.mark.parametrize('option', ['run', 'validation'])
+def test_several_runs_keep_what_all_of_them_chose(option):
+  both, one, none = _chosen('grey', 'white'), _chosen('white'), _chosen()
+  kept = lambda *runs: segmenter(*runs, components=option).kept('ct')
+  assert kept(both, both) == [1, 2]
+  assert kept(both, one) == kept(one, both, one) == [2]
+  assert kept(both, one, none) == []
+  # All of them have to say so, by their results or by their choice.
+  silent = _chosen('grey', 'white', way='none')
+  assert kept(both, silent) == ([1, 2] if option == 'validation' else [])
+  assert segmenter(both, none, components='largest').kept('ct') == [1, 2]
+
+
+def test_a_run_of_before_the_choice_segments_as_it_did():
+  run = make()
+  assert not run.components and segmenter(run).kept('ct') == []
+  # It said so before it was tested.
+  run.config.evaluation.components = 'validation'
+  assert segmenter(run).kept('ct') == []
+  with pytest.raises(ValueError, match=r'run: .*eval_only=true'):
+    segmenter(run, components='validation')
+  with pytest.raises(ValueError, match='choose run, none, validation, largest'):
+    segmenter(run, components='all')
 
 
 def test_the_central_box_leaves_specks_out_and_adds_its_margin():
