@@ -28,13 +28,16 @@ def _case(modality, number, classes, rng):
     'hd95_union_voxel': 1.0,
     'empty': '',
   }
-  grid = {name: row() for name in classes[1:]}
+  names = classes[1:]
+  grids = lambda: {
+    grid: {name: row() for name in names} for grid in ('native', 'prepared')
+  }
   return {
     'case': f'{modality}{number}',
     'patient': f'{modality}{number}',
     'modality': modality,
-    'native': grid,
-    'prepared': grid,
+    **grids(),
+    'beside': grids(),
   }
 
 
@@ -48,6 +51,7 @@ def write_run(run):
   cases = [_case(m, i, task.classes, rng) for m in names for i in range(3)]
   facts = {'parameters': 1000, 'macs': 5000, 'train_seconds': 60.0}
   info = {
+    'components': run.config.evaluation.components,
     'epochs': run.config.epochs,
     'devices': '1 x cpu',
     'networks': {','.join(names): facts},

@@ -1,10 +1,12 @@
 import csv
+import dataclasses
 import json
 
 import experiment_test
 import numpy as np
 
 from dbdc_jax.experiments import paper, plan, tables
+from dbdc_jax.workdir import run_record
 
 
 def _content(tmp_path, seeds, only=('dbdc', 'dbdc_no_maw'), written=None):
@@ -53,6 +55,55 @@ def test_rows_say_how_many_runs_they_lack(tmp_path):
   # The second seed has no partner.
   assert without['difference']['dice']['scans'] == 6
   assert '1 of 2' in tables.markdown(content)
+
+
+def test_both_ways_of_largest_components_have_a_table(tmp_path):
+  seeds = (0, 1)
+  plus = {'evaluation.components': 'validation'}
+  table = paper.table('1')
+  rows = tuple(
+    dataclasses.replace(v, fields={**v.fields, **plus})
+    if v.name == 'dbdc_no_maw'
+    else v
+    for v in table.variants
+  )
+  table = dataclasses.replace(table, variants=rows)
+  options = plan.Options(tmp_path, seeds=seeds)
+  names = ('dbdc', 'dbdc_no_maw')
+  runs = plan.select(plan.expand(table, options), names)
+  for run in runs:
+    experiment_test.write_run(run)
+  content = tables.collect(table, runs, options)
+  for row in content['rows']:
+    read = [
+      json.loads(
+        (tmp_path / f'runs/{row["name"]}/seed{s}/results.json').read_text()
+      )
+      for s in seeds
+    ]
+    ways = ['none', 'validation']
+    if row['name'] == 'dbdc_no_maw':
+      ways.reverse()
+    own, beside = (row['components'][way]['hd95']['mean'] for way in ways)
+    mean = lambda of: np.mean([r['mean']['native_grid']['hd95'] for r in of])
+    assert own == row['mean']['hd95']['mean'] != beside
+    np.testing.assert_allclose(beside, mean(r['beside'] for r in read))
+    line = [row['label'], 'with' if ways[0] == 'validation' else 'without']
+    assert f'| {" | ".join(line)} |' in tables.markdown(content)
+  # The results of before have one way, and no such table.
+  del read[0]['beside']
+  run_record.write_json(runs[-1].workdir / 'results.json', read[0])
+  row = tables.collect(table, runs, options)['rows'][1]
+  assert row['components'] == {} and row['n'] == 2
+  # A run's own way is not the row's any more.
+  options = dataclasses.replace(
+    options, overrides=('--config.evaluation.components=validation',)
+  )
+  states = [plan.state(run) for run in plan.expand(table, options)]
+  changed = [s for s in states if s[0] == plan.OTHER]
+  assert (
+    changed == [(plan.OTHER, 'evaluation.components: none -> validation')] * 2
+  )
 
 
 def test_files_say_the_same(tmp_path):

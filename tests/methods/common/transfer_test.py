@@ -172,6 +172,10 @@ def test_a_run_is_tested_on_its_target_and_chosen_on_its_source(
   run = results['run']
   assert (run['source'], run['target']) == ('mr', 'ct')
   assert run['labeled_scans']['ct'] == 0 < run['labeled_scans']['mr']
+  # Nor does its validation say whose largest component is kept.
+  (facts,) = run['networks'].values()
+  chosen = facts['components']
+  assert chosen['ct'] == chosen['mr'] and chosen['mr']['myocardium']['scans']
   rows = [r for r in read_rows(tmp_path) if 'validation_dice_mean' in r]
   assert rows
   for row in rows:
