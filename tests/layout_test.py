@@ -53,6 +53,7 @@ WIDE_TESTS = {
   'gpu_check',
   'integration',
   'layout',
+  'nnunet_peer',
   'own_data',
   'parallel',
   'readers',
