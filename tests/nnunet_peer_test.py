@@ -9,11 +9,13 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from benchmarks.nnunet import convert, run
 from data import split as splits
 from data.cache.prepared import PreparedCase
 from data.task import ABDOMEN
+from dbdc_jax.evaluation import folders
 from dbdc_jax.experiments import plan, tables, variants
 from dbdc_jax.reporting import runs
 
@@ -158,17 +160,7 @@ def test_a_row_is_made_and_goes_into_a_table(trained, tmp_path, python, capsys):
   assert row['classes'] == list(ours['classes'])
   assert list(row['run']['networks']) == ['ct', 'mr']
   assert row['run']['validation']['dice'] is not None
-  # The same numbers as of arrays: what was written is what is scored.
-  opened = runs.read(workdir)
-  data = opened.data()
-  by_name = {case.name: case for case in data.prepared.cases}
-  for case in row['cases']:
-    file = output / case['modality'] / 'predicted' / 'test' / case['case']
-    predicted = np.asarray(nib.load(f'{file}.nii.gz').dataobj).T
-    native = data.prepared.native_labels(by_name[case['case']])
-    both = ((predicted == 1) & (native == 1)).sum()
-    dice = 200 * both / ((predicted == 1).sum() + (native == 1).sum())
-    np.testing.assert_allclose(case['native']['left ventricle']['dice'], dice)
+  _check_scores(runs.read(workdir), output, row)
   rows = tmp_path / 'rows.json'
   entry = {'name': 'nnunet', 'results': 'out/seed{seed}/separate'}
   rows.write_text(json.dumps([entry]))
@@ -181,6 +173,39 @@ def test_a_row_is_made_and_goes_into_a_table(trained, tmp_path, python, capsys):
   assert (shown['networks'], shown['minutes']['mean']) == (2, 2.0)
   assert 'nnunet' in tables.markdown(content)
   assert 'trained for 2.0 min' in capsys.readouterr().out
+
+
+def _check_scores(opened, output, row):
+  """The row's scores against `evaluate`, and the other way against NumPy."""
+  prepared = opened.data().prepared
+  by_name = {case.name: case for case in prepared.cases}
+  islands = 0
+  for name, facts in row['run']['networks'].items():
+    folder = output / name / 'predicted' / 'test'
+    classes = ','.join(f'{k}={c}' for k, c in enumerate(row['classes']) if k)
+    found = folders.score(
+      folder, output / 'scans' / 'labels', classes=classes, quiet=True
+    )
+    theirs = {case['case']: case['scores'] for case in found.results['cases']}
+    kept = facts['components'][name]['left ventricle']['keep_largest']
+    islands += kept
+    for case in row['cases']:
+      if case['modality'] != name:
+        continue
+      for label, scored in case['native'].items():
+        for metric, value in scored.items():
+          same = theirs[case['case']][label][metric]
+          assert value == same or np.isclose(value, same)
+      file = folder / f'{case["case"]}.nii.gz'
+      predicted = np.asarray(nib.load(file).dataobj).T == 1
+      if kept:
+        parts, _ = ndimage.label(predicted)
+        predicted = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+      native = prepared.native_labels(by_name[case['case']]) == 1
+      dice = 200 * (predicted & native).sum() / (predicted.sum() + native.sum())
+      beside = case['beside']['native']['left ventricle']['dice']
+      np.testing.assert_allclose(beside, dice)
+  assert islands
 
 
 def test_what_is_finished_is_not_done_again(trained, tmp_path, python):

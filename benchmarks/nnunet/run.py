@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 # `python benchmarks/nnunet/run.py` puts this folder first, not the project.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from benchmarks.nnunet import convert
+from benchmarks.nnunet import convert, scores
 from data import split as splits
 from data.files import atomic, command, destination
-from dbdc_jax.evaluation import folders, scoring
+from dbdc_jax.evaluation import scoring
 from dbdc_jax.reporting import runs
 from dbdc_jax.workdir import run_record
 
@@ -245,48 +245,6 @@ class Peer:
       )
 
 
-def cases(
-  peer: Peer, network: Network, part: str, output: pathlib.Path
-) -> list[dict[str, Any]]:
-  """The scores of a network's scans, as `results.json` has them.
-
-  Args:
-    peer: that has trained it.
-    network: the network.
-    part: of the split.
-    output: folder for `evaluation.json` and `.csv`.
-
-  Raises:
-    ValueError: a scan could not be scored.
-  """
-  found = folders.score(
-    peer.predicted(network, part),
-    peer.files.folder / 'labels',
-    output,
-    classes=','.join(
-      f'{code}={name}'
-      for name, code in peer.files.labels(network.modalities[0]).items()
-      if code
-    ),
-    quiet=True,
-  )
-  by_file = {case['reference']: case for case in found.results['cases']}
-  out = []
-  for case in peer.files.of(network.modalities, part):
-    scored = by_file.get(convert.file_name(case))
-    if scored is None:
-      said = '; '.join(map(str, found.problems))
-      raise ValueError(f'{case.name} could not be scored: {said}')
-    native = {
-      name: {key: row[key] for key in ('empty', *scoring.NATIVE)}
-      for name, row in scored['scores'].items()
-    }
-    facts = {'case': case.name, 'patient': case.patient}
-    facts |= {'modality': case.modality, 'native': native, 'prepared': {}}
-    out.append(facts)
-  return out
-
-
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -325,6 +283,35 @@ def _settings(flags: argparse.Namespace, run, data) -> dict[str, Any]:
   }
 
 
+def _row(
+  peer: Peer, networks: Sequence[Network], data: runs.Data, way: str
+) -> tuple[dict[str, Any], ...]:
+  """Trains networks; facts of them, scores of validation and test scans."""
+  files, trained = peer.files, {}
+  found: dict[str, list] = {'validation': [], 'test': []}
+  for network in networks:
+    facts = peer.train(network, tuple(found))
+    of = {
+      part: (files.of(network.modalities, part), peer.predicted(network, part))
+      for part in found
+    }
+    choice = scores.choose(files, data.prepared, *of['validation'])
+    for part, into in found.items():
+      into += scores.score(files, data.prepared, *of[part], choice, way)
+    summed = {
+      key: sum(one[key] for one in facts)
+      for key in ('train_seconds', 'cpu_seconds')
+    }
+    name = ','.join(network.modalities)
+    trained[name] = {**facts[-1], **summed, 'components': choice}
+  return trained, *(
+    scoring.summarize(
+      cases, files.classes, list(files.modalities), {'components': way}
+    )
+    for cases in found.values()
+  )
+
+
 def _work(flags: argparse.Namespace) -> None:
   run = runs.read(flags.run)
   data = run.data()
@@ -332,36 +319,25 @@ def _work(flags: argparse.Namespace) -> None:
   settings = _settings(flags, run, data)
   claim(output, settings)
   files = convert.find(run, data, output / 'scans')
-  chosen = networks(flags.recipe, list(files.modalities))
   pseudo = RECIPES[flags.recipe][1]
   convert.write(run, data, files, [*_PARTS, *['unlabeled'] * pseudo])
-  peer = Peer(files, output, flags.python, settings)
+  trained, validation, results = _row(
+    Peer(files, output, flags.python, settings),
+    networks(flags.recipe, list(files.modalities)),
+    data,
+    run.config.evaluation.components,
+  )
+  results['run'] |= {
+    'method': 'nnU-Net',
+    'recipe': flags.recipe,
+    'devices': '1 x cpu, one thread',
+    'command': sys.argv,
+    **settings,
+    'validation': validation['mean']['native_grid'],
+    'networks': trained,
+  }
   place = output / flags.recipe
-  trained, tested, validated = {}, [], []
-  for network in chosen:
-    facts = peer.train(network, ['validation', 'test'])
-    name = ','.join(network.modalities)
-    trained[name] = facts[-1] | {
-      key: sum(one[key] for one in facts)
-      for key in ('train_seconds', 'cpu_seconds')
-    }
-    for part, into in (('test', tested), ('validation', validated)):
-      into += cases(peer, network, part, place / part / network.name)
-  summarize = lambda found, info: scoring.summarize(
-    found, files.classes, list(files.modalities), info
-  )
-  results = summarize(
-    tested,
-    {
-      'method': 'nnU-Net',
-      'recipe': flags.recipe,
-      'devices': '1 x cpu, one thread',
-      'command': sys.argv,
-      **settings,
-      'validation': summarize(validated, {})['mean']['native_grid'],
-      'networks': trained,
-    },
-  )
+  place.mkdir(exist_ok=True)
   scoring.write_results(results, place)
   print(scoring.table(results))
   minutes = sum(n['train_seconds'] for n in trained.values()) / 60
