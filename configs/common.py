@@ -91,9 +91,12 @@ FIELDS: dict[str, Any] = {
   'data.skip_bad': False,
   # Add the archives' own test scans (no labels) to the unlabelled set.
   'data.extra_unlabeled': False,
-  # Who is in which split: 70/10/20 % of the patients, drawn by this seed ...
+  # Percent of the patients that train, validate and test ...
+  'data.shares': '70,10,20',
+  # ... drawn by this seed ...
   'data.split_seed': 0,
-  # ... rotated by this fold (0 to 4 give five disjoint test sets) ...
+  # ... rotated by this fold (0 to 4: of the usual shares five disjoint test
+  # sets) ...
   'data.fold': 0,
   # ... or read from a split.json of another run, which also says who is
   # labelled (labeled_fraction is not used then).
@@ -136,8 +139,18 @@ FIELDS: dict[str, Any] = {
   'mpcl.mc': True,
   'mpcl.pc': True,
   'mpcl.pd': True,
+  # Weights of the terms: 'printed' (delta / 4 each), or those of the authors'
+  # later 'code': L_pseg 2.0, the others 0.2 in labelled and 0.4 in unlabelled
+  # slices. With 'code' go start=warmup and momentum=0.999.
+  'mpcl.reading': 'printed',
   # delta, weight of MPCL in eq 18, 19 and 21.
   'mpcl.delta': 0.1,
+  # When prototypes start and MPCL begins to act: at the 'first' step or after
+  # the epochs of dc.warmup_epochs ('warmup').
+  'mpcl.start': 'first',
+  # What L_mc does with the other modalities' prototypes of the same class:
+  # 'separate' (eq 9) or 'align'.
+  'mpcl.across': 'separate',
   # tau of eq 10.
   'mpcl.temperature': 0.1,
   # alpha of eq 7.
@@ -160,11 +173,22 @@ FIELDS: dict[str, Any] = {
   'dc.warmup_epochs': 4,
   # Share of bottleneck elements that the dropout pass drops.
   'dc.dropout': 0.5,
+  # Who makes the pseudo-labels: the 'student' in train mode (the paper), or a
+  # 'teacher', the average of past students (ssl.decay) with the running
+  # statistics, which is then validated and tested, too.
+  'dc.pseudo': 'student',
+  # Pixels whose pseudo-label is less probable than this are left out; 0 = the
+  # paper, none.
+  'dc.confidence': 0.0,
+  # Chance that half of a strong view is another slice of its modality (CutMix);
+  # 0 = the paper.
+  'dc.cutmix': 0.0,
   # --- ssl
   # The semi-supervised methods other than DBDC.
   # Largest weight of the unlabelled losses; the ramp multiplies it.
   'ssl.weight': 0.1,
-  # mean_teacher, uamt, ict: largest share of the teacher that a step keeps.
+  # mean_teacher, uamt, ict, and dbdc with dc.pseudo=teacher: largest share of
+  # the teacher that a step keeps.
   'ssl.decay': 0.99,
   # mean_teacher, uamt: standard deviation of the noise on its images.
   'ssl.noise': 0.1,
@@ -205,8 +229,16 @@ FIELDS: dict[str, Any] = {
   # --- weighting
   # dbdc: False: all modalities weigh 1 (as they always do in other methods).
   'weighting.enabled': True,
-  # Bounds 'low,high' of the learning-speed factor; '' = the paper, none.
+  # Bounds 'low,high' of a modality's learning speed over the modalities'
+  # geometric mean; '' = the paper, none.
   'weighting.clip': '',
+  # Added to both sums of the learning speed (ops/weighting.py). 1e-8 is the
+  # paper's; with 1e-4 a dip by 0.1 % moves no weight.
+  'weighting.smoothing': 1e-8,
+  # 'printed': by the DSC of the epoch's labelled batches, on all losses. The
+  # authors' later 'code': by that of the labelled scans, segmented after each
+  # epoch, on the supervised losses alone.
+  'weighting.reading': 'printed',
   # --- optimizer
   # Adam, decayed polynomially to 0 with this power.
   'optimizer.learning_rate': 1e-4,

@@ -20,8 +20,9 @@ Split = dict[str, dict[str, list[str]]]
 
 PARTS = ('labeled', 'unlabeled', 'validation', 'test')
 _WITH_LABELS = ('labeled', 'validation', 'test')
-_FOLDS = 5  # 20 % of the patients are the test set of each.
-_VALIDATION = 0.1
+_FOLDS = 5
+# Percent of the patients that train, validate and test; a fold each is tested.
+SHARES = (70, 10, 20)
 
 
 def _need(sound: object, words: str) -> None:
@@ -42,14 +43,16 @@ def _groups(cases: Sequence[Case | PreparedCase]) -> list[list[str]]:
   return sorted(sorted(group) for group in groups)
 
 
-def _sides(patients, seed, fold, labeled_fraction, name):
+def _sides(patients, seed, fold, shares, labeled_fraction, name):
   """Patient -> part, for the labelled patients of one group."""
   count = len(patients)
   rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
   folds = np.array_split(rng.permutation(count), _FOLDS)
   order = np.concatenate(folds[fold:] + folds[:fold])
   test = len(folds[fold])
-  validation = max(1, round(_VALIDATION * count))
+  if shares[2] != SHARES[2]:
+    test = max(1, round(shares[2] / 100 * count))
+  validation = max(1, round(shares[1] / 100 * count))
   train = count - test - validation
   _need(
     train > 0,
@@ -68,9 +71,10 @@ def make(
   seed: int,
   fold: int,
   labeled_fraction: float,
+  shares: Sequence[float] = SHARES,
   partly_labeled: Collection[str] = (),
 ) -> Split:
-  """Splits 70/10/20 % by patient; part of the training patients is labelled.
+  """Splits by patient; part of the training patients is labelled.
 
   Patients without any label only ever join the unlabelled training scans.
 
@@ -80,12 +84,17 @@ def make(
     fold: rotates it: folds 0 to 4 have disjoint test patients.
     labeled_fraction: share of the training patients whose labels are used,
       rounded, at least one.
+    shares: percent of the patients that train, validate and test.
     partly_labeled: modalities whose scans themselves say who is labelled: the
       fraction is not used for them, nor for those that share their patients.
 
   Raises:
-    ValueError: too few patients, a fraction outside (0, 1], or no such fold.
+    ValueError: too few patients, a fraction outside (0, 1], no such fold, or
+      shares that are not three of 100.
   """
+  sound = len(shares) == 3 and min(shares) > 0 and sum(shares) == 100
+  given = ','.join(f'{share:g}' for share in shares)
+  _need(sound, f'data.shares={given}: give three above 0 that make 100')
   sound = 0 <= fold < _FOLDS
   _need(sound, f'data.fold={fold}: choose 0 to {_FOLDS - 1}')
   words = f'labeled_fraction={labeled_fraction}: give a share above 0, up to 1'
@@ -97,7 +106,7 @@ def make(
     members = [case for case in cases if case.modality in group]
     patients = sorted({case.patient for case in members if case.labeled})
     fraction = 1.0 if set(group) & set(partly_labeled) else labeled_fraction
-    sides = _sides(patients, seed, fold, fraction, '+'.join(group))
+    sides = _sides(patients, seed, fold, shares, fraction, '+'.join(group))
     for case in members:
       part = sides.get(case.patient, 'unlabeled')
       if part == 'labeled' and not case.labeled:

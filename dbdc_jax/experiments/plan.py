@@ -135,7 +135,7 @@ def check(task: str, options: Options) -> None:
     ValueError: an argument that no run would take; names it.
   """
   resolve(task, _argument('dbdc', options), _fields(options))
-  for field in VARY[options.vary]:
+  for field in VARY[options.vary](0):
     if any(o.startswith(f'--config.{field}=') for o in options.overrides):
       raise ValueError(
         f'--config.{field}: --seeds sets it, with --vary {options.vary}'
@@ -151,8 +151,11 @@ def _run(
     return PlannedRun(variant, seed, part, folder, (), None, reason)
   # What makes the row comes last: it is not to be overridden.
   fields = _fields(options)
-  fields += [f'--config.{f}={seed}' for f in VARY[options.vary]]
-  chosen = {**variant.fields, **variant.parts[part]}
+  chosen = {
+    **VARY[options.vary](seed),
+    **variant.fields,
+    **variant.parts[part],
+  }
   fields += [f'--config.{f}={v}' for f, v in chosen.items()]
   argument = _argument(variant.method, options)
   workdir = options.output / 'runs' / variant.name / part / f'seed{seed}'

@@ -22,6 +22,8 @@ VARIES = {
   ' have the same seed of weights',
   'both': 'the split into training, validation and test patients, and the seed'
   ' of weights, batches and augmentation',
+  'folds': 'the fold of the test patients (seed modulo 5), and with every fifth'
+  ' seed that of weights, batches and augmentation',
 }
 _CSV = (
   *('row', 'modality', 'metric', 'unit', 'mean', 'standard_deviation', 'n'),

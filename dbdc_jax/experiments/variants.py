@@ -4,7 +4,7 @@ A variant is one row: a method and the config fields that make it. `paper.py`
 has the paper's tables; others are read from a JSON file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -15,11 +15,12 @@ from data.task import TASKS
 
 # The row that the others are compared with.
 REFERENCE = 'dbdc'
-# What the seeds of an experiment are of.
-VARY = {
-  'weights': ('seed',),
-  'split': ('data.split_seed',),
-  'both': ('seed', 'data.split_seed'),
+# What the seeds of an experiment are of: the fields that seed n sets.
+VARY: Mapping[str, Callable[[int], Mapping[str, int]]] = {
+  'weights': lambda n: {'seed': n},
+  'split': lambda n: {'data.split_seed': n},
+  'both': lambda n: {'seed': n, 'data.split_seed': n},
+  'folds': lambda n: {'seed': n // 5, 'data.fold': n % 5},
 }
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 _NUMBERS = {int, float}

@@ -10,10 +10,12 @@ import ml_collections
 from dbdc_jax.evaluation import components
 from dbdc_jax.methods.common.base import (
   Method,
+  Reading,
   Recipe,
   Signals,
   Traits,
   full_signals,
+  reading,
 )
 from dbdc_jax.methods.common.problem import Problem, resolve
 from dbdc_jax.models.unet import MODULATIONS
@@ -21,12 +23,14 @@ from dbdc_jax.models.unet import MODULATIONS
 __all__ = [
   'Method',
   'Problem',
+  'Reading',
   'Recipe',
   'Signals',
   'Traits',
   'build',
   'full_signals',
   'names',
+  'reading',
   'resolve',
   'traits',
 ]

@@ -15,6 +15,8 @@ images; each pass is still normalised by its own statistics. Running statistics
 are updated by labelled, weak and strong, in this order.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -27,29 +29,51 @@ from dbdc_jax.methods.common import (
   prototype_bank,
   supervision,
 )
-from dbdc_jax.ops import losses, optimizer, prototypes
+from dbdc_jax.ops import losses, optimizer, prototypes, teacher
+
+# Fields that say how DBDC is read, and their values.
+_CHOICES = {
+  'mpcl.assignment': ('sinkhorn', 'label'),
+  'mpcl.reading': ('printed', 'code'),
+  'mpcl.start': ('first', 'warmup'),
+  'mpcl.across': ('separate', 'align'),
+  'dc.pseudo': ('student', 'teacher'),
+  'weighting.reading': ('printed', 'code'),
+}
 
 
 def build(config: ml_collections.ConfigDict) -> base.Method:
   """Builds the method; see `base.Method`.
 
   Raises:
-    ValueError: an unknown `mpcl.assignment`.
+    ValueError: an unknown value of a field that says how DBDC is read, or a
+      share that is none.
   """
-  if config.mpcl.assignment not in ('sinkhorn', 'label'):
-    raise ValueError(
-      f'mpcl.assignment={config.mpcl.assignment!r}: choose sinkhorn or label'
-    )
+  for field, allowed in _CHOICES.items():
+    group, name = field.split('.')
+    if config[group][name] not in allowed:
+      raise ValueError(
+        f'{field}={config[group][name]!r}: choose {" or ".join(allowed)}'
+      )
+  for name in ('confidence', 'cutmix'):
+    if not 0 <= config.dc[name] <= 1:
+      raise ValueError(f'dc.{name}={config.dc[name]}: give a number in [0, 1]')
+  taught = config.dc.pseudo == 'teacher'
   return networks.method(
     networks.of_unet(config, extra_head=True),
     init=_init,
     loss=_loss,
     predict=_predict,
+    update=functools.partial(_update, limit=config.ssl.decay)
+    if taught
+    else base.keep_memory,
     counted=_counted,
     traits=base.Traits(
       joint=base.is_joint(config, True),
       unlabeled=config.dc.ipc or config.dc.fpc,
       weighted=True,
+      # Slices are mixed with their neighbours.
+      multiple=2 if config.dc.cutmix else 1,
     ),
     recipe=base.Recipe(
       optimizer.build(), config.optimizer.learning_rate, config.batch_size
@@ -64,6 +88,8 @@ def _init(net, key):
   variables = net.predictor.init(k_unet, net.blank, ids, False)
   params = {'unet': variables['params']}
   memory = {'modulation': variables['modulation']}
+  if net.config.dc.pseudo == 'teacher':
+    memory |= teacher.init(params['unet'])
   if net.config.mpcl.enabled:
     (num_modalities, num_classes), model = net.labelable.shape, net.config.model
     patch = net.settings.patch_size
@@ -86,10 +112,15 @@ def _init(net, key):
 
 
 def _predict(net, params, memory, images, modality):
-  """Logits in evaluation mode."""
-  variables = four_passes.variables(params, memory)
+  """Logits in evaluation mode, of the teacher where there is one."""
+  variables = four_passes.tested(params, memory)
   logits = net.predictor.apply(variables, images, modality, False)
   return losses.only_labelable(logits, net.labelable, modality)
+
+
+def _update(params, memory, *, limit):
+  """The teacher follows the U-Net."""
+  return teacher.follow(params['unet'], memory, limit)
 
 
 def _with_taps(unet, images, modality):
@@ -116,11 +147,12 @@ def _loss(step, params, memory):
   mpcl = prototype_bank.terms(step, params, memory, gated)
   supervised = _supervised(step, gated, mpcl)
   consistency = _consistency(step, gated, mpcl)
-  omega, ramp = step.signals.weights, step.signals.ramp
+  omega, signals = step.signals.weights, step.signals
+  ramp = signals.ramp * jnp.where(signals.reading.weighs_unlabeled, omega, 1.0)
   total = lambda terms: sum(terms.values())
-  value = jnp.sum(omega * (total(supervised) + ramp * total(consistency)))
+  value = jnp.sum(omega * total(supervised) + ramp * total(consistency))
   memory, found = _remembered(step, memory, passes)
-  counts = losses.dice_counts(passes.seen.logits[0], passes.labels)
+  counts = losses.dice_counts(passes.seen.logits[0], passes.targets[0])
   metrics = {**supervised, **consistency, **found, 'dice_counts': counts}
   return value, (memory, metrics)
 
@@ -137,7 +169,9 @@ def _gated(step, passes):
 
 def _supervised(step, passes, mpcl):
   """The terms `[K]` of the labelled slices (eq 21)."""
-  terms = supervision.labeled_terms(step, passes.seen.logits[0], passes.labels)
+  terms = supervision.labeled_terms(
+    step, passes.seen.logits[0], passes.targets[0]
+  )
   return terms | {f'sup_{name}': value[0] for name, value in mpcl.items()}
 
 
@@ -150,7 +184,10 @@ def _consistency(step, passes, mpcl):
   """
   names, terms = passes.names[1:], {}
   for name, logits in zip(names, passes.seen.logits[1:], strict=True):
-    terms[f'{name}_ce'] = losses.cross_entropy(logits, passes.pseudo)
+    at = names.index(name) + 1
+    terms[f'{name}_ce'] = losses.cross_entropy(
+      logits, passes.targets[at], passes.sure[at]
+    )
   for term, values in mpcl.items():
     for name, value in zip(names, list(values)[1:], strict=True):
       terms[f'{name}_{term}'] = value

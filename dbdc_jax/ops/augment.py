@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key, Num, UInt8, UInt16
+from jaxtyping import Array, Bool, Float, Integer, Key, Num, UInt8, UInt16
 
 # Views of the samples.
 Images = Float[Array, 'n {settings.patch_size} {settings.patch_size} 1']
@@ -149,6 +149,25 @@ def bezier(
   return _interpolate(
     image, b1 * x[0] + b2 * x[1] + b3, b1 * y[0] + b2 * y[1] + b3
   )
+
+
+def half_box(key: Key[Array, ''], side: int) -> Bool[Array, '{side} {side}']:
+  """A box of half an image's pixels, of random shape and place: CutMix.
+
+  French et al., "Semi-supervised semantic segmentation needs strong, varied
+  perturbations" (2020): the sides' shares of the image's are s and 1 / (2 s).
+
+  Args:
+    key: of the draw.
+    side: of the image, in pixels.
+  """
+  k_shape, k_place = jax.random.split(key)
+  s = 2.0 ** jax.random.uniform(k_shape, minval=-1.0, maxval=0.0)
+  sides = side * jnp.stack([s, 0.5 / s])
+  low = jax.random.uniform(k_place, (2,)) * (side - sides)
+  at = jnp.arange(side) + 0.5
+  inside = (at >= low[:, None]) & (at < (low + sides)[:, None])
+  return inside[0][:, None] & inside[1]
 
 
 def _to_float(image):

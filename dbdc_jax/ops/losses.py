@@ -17,6 +17,7 @@ from dbdc_jax.runtime import over_devices
 # Of each pixel, by modality.
 Logits = Float[Array, 'K *pixels C']
 Labels = Integer[Array, ' K *pixels']
+Sure = Bool[Array, ' K *pixels']
 
 DICE_EPSILON = 1e-5
 # A logit that no softmax gives any weight, and that stays finite in float32.
@@ -47,16 +48,21 @@ def mean(values: Float[Array, 'K ...']) -> PerModality:
   return masked_mean(values, jnp.ones((), bool))
 
 
-def cross_entropy(logits: Logits, labels: Labels) -> PerModality:
+def cross_entropy(
+  logits: Logits, labels: Labels, sure: Sure | None = None
+) -> PerModality:
   """Mean cross entropy per modality, in nats per pixel.
 
   Args:
     logits: of each pixel.
     labels: class indices.
+    sure: pixels that count; the mean is over all, so that few weigh little.
   """
   log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   chosen = one_hot(labels, logits.shape[-1])
   # A sum over the one-hot, not a gather: no scatter in the gradient.
+  if sure is not None:
+    chosen &= sure[..., None]
   return mean(-jnp.sum(jnp.where(chosen, log_p, 0.0), -1))
 
 
@@ -90,7 +96,12 @@ def one_hot(
 
 
 def dice(
-  logits: Logits, labels: Labels, present: Present, *, linear: bool = False
+  logits: Logits,
+  labels: Labels,
+  present: Present,
+  *,
+  linear: bool = False,
+  sure: Sure | None = None,
 ) -> PerModality:
   """Soft Dice loss per modality, squared denominator, background included.
 
@@ -103,12 +114,15 @@ def dice(
     labels: class indices.
     present: classes that the modality's labels contain.
     linear: p and g not squared in the denominator.
+    sure: pixels that count.
 
   Returns:
     In [0, 1].
   """
   p = jax.nn.softmax(logits.astype(jnp.float32))
   g = one_hot(labels, logits.shape[-1])
+  if sure is not None:
+    p, g = jnp.where(sure[..., None], p, 0.0), g & sure[..., None]
   axes = tuple(range(1, logits.ndim - 1))
   sums = jnp.stack(
     [

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from dbdc_jax.ops import losses
+from dbdc_jax.ops.shapes import Scalar
 from dbdc_jax.ops.sinkhorn import sinkhorn
 from dbdc_jax.runtime import over_devices
 from dbdc_jax.runtime.precision import EXACT
@@ -146,7 +147,7 @@ def update(
   labels: Integer[Array, 'K n'],
   kept: Bool[Array, 'K n'],
   *,
-  momentum: float,
+  momentum: Scalar | float,
 ) -> tuple[Prototypes, Float[Array, 'K C']]:
   """Moves each prototype towards the mean of its kept pixels (eq 7).
 
@@ -205,6 +206,8 @@ def mpcl_terms(
   bias: Float[Array, ' C'],
   *,
   temperature: float,
+  across: Scalar | float = 1.0,
+  sure: Bool[Array, 'K n'] | None = None,
 ) -> dict[str, Float[Array, ' K']]:
   """The four terms of MPCL (eq 8 to 11) for one view.
 
@@ -216,6 +219,9 @@ def mpcl_terms(
     scale: of the prototype logits' LayerNorm.
     bias: of the same.
     temperature: tau of L_pc.
+    across: what the other modalities' prototypes count in L_mc: 1 pushes
+      away from them, as printed, -1 draws to them.
+    sure: pixels that count; means are over all.
 
   Returns:
     `{'pseg', 'mc', 'pc', 'pd'}`; 0 for a modality whose bank is
@@ -228,17 +234,20 @@ def mpcl_terms(
   positive = jnp.sum(jnp.where(chosen, scores, 0.0), -1)  # [K, n]
 
   logits = prototype_logits(scores, present, scale, bias)
-  pseg = 0.5 * losses.dice(logits, labels, present)
-  pseg += 0.5 * losses.cross_entropy(logits, labels)
+  pseg = 0.5 * losses.dice(logits, labels, present, sure=sure)
+  pseg += 0.5 * losses.cross_entropy(logits, labels, sure)
 
-  mc = -losses.mean(positive)
+  counts = jnp.ones_like(labels, bool) if sure is None else sure
+  mean = lambda values: losses.mean(jnp.where(counts, values, 0.0))
+  mc = -mean(positive)
   if num_modalities > 1:
     # Same class, other modalities: only banks that are ready and know it.
-    across = jnp.sum(jnp.where(chosen[:, :, None], similarities, 0.0), -1)
+    others = jnp.sum(jnp.where(chosen[:, :, None], similarities, 0.0), -1)
     known = jnp.any(chosen[:, :, None] & present, -1)  # [K, n, J]
     other = ~jnp.eye(num_modalities, dtype=bool)[:, None]
     mask = known & state.ready & other
-    mc += losses.masked_mean(across, mask)
+    others = jnp.where(counts[..., None], others, 0.0)
+    mc += across * losses.masked_mean(others, mask)
   else:
     mc = jnp.zeros_like(mc)
 
@@ -246,8 +255,8 @@ def mpcl_terms(
   terms = {
     'pseg': pseg,
     'mc': mc,
-    'pc': losses.cross_entropy(masked, labels),
-    'pd': losses.mean((1 - positive) ** 2),
+    'pc': losses.cross_entropy(masked, labels, sure),
+    'pd': mean((1 - positive) ** 2),
   }
   return {k: jnp.where(state.ready, v, 0.0) for k, v in terms.items()}
 

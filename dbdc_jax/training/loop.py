@@ -39,6 +39,7 @@ class TrainingRun:
     on_epoch: called with each epoch's metrics.
     feed: its batches.
     validation: its validation scans.
+    labeled: its labelled training scans, to be segmented.
     present: `[K, C]` bool, see `scans.present_classes`.
     trained: `[K]` bool, see `step.step_function`.
   """
@@ -61,6 +62,10 @@ class TrainingRun:
     limit = self.config.data.memory_limit_gib * 2**30 - batches.samples.nbytes
     self.validation = validation.Validation(
       self.prepared, self.cases('validation'), limit
+    )
+    # Decoded each time: MAW's code reading is the one use of them.
+    self.labeled = validation.Validation(
+      self.prepared, self.cases('labeled'), 0
     )
     self.present = scans.present_classes(*data, names, len(self.classes))
     self.trained = np.isin(names, self.added) if self.added else None
@@ -116,12 +121,18 @@ class TrainingRun:
     )
 
 
+def _weighted(run: TrainingRun) -> bool:
+  """Whether MAW weighs the modalities."""
+  return run.config.weighting.enabled and run.method.traits.weighted
+
+
 def _signals(
   run: TrainingRun, epoch: int, state: TrainState
 ) -> methods.Signals:
   weights = jnp.ones(len(run.modalities))
-  if run.config.weighting.enabled and run.method.traits.weighted:
-    weights = weighting.weights(state.weighting)
+  if _weighted(run):
+    smoothing = run.config.weighting.smoothing
+    weights = weighting.weights(state.weighting, smoothing)
   return parallel.place(
     methods.Signals(
       weights=weights,
@@ -130,6 +141,7 @@ def _signals(
       present=jnp.asarray(run.present),
       consistent=jnp.asarray(run.feed.consistent),
       progress=jnp.float32(epoch / run.config.epochs),
+      reading=methods.reading(run.config, epoch),
     )
   )
 
@@ -178,13 +190,20 @@ def _run_epoch(run, step_fn, state, epoch, writer):
 
 
 def _end_of_epoch(run, state):
-  """Feeds MAW with the epoch's training DSC and clears its counts."""
+  """Feeds MAW with the epoch's training DSC and clears its counts.
+
+  Returns:
+    The state, the DSC of the epoch's batches, and what MAW was fed with.
+  """
   dice = losses.pooled_dice(state.dice_counts, jnp.asarray(run.present))
+  watched = dice
+  if _weighted(run) and run.config.weighting.reading == 'code':
+    watched = jnp.asarray(run.labeled.dice(run.scans(state)), jnp.float32)
   cleared = jnp.zeros_like(state.dice_counts)
-  followed = weighting.update(state.weighting, dice)
+  followed = weighting.update(state.weighting, watched)
   cleared, followed = parallel.place((cleared, followed))
   state = state._replace(dice_counts=cleared, weighting=followed)
-  return state, np.asarray(dice)
+  return state, np.asarray(dice), np.asarray(watched)
 
 
 def fit(
@@ -220,8 +239,9 @@ def fit(
     slices *= len(run.modalities) * (2 if run.feed.consistent.any() else 1)
     row['images_per_second'] = slices / seconds
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
-    state, dice = _end_of_epoch(run, state)
+    state, dice, watched = _end_of_epoch(run, state)
     row['train_dice'] = epoch_metrics.named(run.modalities, dice)
+    row['watched_dice'] = epoch_metrics.named(run.modalities, watched)
     last = epoch == config.epochs
     validated, beside = None, ''
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)

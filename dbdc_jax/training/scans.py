@@ -65,6 +65,16 @@ def load(problem: methods.Problem) -> Prepared:
   )
 
 
+def _shares(text: str) -> list[float]:
+  """Percentages that stand one behind the other."""
+  try:
+    return [float(share) for share in text.split(',')]
+  except ValueError:
+    raise ValueError(
+      f'data.shares={text!r}: give three percentages, for example 70,10,20'
+    ) from None
+
+
 def choose_split(
   problem: methods.Problem,
   prepared: Prepared,
@@ -107,6 +117,7 @@ def choose_split(
       seed=config.data.split_seed,
       fold=config.data.fold,
       labeled_fraction=config.labeled_fraction,
+      shares=_shares(config.data.shares),
       partly_labeled=_partly_labeled(problem, prepared),
     )
     split = adapt(made)

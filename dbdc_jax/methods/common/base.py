@@ -18,6 +18,53 @@ import optax
 from dbdc_jax.methods.common.transfer import Transfer
 from dbdc_jax.ops import optimizer
 
+# The terms of MPCL, in the order of eq 8 to 11.
+TERMS = ('pseg', 'mc', 'pc', 'pd')
+# Of the authors' later code: weights of the terms in labelled and in unlabelled
+# slices. L_pseg is 0.5 (CE + Dice) here, the sum there.
+_CODE = ((2.0, 0.2, 0.2, 0.2), (2.0, 0.4, 0.4, 0.4))
+# Of the paper: delta / 4 each (eq 12, 18, 19 and 21).
+_PRINTED = np.full((2, 4), 0.1 / 4, np.float32)
+
+
+class Reading(NamedTuple):
+  """How DBDC is read: numbers, so that all readings share one program.
+
+  Without arguments: the paper's, of the fields' defaults.
+
+  Attributes:
+    mpcl: weights of MPCL's terms (`TERMS`) in labelled and unlabelled slices.
+    across: what the other modalities' prototypes count in L_mc: 1 pushes an
+      embedding away from them, -1 draws it to them.
+    bank: whether the prototype bank and MPCL act.
+    momentum: alpha of eq 7.
+    confidence: unlabelled pixels whose pseudo-label is less probable are left
+      out.
+    weighs_unlabeled: whether MAW's weights act on the unlabelled losses, too.
+  """
+
+  mpcl: Float[Array | np.ndarray, '2 4'] = _PRINTED
+  across: Float[Array, ''] | float = 1.0
+  bank: Bool[Array, ''] | bool = True
+  momentum: Float[Array, ''] | float = 0.99
+  confidence: Float[Array, ''] | float = 0.0
+  weighs_unlabeled: Bool[Array, ''] | bool = True
+
+
+def reading(config: ml_collections.ConfigDict, epoch: int) -> Reading:
+  """What a config says of DBDC in an epoch (from 1 on), as arrays."""
+  mpcl, dc = config.mpcl, config.dc
+  printed = np.full_like(_PRINTED, mpcl.delta / 4)
+  weights = np.float32(_CODE) if mpcl.reading == 'code' else printed
+  return Reading(
+    mpcl=jnp.asarray(weights * [mpcl[term] for term in TERMS], jnp.float32),
+    across=jnp.float32(-1.0 if mpcl.across == 'align' else 1.0),
+    bank=jnp.asarray(mpcl.start == 'first' or epoch > dc.warmup_epochs),
+    momentum=jnp.float32(mpcl.momentum),
+    confidence=jnp.float32(dc.confidence),
+    weighs_unlabeled=jnp.asarray(config.weighting.reading != 'code'),
+  )
+
 
 class Signals(NamedTuple):
   """What the train loop passes into a step, as arrays (never constants).
@@ -29,6 +76,7 @@ class Signals(NamedTuple):
     present: classes that each modality's labels contain.
     consistent: modalities that have unlabelled scans.
     progress: in (0, 1], this epoch's number over that of all epochs.
+    reading: of DBDC.
   """
 
   weights: Float[Array, ' K']
@@ -37,6 +85,7 @@ class Signals(NamedTuple):
   present: Bool[Array, 'K C']
   consistent: Bool[Array, ' K']
   progress: Float[Array, ''] | float = 1.0
+  reading: Reading = Reading()
 
 
 def full_signals(
@@ -51,6 +100,7 @@ def full_signals(
     present=jnp.asarray(present),
     consistent=jnp.asarray(consistent),
     progress=jnp.float32(1.0),
+    reading=jax.tree.map(jnp.asarray, Reading()),
   )
 
 

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from dbdc_jax.methods.common import passes, supervision
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.models import modulation
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import drop_bottleneck
-from dbdc_jax.ops import losses
+from dbdc_jax.ops import augment, losses
+from dbdc_jax.ops.shapes import Images, Labels, Logits
 
 # The view that each pass with a gradient sees.
 _VIEWS = {'sup': 'images', 'fpc': 'weak', 'ipc': 'strong'}
@@ -42,29 +43,30 @@ class Passes(NamedTuple):
   Attributes:
     names: of the passes with a gradient; 'sup' is the first.
     seen: of them.
-    labels: of the labelled slices.
-    pseudo: pseudo-labels, None without unlabelled slices.
+    targets: what each of them should say: labels or pseudo-labels.
+    sure: pixels of each whose target counts.
     moments: of the passes that move running statistics, in order.
   """
 
   names: tuple[str, ...]
   seen: Seen
-  labels: Integer[Array, 'K b H W']
-  pseudo: Integer[Array, 'K b H W'] | None
+  targets: list[Labels]
+  sure: list[Bool[Array, 'K b H W']]
   moments: list[Any]
-
-  @property
-  def targets(self) -> list[Integer[Array, 'K b H W']]:
-    """What each pass should say: labels or pseudo-labels."""
-    if self.pseudo is None:
-      return [self.labels]
-    pseudo = self.pseudo.astype(self.labels.dtype)
-    return [self.labels, *[pseudo for _ in self.names[1:]]]
 
 
 def variables(params: Any, memory: Any) -> dict[str, Any]:
   """What the U-Net is applied with."""
   return {'params': params['unet'], 'modulation': memory['modulation']}
+
+
+def tested(params: Any, memory: Any) -> dict[str, Any]:
+  """The teacher's parameters instead, where there is one.
+
+  The running statistics are the student's: an average over as many steps.
+  """
+  unet = memory.get('teacher', params['unet'])
+  return {'params': unet, 'modulation': memory['modulation']}
 
 
 def projector(net: Networks) -> Projector:
@@ -150,13 +152,62 @@ def _names(step: Step) -> tuple[str, ...]:
   return tuple(on)
 
 
+def _mixed(
+  x: Shaped[Array, 'K b H W *rest'], boxes: Bool[Array, 'K b H W']
+) -> Shaped[Array, 'K b H W *rest']:
+  """Images or labels with boxes of their neighbours (2 i, 2 i + 1): CutMix."""
+  pairs = x.reshape(x.shape[0], -1, 2, *x.shape[2:])
+  others = pairs[:, :, ::-1].reshape(x.shape)
+  return jnp.where(boxes.reshape(*boxes.shape, *(1,) * (x.ndim - 4)), others, x)
+
+
+def _boxes(step: Step, keys: Key[Array, 'K b']) -> Bool[Array, 'K b H W']:
+  """Where each strong view shows its neighbour, in a share of the samples.
+
+  Raises:
+    ValueError: samples that cannot be paired.
+  """
+  if keys.shape[1] % 2:
+    raise ValueError(
+      f'batch_size: dc.cutmix mixes pairs of slices, and {keys.shape[1]} of a'
+      ' modality on a device cannot be paired: choose a --config.batch_size'
+      ' that is a multiple of twice the number of devices'
+    )
+  side = step.net.settings.patch_size
+
+  def one(key):
+    k_which, k_box = jax.random.split(jax.random.fold_in(key, 1))
+    which = jax.random.bernoulli(k_which, step.config.dc.cutmix)
+    return which & augment.half_box(k_box, side)
+
+  return jax.vmap(jax.vmap(one))(keys)
+
+
+def _taught(step: Step, memory: Any, images: Images) -> Logits:
+  """The teacher's logits, in evaluation mode."""
+  count = images.shape[1]
+  ids = jnp.arange(step.net.unet.num_modalities, dtype=jnp.int32)
+  ids = jnp.repeat(ids, count)
+  variables = {'params': memory['teacher'], 'modulation': memory['modulation']}
+  logits = step.net.unet.apply(
+    lax.stop_gradient(variables), passes.flat(images), ids, False
+  )
+  logits = losses.only_labelable(logits, step.net.labelable, ids)
+  return logits.reshape(-1, count, *logits.shape[1:])
+
+
 def run(step: Step, params: Any, memory: Any) -> Passes:
   """Runs all passes; the unlabelled ones have no gradient while off."""
   views, names = passes.views(step), _names(step)
+  boxes = None
+  if step.config.dc.cutmix and 'ipc' in names:
+    boxes = _boxes(step, views.keys)
+    views = views._replace(strong=_mixed(views.strong, boxes))
   learner, count = Learner(step.net, params, memory), len(names)
   inputs = [passes.flat(getattr(views, _VIEWS[name])) for name in names]
   features, encoded = learner.apply('encode', jnp.concatenate(inputs), count)
-  pseudo, between = None, []
+  targets, between = [views.labels], []
+  sure = [jnp.ones(views.labels.shape, bool)]
   if count > 1:
     # The pseudo-label: hard, without gradient, in train mode like all passes.
     fixed = learner._replace(params=lax.stop_gradient(params))
@@ -171,11 +222,22 @@ def run(step: Step, params: Any, memory: Any) -> Passes:
       features = (*skips, jnp.concatenate(parts))
     else:
       weak, found = fixed.apply('encode', passes.flat(views.weak), 1)
-    alone, decoded = fixed.decode(lax.stop_gradient(weak), 1, project=False)
-    between = [found | decoded]
-    pseudo = supervision.pseudo_labels(alone.logits[0], step.signals.present)
+    if step.config.dc.pseudo == 'teacher':
+      logits = _taught(step, memory, views.weak)
+    else:
+      alone, decoded = fixed.decode(lax.stop_gradient(weak), 1, project=False)
+      between, logits = [found | decoded], alone.logits[0]
+    present = step.signals.present
+    pseudo = supervision.pseudo_labels(logits, present)
+    pseudo = pseudo.astype(views.labels.dtype)
+    probable = supervision.probabilities(logits, present)
+    certain = probable >= step.signals.reading.confidence
+    for name in names[1:]:
+      mixed = name == 'ipc' and boxes is not None
+      targets += [_mixed(pseudo, boxes) if mixed else pseudo]
+      sure += [_mixed(certain, boxes) if mixed else certain]
   seen, decoded = learner.decode(features, count, project=True)
   of = lambda name: _moments(encoded | decoded, count, names.index(name))
   strong = [of('ipc')] if 'ipc' in names else []
   moments = [of('sup'), *between, *strong]
-  return Passes(names, seen, views.labels, pseudo, moments)
+  return Passes(names, seen, targets, sure, moments)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Shaped
 
-from dbdc_jax.methods.common import supervision
+from dbdc_jax.methods.common import base, supervision
 from dbdc_jax.methods.common.four_passes import Passes
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses, prototypes
@@ -20,9 +20,9 @@ from dbdc_jax.runtime import over_devices
 
 
 def _strided(
-  step: Step, labels: Integer[Array, '*passes K b H W']
-) -> Integer[Array, '*passes K n']:
-  """Labels at the embeddings' pixels."""
+  step: Step, labels: Shaped[Array, '*passes K b H W']
+) -> Shaped[Array, '*passes K n']:
+  """Labels, or what else pixels have, at the embeddings' pixels."""
   stride = step.config.mpcl.stride
   labels = labels[..., ::stride, ::stride]
   return labels.reshape(*labels.shape[:-3], -1)
@@ -31,12 +31,12 @@ def _strided(
 def terms(
   step: Step, params: Any, memory: Any, passes: Passes
 ) -> dict[str, Float[Array, 'P K']]:
-  """The enabled MPCL terms of all passes, each already divided as in eq 12.
+  """The MPCL terms of all passes, each with its weight (eq 12).
 
   They are of the bank from before this step.
 
   Returns:
-    By term; empty without MPCL.
+    By term, 0 for one that is off; empty without MPCL.
   """
   settings, signals = step.config.mpcl, step.signals
   if not settings.enabled:
@@ -52,7 +52,7 @@ def terms(
     acts[:, None],
   )
 
-  def of_pass(embeddings, labels, norm):
+  def of_pass(embeddings, labels, sure, norm):
     return prototypes.mpcl_terms(
       memory['prototypes'],
       embeddings,
@@ -60,12 +60,20 @@ def terms(
       signals.present,
       **norm,
       temperature=settings.temperature,
+      across=signals.reading.across,
+      sure=sure,
     )
 
   labels = _strided(step, jnp.stack(passes.targets))
-  found = jax.vmap(of_pass)(passes.seen.embeddings, labels, norm)
-  share = settings.delta / 4
-  return {k: share * value for k, value in found.items() if settings[k]}
+  sure = _strided(step, jnp.stack(passes.sure))
+  found = jax.vmap(of_pass)(passes.seen.embeddings, labels, sure, norm)
+  # Of the labelled pass, then of each unlabelled one.
+  rows = signals.reading.mpcl[jnp.minimum(jnp.arange(count), 1)]
+  weights = dict(zip(base.TERMS, rows.T[..., None], strict=True))
+  return {
+    k: jnp.where(weights[k] > 0, weights[k] * value, 0.0)
+    for k, value in found.items()
+  }
 
 
 def update(
@@ -90,7 +98,8 @@ def update(
   joins = signals.active & signals.consistent[:, None]
   acts = [jnp.ones_like(joins)] + [joins] * (len(targets) - 1)
   labels = joined(targets)
-  takes_part = joined(jnp.broadcast_to(jnp.stack(acts), targets.shape))
+  sure = _strided(step, jnp.stack(passes.sure))
+  takes_part = joined(jnp.stack(acts) & sure)
   kept = takes_part
   if mpcl.assignment == 'sinkhorn':
     # Of all views: the product that the loss has, too, is computed once.
@@ -109,7 +118,7 @@ def update(
     joined(views),
     labels,
     kept,
-    momentum=mpcl.momentum,
+    momentum=signals.reading.momentum,
   )
   chosen = losses.one_hot(labels, counts.shape[-1]) & takes_part[..., None]
   offered = over_devices.total(jnp.sum(chosen, 1).astype(jnp.float32))
@@ -118,4 +127,6 @@ def update(
     'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),
     'prototype_cosine': prototypes.cross_modality_cosine(moved.bank),
   }
-  return moved._replace(ready=started.ready), metrics
+  moved = moved._replace(ready=started.ready)
+  acts = signals.reading.bank
+  return jax.tree.map(lambda x, y: jnp.where(acts, x, y), moved, bank), metrics

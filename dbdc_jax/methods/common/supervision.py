@@ -7,8 +7,9 @@ losses out while they must not act.
 from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses
@@ -52,8 +53,17 @@ def pseudo_labels(logits: Logits, present: Present) -> Labels:
     present: classes that each modality's labels contain: the others are never
       chosen.
   """
-  allowed = present[:, None, None, None]
-  return jnp.argmax(jnp.where(allowed, logits, losses.NEGATIVE), -1)
+  return jnp.argmax(_allowed(logits, present), -1)
+
+
+def probabilities(logits: Logits, present: Present) -> Float[Array, 'K b H W']:
+  """How probable `pseudo_labels` are, without a gradient."""
+  softmax = jax.nn.softmax(_allowed(lax.stop_gradient(logits), present))
+  return jnp.max(softmax, -1)
+
+
+def _allowed(logits: Logits, present: Present) -> Logits:
+  return jnp.where(present[:, None, None, None], logits, losses.NEGATIVE)
 
 
 @jax.custom_vjp

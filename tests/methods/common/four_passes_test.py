@@ -111,10 +111,7 @@ def test_merged_passes_equal_separate_ones(off):
     return (
       (merged.seen, merged.moments),
       (together, found),
-      (
-        merged.pseudo,
-        pseudo,
-      ),
+      (merged.targets[1], pseudo),
     )
 
   merged, apart, pseudo = both(jax.random.key(3))
