@@ -57,13 +57,14 @@ def make_batch(samples=range(B)):
   return jax.tree.map(lambda x: x[:, samples.start : samples.stop], whole)
 
 
-def make_signals(active=True):
+def make_signals(active=True, **reading):
   return methods.Signals(
     weights=jnp.array([1.3, 0.7]),
     ramp=jnp.float32(0.5),
     active=jnp.asarray(active),
     present=jnp.ones((K, C), bool),
     consistent=jnp.ones(K, bool),
+    reading=jax.tree.map(jnp.asarray, methods.Reading(**reading)),
   )
 
 

@@ -45,6 +45,19 @@ def test_shares_are_the_papers():
   assert _sizes(_make(labeled_fraction=1.0)['ct']) == [14, 0, 2, 4]
 
 
+def test_shares_may_be_others():
+  """14 of 40 patients train, 3 of them labelled; folds still turn them."""
+  cases = [_case(f'ct{i}', f'b{i}', 'ct') for i in range(40)]
+  make = lambda fold: split.make(
+    cases, seed=1, fold=fold, labeled_fraction=0.2, shares=(35, 15, 50)
+  )['ct']
+  assert _sizes(make(0)) == [3, 11, 6, 20]
+  assert make(0)['test'] != make(1)['test']
+  for shares in ((70, 10), (70, 10, 30), (90, 10, 0)):
+    with pytest.raises(ValueError, match='give three above 0 that make 100'):
+      split.make(cases, seed=0, fold=0, labeled_fraction=1.0, shares=shares)
+
+
 def test_a_patient_is_on_one_side_in_every_modality():
   for seed in range(5):
     found = _make(seed=seed)

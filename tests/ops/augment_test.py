@@ -55,6 +55,20 @@ def test_image_and_label_move_together():
   assert same.mean() > 0.98
 
 
+def test_boxes_cover_half_of_the_image_anywhere():
+  draw = jax.jit(jax.vmap(lambda key: augment.half_box(key, 40)))
+  boxes = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
+  sides = np.stack([boxes.any(2).sum(1), boxes.any(1).sum(1)])
+  # A box is all pixels of its rows and columns.
+  np.testing.assert_array_equal(boxes.sum((1, 2)), sides.prod(0))
+  np.testing.assert_allclose(boxes.mean((1, 2)), 0.5, atol=0.04)
+  assert sides.min() >= 19 and sides.max() == 40
+  # Both shapes, and every pixel as often inside as its mirror image.
+  assert abs((sides[0] > sides[1]).mean() - 0.5) < 0.1
+  often = boxes.mean(0)
+  np.testing.assert_allclose(often, often[::-1, ::-1], atol=0.15)
+
+
 def test_views_share_their_geometry_and_strong_stays_in_range():
   images, _ = _slices()
   images = np.where(images > 30000, 65535, 0).astype(np.uint16)

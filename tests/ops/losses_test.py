@@ -89,6 +89,22 @@ def test_devices_give_the_value_and_gradient_of_one(name):
   np.testing.assert_allclose(joined, gradient, atol=1e-6)
 
 
+def test_unsure_pixels_count_in_the_mean_alone():
+  """As if their cross entropy were 0; in Dice as if they were not there."""
+  logits, labels = map(jnp.asarray, _data())
+  sure = jax.random.bernoulli(jax.random.key(0), 0.4, labels.shape)
+  found = losses.cross_entropy(logits, labels, sure)
+  dice = losses.dice(logits, labels, jnp.ones((K, C), bool), sure=sure)
+  for k in range(K):
+    kept = np.asarray(sure[k])
+    some, classes = logits[k][kept][None], labels[k][kept][None]
+    share = kept.mean()
+    whole = losses.cross_entropy(some, classes)[0]
+    np.testing.assert_allclose(found[k], share * whole, rtol=1e-5)
+    alone = losses.dice(some, classes, jnp.ones((1, C), bool))[0]
+    np.testing.assert_allclose(dice[k], alone, rtol=1e-5)
+
+
 def test_masked_mean_selects_instead_of_multiplying():
   values = jnp.array([[1.0, jnp.nan, 3.0]])
   mask = jnp.array([[True, False, True]])

@@ -82,6 +82,50 @@ def test_terms_equal_the_plain_loop(ready):
     np.testing.assert_allclose(found[name], expected, atol=2e-5, err_msg=name)
 
 
+def test_the_sign_turns_what_the_other_modalities_count():
+  embeddings, labels = _pixels()
+  given = _bank(), embeddings, labels, np.ones((K, C), bool)
+  apart, near, neither = (
+    _terms(*given, across=jnp.float32(sign))['mc'] for sign in (1, -1, 0)
+  )
+  np.testing.assert_allclose(apart + near, 2 * neither, atol=1e-6)
+  assert (np.abs(apart - near) > 1e-3).all()
+  np.testing.assert_allclose(apart, _loop(*given)['mc'], atol=2e-5)
+
+
+def test_unsure_pixels_have_no_part_in_any_term():
+  """Their embeddings have no gradient; means are over all pixels."""
+  embeddings, labels = _pixels()
+  sure = np.random.default_rng(5).random((K, N)) < 0.5
+  given = _bank(), embeddings, labels, np.ones((K, C), bool)
+  found = _terms(*given, sure=jnp.asarray(sure))
+  own = np.einsum(
+    'knd,knd->kn',
+    embeddings,
+    np.stack([np.asarray(_bank().bank)[k, labels[k]] for k in range(K)]),
+  )
+  np.testing.assert_allclose(
+    found['pd'], np.where(sure, (1 - own) ** 2, 0).mean(1), atol=1e-5
+  )
+
+  def total(x):
+    terms = prototypes.mpcl_terms(
+      _bank(),
+      x,
+      jnp.asarray(labels),
+      jnp.ones((K, C), bool),
+      jnp.ones(C),
+      jnp.zeros(C),
+      temperature=0.1,
+      sure=jnp.asarray(sure),
+    )
+    return sum(jnp.sum(t) for t in terms.values())
+
+  gradient = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(embeddings)))
+  assert not gradient[~sure].any()
+  assert (np.abs(gradient[sure]).max(-1) > 0).all()
+
+
 def test_one_modality_has_no_modality_contrast():
   bank = prototypes.init(1, C, D)._replace(
     bank=jnp.asarray(_unit((1, C, D), 0)), ready=jnp.ones(1, bool)

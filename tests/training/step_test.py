@@ -165,6 +165,82 @@ def test_bank_of_before_the_step_makes_the_loss(batch, start, one_device):
   assert (metrics['kept_pixels'] <= metrics['offered_pixels']).all()
 
 
+def _parts(metrics):
+  """The passes' terms by name."""
+  return {
+    name: np.asarray(value)
+    for name, value in metrics.items()
+    if name.split('_')[0] in ('sup', 'ipc', 'fpc')
+  }
+
+
+def test_the_terms_have_the_weights_of_their_reading(batch, start, one_device):
+  """Also that readings share a program."""
+  code = [[2.0, 0.2, 0.2, 0.2], [2.0, 0.4, 0.4, 0.4]]
+  printed, found = (
+    _parts(one_device(*start, batch, make_signals(**reading))[0][1][1])
+    for reading in ({}, {'mpcl': np.float32(code)})
+  )
+  for row, names in zip(code, (('sup',), ('fpc', 'ipc')), strict=True):
+    for name in names:
+      for term, weight in zip(('pseg', 'mc', 'pc', 'pd'), row, strict=True):
+        raw = printed[f'{name}_{term}'] / 0.025
+        np.testing.assert_allclose(
+          found[f'{name}_{term}'], weight * raw, rtol=1e-4
+        )
+  assert one_device._cache_size() == 1
+
+
+def test_terms_of_no_weight_have_no_gradient(batch, start, one_device):
+  off = make_signals(mpcl=np.zeros((2, 4), np.float32))
+  (loss, (_, metrics)), gradients = one_device(*start, batch, off)
+  for part in ('projector', 'prototype_norm'):
+    assert not any(np.any(g) for g in jax.tree.leaves(gradients[part]))
+  assert np.any(gradients['unet']['conv0']['conv']['kernel'])
+  omega = np.array([1.3, 0.7])
+  terms = _parts(metrics)
+  wanted = sum(
+    (1.0 if name.startswith('sup') else 0.5) * np.sum(omega * value)
+    for name, value in terms.items()
+    if name.endswith(('ce', 'dice'))
+  )
+  np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+
+def test_a_bank_that_must_not_act_keeps_its_bits(batch, start, one_device):
+  params, memory = start
+  (_, (new, _)), _ = one_device(params, memory, batch, make_signals(bank=False))
+  same = jax.tree.map(np.array_equal, new['prototypes'], memory['prototypes'])
+  assert all(same)
+
+
+def test_weights_may_spare_the_unlabelled_losses(batch, start, one_device):
+  signals = make_signals(weighs_unlabeled=False)
+  (loss, (_, metrics)), _ = one_device(*start, batch, signals)
+  terms, omega = _parts(metrics), np.array([1.3, 0.7])
+  wanted = sum(
+    np.sum(omega * value) if name.startswith('sup') else 0.5 * np.sum(value)
+    for name, value in terms.items()
+  )
+  np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+
+def test_what_no_pseudo_label_is_sure_of_is_left_out(batch, start, one_device):
+  """Of every unlabelled loss, and of the bank's update."""
+  signals = make_signals(confidence=1.01)
+  (_, (_, metrics)), _ = one_device(*start, batch, signals)
+  (_, (_, full)), _ = one_device(*start, batch, make_signals())
+  for name, value in _parts(metrics).items():
+    if name.startswith('sup'):
+      np.testing.assert_array_equal(value, full[name])
+    elif name.endswith('pseg'):  # Its Dice of nothing is 1 - e / e = 0.
+      assert not value.any()
+    else:
+      assert not value.any(), name
+  half = np.asarray(full['offered_pixels']).sum(-1) / 2
+  np.testing.assert_array_equal(metrics['offered_pixels'].sum(-1), half)
+
+
 def test_prediction_compiles_no_projector(config, batch, start, one_device):
   params, memory = start
   method = methods.build(config)

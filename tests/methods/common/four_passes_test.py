@@ -126,6 +126,96 @@ def test_merged_passes_equal_separate_ones(off):
   assert (pseudo[0] == pseudo[1]).mean() > 0.999
 
 
+@pytest.fixture(scope='module')
+def mixed():
+  """A step whose teacher is another network, with CutMix and a threshold."""
+  config = make_config()
+  config.dtype = 'float32'
+  config.dc.pseudo, config.dc.cutmix = 'teacher', 0.5
+  method = methods.build(config)
+  net = networks.of_unet(config, extra_head=True)
+  signals = make_signals(confidence=0.3)
+  batch = jax.tree.map(jnp.asarray, make_batch())
+
+  @jax.jit
+  def run(key):
+    params, memory = method.init(key)
+    other, _ = method.init(jax.random.fold_in(key, 1))
+    memory['teacher'] = other['unet']
+    step = networks.Step(net, batch, key, signals)
+    merged = four_passes.run(step, params, memory)
+    views = passes.views(step)
+    boxes = four_passes._boxes(step, views.keys)
+    ids = jnp.repeat(jnp.arange(K), B)
+    taught = method.predict(params, memory, passes.flat(views.weak), ids)
+    shown = four_passes._mixed(views.strong, boxes)
+    learner = four_passes.Learner(net, params, memory)
+    features, _ = learner.apply('encode', passes.flat(shown), 1)
+    strong, _ = learner.decode(features, 1, project=False)
+    moved = method.update(params, memory)
+    return {
+      'targets': merged.targets,
+      'sure': merged.sure,
+      'logits': merged.seen.logits[-1],
+      'moments': len(merged.moments),
+      'boxes': boxes,
+      'taught': jax.nn.softmax(taught).reshape(K, B, *taught.shape[1:]),
+      'strong': strong.logits[0],
+      'params': params['unet'],
+      'first': memory,
+      'moved': moved,
+    }
+
+  return jax.device_get(run(jax.random.key(3)))
+
+
+def test_a_teacher_labels_in_evaluation_mode_and_is_tested(mixed):
+  """`predict` is of the teacher: it says what the pseudo-labels are."""
+  taught = mixed['taught']
+  np.testing.assert_array_equal(mixed['targets'][1], taught.argmax(-1))
+  np.testing.assert_array_equal(mixed['sure'][1], taught.max(-1) >= 0.3)
+  assert 0.01 < mixed['sure'][1].mean() < 0.99
+  # The weak view has no pass of its own: labelled and strong ones are followed.
+  assert mixed['moments'] == 2
+
+
+def test_the_teacher_follows_the_network(mixed):
+  """The first update forgets the start (`ops/teacher.py`)."""
+  jax.tree.map(
+    np.testing.assert_allclose, mixed['moved']['teacher'], mixed['params']
+  )
+  assert mixed['moved']['updates'] == 1
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    mixed['moved']['modulation'],
+    mixed['first']['modulation'],
+  )
+
+
+def test_boxes_show_the_neighbour_with_its_labels(mixed):
+  """Image, pseudo-label and sureness of the strong view move together."""
+  boxes = mixed['boxes']
+  assert 0.05 < boxes.mean() < 0.45
+  np.testing.assert_allclose(mixed['logits'], mixed['strong'], atol=1e-4)
+  for found in (mixed['targets'], mixed['sure']):
+    wanted = found[1].copy()
+    for k in range(K):
+      for i in range(B):
+        at = boxes[k, i]
+        wanted[k, i][at] = found[1][k, i ^ 1][at]
+    np.testing.assert_array_equal(found[2], wanted)
+
+
+def test_slices_without_a_neighbour_are_refused():
+  config = make_config()
+  config.dc.cutmix = 0.5
+  assert methods.build(config).traits.multiple == 2
+  net = networks.of_unet(config, extra_head=True)
+  keys = jax.random.split(jax.random.key(0), (K, 3))
+  with pytest.raises(ValueError, match='multiple of twice the number'):
+    four_passes._boxes(networks.Step(net, None, None, None), keys)
+
+
 def test_terms_belong_to_their_pass():
   """What is off has no term; `sup` is always there."""
   config = make_config()
