@@ -42,6 +42,9 @@ FIELDS: dict[str, Any] = {
   # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
   # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
   # Adam of rate 1e-3, see their files.
+  # 'plus': DBDC with what docs/evidence.md found to pay. It stands for several
+  # fields (configs/presets.py), so it is chosen behind the config's name:
+  # configs/heart.py:recipe=plus.
   'recipe': 'dbdc',
   # 'ram_dsir' and 'varda' transfer from this labelled modality ('_full': with
   # all of its training labels); '' = the first of the run's two ...
@@ -306,6 +309,7 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
 
   `preset=NAME` chooses the sizes: 'paper' changes nothing and is the default
   with scans, 'quick' is the default without, 'tiny' is the smallest.
+  `recipe=NAME` is 'dbdc' (the paper's, default), 'own' or 'plus'.
 
   Args:
     config: changed in place; its task says which archives there are. A task
@@ -318,12 +322,13 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
 
   Raises:
     ValueError: for an unknown or a repeated key, a pair without '=', or an
-      unknown preset.
+      unknown preset or recipe.
   """
   task = TASKS[config.task]
   config.data.slice_size, config.data.roi = task.slice_size, task.roi
   archives = sources(config.task)
-  given = pairs(argument, ('scans', 'method', 'preset', *archives))
+  allowed = ('scans', 'method', 'preset', 'recipe', *archives)
+  given = pairs(argument, allowed)
   config.method = given.get('method', config.method)
   for source in archives:
     folder = given.get(source, '')
@@ -331,7 +336,8 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
       folder = given['scans'].rstrip('/')
       folder += f'/{source}' if len(archives) > 1 else ''
     config.data[source] = folder
-  scans = given.keys() - {'method', 'preset'}
+  scans = given.keys() - {'method', 'preset', 'recipe'}
   name = given.get('preset', 'paper' if scans else 'quick')
   presets.choose(config, name)
+  presets.recipe(config, given.get('recipe', 'dbdc'))
   return name

@@ -23,13 +23,15 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   """Returns the config; see the module's docstring.
 
   Args:
-    argument: 'scans=DIR'; behind commas also `method=NAME`, `preset=NAME`.
+    argument: 'scans=DIR'; behind commas also `method=NAME`, `preset=NAME`,
+      `recipe=NAME`.
 
   Raises:
     ValueError: no folder, or its dataset.json is not sound; says why.
   """
   config = common.base()
-  given = common.pairs(argument, ('scans', 'method', 'preset'))
+  allowed = ('scans', 'method', 'preset', 'recipe')
+  given = common.pairs(argument, allowed)
   if 'scans' not in given:
     raise ValueError(
       'configs/folder.py needs a folder: configs/folder.py:scans=DIR'
@@ -46,4 +48,5 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   # Half the slice, rounded to what three poolings divide.
   config.augment.patch_size = max(16, task.slice_size // 16 * 8)
   presets.choose(config, given.get('preset', 'paper'))
+  presets.recipe(config, given.get('recipe', 'dbdc'))
   return config

@@ -1,6 +1,33 @@
-"""The sizes of a run by name: `preset=NAME` behind a config's name."""
+"""What stands behind a config's name: `preset=NAME` and `recipe=NAME`.
+
+A preset is the sizes of a run, a recipe what DBDC is made of.
+"""
+
+from typing import Any
 
 import ml_collections
+
+# What `recipe=plus` adds to the paper's DBDC (docs/evidence.md).
+PLUS: dict[str, Any] = {
+  'dc.pseudo': 'teacher',
+  'dc.confidence': 0.9,
+  'dc.cutmix': 0.5,
+}
+
+
+def recipe(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets the fields that a recipe's name stands for.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  if name not in ('dbdc', 'own', 'plus'):
+    raise ValueError(
+      f'config argument recipe={name}: choose one of dbdc, own, plus'
+    )
+  config.recipe = name
+  if name == 'plus':
+    config.update_from_flattened_dict(PLUS)
 
 
 def choose(config: ml_collections.ConfigDict, name: str) -> None:

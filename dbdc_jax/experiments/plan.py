@@ -117,8 +117,13 @@ def resolve(
   return holder.value
 
 
-def _argument(method: str, options: Options) -> str:
-  pairs = {'method': method, 'scans': options.scans, 'preset': options.preset}
+def _argument(variant: Variant, options: Options) -> str:
+  pairs = {
+    'method': variant.method,
+    'recipe': variant.recipe,
+    'scans': options.scans,
+    'preset': options.preset,
+  }
   return ','.join(f'{name}={value}' for name, value in pairs.items() if value)
 
 
@@ -134,7 +139,7 @@ def check(task: str, options: Options) -> None:
   Raises:
     ValueError: an argument that no run would take; names it.
   """
-  resolve(task, _argument('dbdc', options), _fields(options))
+  resolve(task, _argument(Variant('', ''), options), _fields(options))
   for field in VARY[options.vary](0):
     if any(o.startswith(f'--config.{field}=') for o in options.overrides):
       raise ValueError(
@@ -157,7 +162,7 @@ def _run(
     **variant.parts[part],
   }
   fields += [f'--config.{f}={v}' for f, v in chosen.items()]
-  argument = _argument(variant.method, options)
+  argument = _argument(variant, options)
   workdir = options.output / 'runs' / variant.name / part / f'seed{seed}'
   command = (
     *PROGRAM,

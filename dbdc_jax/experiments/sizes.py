@@ -13,8 +13,10 @@ _SCANS = 'none'
 
 
 @functools.cache
-def _size(task: str, method: str, fields: tuple[str, ...]) -> dict[str, int]:
-  argument = f'method={method},scans={_SCANS},preset=paper'
+def _size(
+  task: str, method: str, recipe: str, fields: tuple[str, ...]
+) -> dict[str, int]:
+  argument = f'method={method},recipe={recipe},scans={_SCANS},preset=paper'
   problem = methods.resolve(plan.resolve(task, argument, fields))
   # Networks for one modality each are equally large.
   joint = methods.traits(problem.config).joint
@@ -45,4 +47,4 @@ def at_the_papers_settings(run: plan.PlannedRun) -> dict[str, int] | None:
   fields = {'modalities': run.config.modalities}
   fields |= {**variant.fields, **variant.parts[run.part]}
   flags = tuple(f'--config.{name}={value}' for name, value in fields.items())
-  return _size(run.config.task, variant.method, flags)
+  return _size(run.config.task, variant.method, variant.recipe, flags)

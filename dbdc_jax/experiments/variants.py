@@ -24,7 +24,7 @@ VARY: Mapping[str, Callable[[int], Mapping[str, int]]] = {
 }
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 _NUMBERS = {int, float}
-_KEYS = ('name', 'label', 'method', 'fields', 'paper', 'results')
+_KEYS = ('name', 'label', 'method', 'recipe', 'fields', 'paper', 'results')
 # Stands for the seed in a row's `results`.
 SEED = '{seed}'
 
@@ -39,6 +39,7 @@ class Variant:
     name: of its folder; letters, digits, '_', '.', '+' and '-'.
     label: for readers.
     method: a name of `dbdc_jax.methods`.
+    recipe: of `configs/presets.py`; the paper's, whatever a preset's is.
     fields: config fields to their values, as they are typed.
     paper: what the paper prints: modality (or 'mean') to (DSC in percent,
       HD95), 'size' to (million parameters, giga multiply-accumulates).
@@ -52,6 +53,7 @@ class Variant:
   name: str
   label: str
   method: str = 'dbdc'
+  recipe: str = 'dbdc'
   fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
   paper: Paper = dataclasses.field(default_factory=dict)
   parts: Mapping[str, Mapping[str, str]] = dataclasses.field(
@@ -127,6 +129,7 @@ def _read_row(entry: Any, where: str) -> Variant:
     name,
     str(entry.get('label', name)),
     str(entry.get('method', 'dbdc')),
+    str(entry.get('recipe', 'dbdc')),
     {field: _text(value) for field, value in fields.items()},
     {name: tuple(pair) for name, pair in paper.items()},
     results=results or '',
@@ -136,8 +139,13 @@ def _read_row(entry: Any, where: str) -> Variant:
 def read(path: str, task: str) -> Table:
   """A table from a JSON file: a list of rows.
 
+<<<<<<< HEAD
   Each row has a `name`, and may have `label`, `method`, `fields`, `paper` and
   `results` (from the file's folder on), see `Variant`.
+=======
+  Each row has a `name`, and may have `label`, `method`, `recipe`, `fields` and
+  `paper`, see `Variant`.
+>>>>>>> d052db2 (recipe=plus behind a config's name; rows of an experiment name their recipe; a teacher counts in DBDC's size)
 
   Args:
     path: of the file.

@@ -7,7 +7,12 @@ import types
 
 import ml_collections
 
+<<<<<<< HEAD
 from dbdc_jax.evaluation import components
+=======
+from configs.common import FIELDS
+from configs.presets import PLUS
+>>>>>>> d052db2 (recipe=plus behind a config's name; rows of an experiment name their recipe; a teacher counts in DBDC's size)
 from dbdc_jax.methods.common.base import (
   Method,
   Reading,
@@ -37,7 +42,7 @@ __all__ = [
 
 # Fields that every method reads, and their values.
 _CHOICES = {
-  'recipe': ('dbdc', 'own'),
+  'recipe': ('dbdc', 'own', 'plus'),
   'joint': ('auto', 'true', 'false'),
   'evaluation.components': components.WAYS,
   'model.modulation': tuple(MODULATIONS),
@@ -102,4 +107,12 @@ def _made(config) -> Method:
     value = (config[group] if group else config)[name]
     if value not in allowed:
       raise ValueError(f'{field}={value!r}: choose {", ".join(allowed)}')
+  groups = ((field, *field.split('.')) for field in PLUS)
+  if config.recipe == 'plus' and all(
+    config[group][name] == FIELDS[field] for field, group, name in groups
+  ):
+    raise ValueError(
+      "recipe='plus' stands for several fields: give it behind the config's"
+      ' name, for example configs/heart.py:recipe=plus'
+    )
   return _modules()[config.method].build(config)

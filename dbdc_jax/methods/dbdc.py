@@ -130,14 +130,18 @@ def _with_taps(unet, images, modality):
 
 
 def _counted(net, params, memory, image):
-  """The U-Net and, if it is on, the projector; see `base.Method`."""
+  """The U-Net, its projector and its teacher, where they are."""
   variables = four_passes.variables(params, memory)
   ids = jnp.zeros(1, jnp.int32)
   _, taps = net.predictor.apply(variables, image, ids, method=_with_taps)
   if net.config.mpcl.enabled:
     weights = {'params': params['projector']}
     four_passes.projector(net).apply(weights, taps)
-  return params
+  if 'teacher' not in memory:
+    return params
+  taught = four_passes.tested(params, memory)
+  net.predictor.apply(taught, image, ids, False)
+  return [params, memory['teacher']]
 
 
 def _loss(step, params, memory):

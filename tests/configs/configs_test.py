@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from configs import abdomen, common, heart
+from configs import abdomen, common, heart, presets
 from dbdc_jax import methods
 from dbdc_jax.training import banner
 from dbdc_jax.workdir import run_record
@@ -116,6 +116,21 @@ def test_difference_of_two_runs():
   new.mpcl.delta, new.evaluation.overlays = 0.2, 9
   lines = run_record.difference(old.to_dict(), new.to_dict())
   assert lines == ['mpcl.delta: 0.1 -> 0.2']
+
+
+def test_plus_stands_for_its_fields_behind_the_configs_name():
+  """Sizes stay; `--config.recipe=plus` alone would name what it is not."""
+  plain, plus = heart.get_config(), heart.get_config('recipe=plus')
+  assert heart.get_config('recipe=dbdc').to_dict() == plain.to_dict()
+  changed = run_record.difference(plain.to_dict(), plus.to_dict())
+  names = {line.split(':')[0] for line in changed}
+  assert names == {'recipe', *presets.PLUS}
+  methods.traits(plus)
+  plain.recipe = 'plus'
+  with pytest.raises(ValueError, match=r'configs/heart\.py:recipe=plus'):
+    methods.traits(plain)
+  with pytest.raises(ValueError, match='dbdc, own, plus'):
+    heart.get_config('recipe=best')
 
 
 def test_a_preset_is_chosen_by_name_or_by_the_scans():
