@@ -139,13 +139,8 @@ def _read_row(entry: Any, where: str) -> Variant:
 def read(path: str, task: str) -> Table:
   """A table from a JSON file: a list of rows.
 
-<<<<<<< HEAD
-  Each row has a `name`, and may have `label`, `method`, `fields`, `paper` and
-  `results` (from the file's folder on), see `Variant`.
-=======
-  Each row has a `name`, and may have `label`, `method`, `recipe`, `fields` and
-  `paper`, see `Variant`.
->>>>>>> d052db2 (recipe=plus behind a config's name; rows of an experiment name their recipe; a teacher counts in DBDC's size)
+  Each row has a `name`, and may have `label`, `method`, `recipe`, `fields`,
+  `paper` and `results` (from the file's folder on), see `Variant`.
 
   Args:
     path: of the file.

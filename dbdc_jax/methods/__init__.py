@@ -7,12 +7,9 @@ import types
 
 import ml_collections
 
-<<<<<<< HEAD
-from dbdc_jax.evaluation import components
-=======
 from configs.common import FIELDS
 from configs.presets import PLUS
->>>>>>> d052db2 (recipe=plus behind a config's name; rows of an experiment name their recipe; a teacher counts in DBDC's size)
+from dbdc_jax.evaluation import components
 from dbdc_jax.methods.common.base import (
   Method,
   Reading,
