@@ -126,6 +126,8 @@ def test_an_export_is_loaded_as_its_run_is(mr_added, whole):
   for name in ('slice_size', 'roi'):
     assert model.config.data[name] == run.config.data[name]
   assert _fit(whole) == _fit(mr_added)
+  assert set(run.components) == {'ct', 'mr'}
+  assert model.components == run.components
   # Places of the machine that trained it.
   assert model.config.data.cache == model.config.init_from == ''
 
@@ -156,6 +158,14 @@ def test_the_description_holds_what_a_user_needs(mr_added, whole):
   assert ct['mm_per_pixel'] == record['data']['ct']['mm_per_pixel']
   assert model['preprocessing']['slice_size'] == 32
   assert (ct['plane'], ct['axes']) == ('axial', 'SPL')
+  run = trained_run.load(mr_added)
+  assert model['postprocessing'] == {
+    'components': 'none',
+    'largest_component': {
+      name: [model['classes'][index] for index in run.kept(name)]
+      for name in ('ct', 'mr')
+    },
+  }
   files = {
     str(p.relative_to(whole)) for p in whole.rglob('*') if p.is_file()
   } - {'model.json'}
@@ -199,6 +209,8 @@ def test_ct_alone_and_the_rows_of_mr_are_the_whole_network(
     results = json.loads((source / 'results.json').read_text())
     assert said['test'][name] == results['modalities'][name]
     assert _fit(output)[name] == _fit(source)[name]
+    chosen = trained_run.load(source).components[name]
+    assert model.components[name] == chosen
   # An export takes rows as a run does, once each.
   assert (
     _export('--run', output, '--add', rows, '--output', tmp_path / 'x') == 1

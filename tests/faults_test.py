@@ -18,6 +18,7 @@ import tiny
 import tmpfs
 
 from data.files import errors
+from dbdc_jax.inference import trained_run
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import train
 from dbdc_jax.workdir import checkpoint, run_record
@@ -229,6 +230,36 @@ def test_what_may_differ_on_a_resume_and_what_may_not(plain, cache, tmp_path):
   (workdir / 'config.json').write_text('{"epochs": ')
   with pytest.raises(ValueError, match=r'config.json: not readable'):
     check(names, classes)
+
+
+def test_what_was_chosen_is_of_the_checkpoint_that_was_tested(
+  plain, cache, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(plain, workdir)
+  before = json.loads((workdir / 'results.json').read_text())
+  (facts,) = before['run']['networks'].values()
+  assert trained_run.load(workdir).components == facts['components']
+  # Tested again, the other way's results are the run's; nothing else differs.
+  (workdir / 'components.json').unlink()
+  config = tiny.plain_config(cache)
+  config.eval_only, config.evaluation.components = True, 'validation'
+  again = train.train(config, workdir)
+  assert again['run']['networks'] == before['run']['networks']
+  assert again['mean'] == before['beside']['mean']
+  assert again['beside']['mean'] == before['mean']
+  loaded = trained_run.load(workdir)
+  assert loaded.components == facts['components']
+  assert loaded.config.evaluation.components == 'validation'
+  # Trained further, it has chosen nothing until it is tested.
+  config.eval_only, config.epochs = False, 4
+
+  def stop(_):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    train.train(config, workdir, stop)
+  assert trained_run.load(workdir).components == {}
 
 
 def _small(step):

@@ -15,6 +15,7 @@ from configs import abdomen
 from data.formats.nifti import read_nifti, write_nifti
 from data.task import ABDOMEN
 from dbdc_jax import methods
+from dbdc_jax.inference import trained_run
 from dbdc_jax.ops import optimizer
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training import epoch_metrics, step, train
@@ -172,6 +173,11 @@ def test_supervised_trains_one_network_per_modality(cache, tmp_path):
   assert {case['modality'] for case in results['cases']} == {'ct', 'mr'}
   for modality in ('ct', 'mr'):
     assert (tmp_path / 'lb' / modality / 'checkpoints').is_dir()
+  # Each has its own validation scans choose, and keeps what they chose.
+  loaded = trained_run.load(tmp_path / 'lb').components
+  facts = results['run']['networks']
+  assert loaded == {name: facts[name]['components'][name] for name in facts}
+  assert loaded['ct'] != loaded['mr']
   # Each network starts from its own modality's weights.
   config.init_from = str(tmp_path / 'lb')
   config.optimizer.learning_rate = 0.0

@@ -229,7 +229,7 @@ def _description(model, networks, dtype: str) -> dict[str, Any]:
       'windows': 'softmax averaged where windows overlap',
     },
     'postprocessing': {
-      # Whether 'test' has it.
+      # What the run's results have, and prediction does.
       'components': model.config.evaluation.components,
       # Of each class its largest (6 neighbours) alone, the rest background.
       'largest_component': {
