@@ -12,6 +12,7 @@ PLUS: dict[str, Any] = {
   'dc.pseudo': 'teacher',
   'dc.confidence': 0.9,
   'dc.cutmix': 0.5,
+  'evaluation.components': 'validation',
 }
 
 
