@@ -6,6 +6,7 @@ import pytest
 
 from configs import abdomen, common, heart, presets
 from dbdc_jax import methods
+from dbdc_jax.experiments import plan, variants
 from dbdc_jax.training import banner
 from dbdc_jax.workdir import run_record
 
@@ -180,3 +181,16 @@ def test_a_teacher_has_four_slices_and_as_many_steps_as_the_others(method):
   assert taught.epochs == 2 * other.epochs
   assert taught.dc.warmup_epochs == 2 * other.dc.warmup_epochs
   assert _changed('quick', method) == {'method'}
+
+
+def test_the_rows_of_the_evidence_can_be_run_and_add_up_to_plus(tmp_path):
+  """Each piece of `recipe=plus` has a row; the rows' names are the page's."""
+  table = variants.read(str(ROOT / 'configs' / 'evidence.json'), 'heart')
+  runs = plan.expand(table, plan.Options(tmp_path, vary='both'))
+  assert [run.reason for run in runs] == [''] * len(table.variants)
+  rows = {variant.name: variant for variant in table.variants}
+  assert rows['plus'].recipe == 'plus'
+  pieces = ('teacher', 'confidence', 'cutmix')
+  added = {k: v for name in pieces for k, v in rows[name].fields.items()}
+  chosen = {'evaluation.components': 'validation'}
+  assert {**added, **chosen} == {k: str(v) for k, v in presets.PLUS.items()}

@@ -33,7 +33,7 @@ def test_pairing_takes_only_what_both_have_a_value_of():
   mine = _cases({(0, 'ct', 'a'): 60.0, (0, 'ct', 'b'): 90.0})
   other = _cases({(0, 'ct', 'a'): 50.0, (1, 'ct', 'b'): 10.0})
   rows = comparison.differences(mine, other, 'dice')
-  assert rows == [('a', 'ct', 10.0)]
+  assert rows == [(0, 'a', 'ct', 10.0)]
   mine[0, 'ct', 'a_ct']['native']['spleen'] = {'dice': 10.0, 'hd95': 1.0}
   other[0, 'ct', 'a_ct']['native']['spleen'] = {'dice': None, 'hd95': None}
   assert comparison.differences(mine, other, 'dice') == rows
@@ -42,52 +42,64 @@ def test_pairing_takes_only_what_both_have_a_value_of():
 
 
 def test_one_patient_has_no_interval():
-  found = comparison.paired([('a', 'ct', 1.0), ('a', 'ct', 2.0)])
+  found = comparison.paired([(0, 'a', 'ct', 1.0), (1, 'a', 'ct', 2.0)])
   assert (found['mean'], found['low'], found['high']) == (1.5, None, None)
 
 
 def test_modalities_count_alike_however_many_patients_they_have():
-  rows = [(f'c{i}', 'ct', 1.0) for i in range(8)]
-  rows += [('m0', 'mr', 3.0), ('m1', 'mr', 3.0)]
+  rows = [(0, f'c{i}', 'ct', 1.0) for i in range(8)]
+  rows += [(0, 'm0', 'mr', 3.0), (0, 'm1', 'mr', 3.0)]
   assert comparison.paired(rows)['mean'] == 2.0
 
 
 def _every_draw(rows):
-  """Mean difference of every draw of patients there is, each as likely."""
+  """Mean difference of every draw of seeds and patients, each as likely."""
   groups = {}
-  for patient in sorted({p for p, _, _ in rows}):
-    has = tuple(sorted({m for p, m, _ in rows if p == patient}))
+  for patient in sorted({p for _, p, _, _ in rows}):
+    has = tuple(sorted({m for _, p, m, _ in rows if p == patient}))
     groups.setdefault(has, []).append(patient)
+  seeds = sorted({s for s, *_ in rows})
   draws = [itertools.product(g, repeat=len(g)) for g in groups.values()]
   out = []
-  for parts in itertools.product(*draws):
+  for drawn_seeds, *parts in itertools.product(
+    itertools.product(seeds, repeat=len(seeds)), *draws
+  ):
     drawn = [patient for part in parts for patient in part]
     means = []
-    for modality in sorted({m for _, m, _ in rows}):
+    for modality in sorted({m for _, _, m, _ in rows}):
       values = [
-        np.mean([v for q, m, v in rows if q == p and m == modality])
+        np.mean(
+          [
+            v
+            for seed in drawn_seeds
+            for s, q, m, v in rows
+            if (s, q, m) == (seed, p, modality)
+          ]
+        )
         for p in drawn
-        if any(q == p and m == modality for q, m, _ in rows)
+        if any((q, m) == (p, modality) for _, q, m, _ in rows)
       ]
       means.append(np.mean(values))
     out.append(np.mean(means))
   return np.array(out)
 
 
-def test_the_interval_is_that_of_every_draw_there_is():
-  """Patients with several modalities and seeds go in and out as a whole.
+@pytest.mark.parametrize('seeds', [(0,), (0, 1)])
+def test_the_interval_is_that_of_every_draw_there_is(seeds):
+  """Patients with several modalities and scans go in and out as a whole.
 
-  2.5 % of all 4^4 * 3^3 draws lie beyond either end, up to the error of the
-  10,000 that are drawn: 0.6 % is four standard deviations of it.
+  2.5 % of all draws lie beyond either end, up to the error of the 10,000 that
+  are drawn: 0.6 % is four standard deviations of it.
   """
   rng = np.random.default_rng(0)
   rows = [
-    (p, m, float(rng.normal(2, 4)))
-    for p in 'abcd'
+    (s, p, m, float(rng.normal(2, 4)))
+    for p in 'abc'
     for m in ('t1', 't2')
+    for s in seeds
     for _ in range(2)
   ]
-  rows += [(p, 'ct', float(rng.normal(-1, 4))) for p in 'xyz']
+  rows += [(s, p, 'ct', float(rng.normal(-1, 4))) for p in 'xyz' for s in seeds]
   found = comparison.paired(rows)
   exact = _every_draw(rows)
   for end, share in (('low', 0.025), ('high', 0.975)):
@@ -95,8 +107,28 @@ def test_the_interval_is_that_of_every_draw_there_is():
     assert least <= found[end] <= most, (end, least, found[end], most)
 
 
+def test_what_differs_by_seed_alone_is_in_the_interval():
+  """Patients that agree leave the seeds' spread; a bootstrap of patients 0."""
+  rows = [
+    (seed, p, 'ct', float(gain))
+    for seed, gain in enumerate((1, -1, 3, -3))
+    for p in 'abcd'
+  ]
+  found = comparison.paired(rows)
+  assert found['mean'] == 0 and found['seeds'] == 4
+  assert found['low'] <= -1.5 and found['high'] >= 1.5
+
+
+def test_a_split_of_its_own_for_each_seed_still_has_every_modality():
+  """A patient tested with one seed is left out where that is not drawn."""
+  rows = [(s, f'p{s}{i}', 'ct', 2.0) for s in range(3) for i in range(3)]
+  rows += [(0, f'q{i}', 'mr', 4.0) for i in range(2)]
+  found = comparison.paired(rows)
+  assert found['mean'] == 3 and 2 <= found['low'] <= found['high'] <= 3
+
+
 def test_the_same_rows_give_the_same_interval():
-  rows = [('a', 'ct', 1.0), ('b', 'ct', 4.0), ('c', 'ct', -2.0)]
+  rows = [(0, 'a', 'ct', 1.0), (0, 'b', 'ct', 4.0), (0, 'c', 'ct', -2.0)]
   assert comparison.paired(rows) == comparison.paired(rows[::-1])
 
 
