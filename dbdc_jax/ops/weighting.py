@@ -17,7 +17,7 @@ scaled to sum to the number of modalities; 1 until two epochs have been seen.
 The scaling makes the division matter to the clip alone. The smoothing s is 1e-8
 as printed: less than what a dip of 0.1 % leaves in `unlearn` (6e-8 at a DSC of
 0.88), which therefore tips the weights. With 1e-4 such a dip moves them by
-0.01 %, one of 2 points by 5 %.
+0.01 %, one of 2 points by 2 %.
 """
 
 from typing import NamedTuple
