@@ -72,14 +72,20 @@ def _tables(
   rows: Sequence[Difference],
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
   """`[S, P, M]` sums and counts of a seed, patient and modality's scans."""
-  axes = [sorted({row[axis] for row in rows}) for axis in range(3)]
-  sums = np.zeros([len(names) for names in axes])
+  seeds = sorted({seed for seed, *_ in rows})
+  patients = sorted({patient for _, patient, *_ in rows})
+  modalities = sorted({modality for _, _, modality, _ in rows})
+  sums = np.zeros([len(seeds), len(patients), len(modalities)])
   counts = np.zeros_like(sums)
-  for *place, value in rows:
-    at = tuple(names.index(x) for names, x in zip(axes, place, strict=True))
+  for seed, patient, modality, value in rows:
+    at = (
+      seeds.index(seed),
+      patients.index(patient),
+      modalities.index(modality),
+    )
     sums[at] += value
     counts[at] += 1
-  return sums, counts, [str(name) for name in axes[2]]
+  return sums, counts, modalities
 
 
 def _draws(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,7 @@ from dbdc_jax.ops import optimizer
 TERMS = ('pseg', 'mc', 'pc', 'pd')
 # Of the authors' later code: weights of the terms in labelled and in unlabelled
 # slices. L_pseg is 0.5 (CE + Dice) here, the sum there.
-_CODE = ((2.0, 0.2, 0.2, 0.2), (2.0, 0.4, 0.4, 0.4))
+_CODE = np.array([[2.0, 0.2, 0.2, 0.2], [2.0, 0.4, 0.4, 0.4]], np.float32)
 # Of the paper: delta / 4 each (eq 12, 18, 19 and 21).
 _PRINTED = np.full((2, 4), 0.1 / 4, np.float32)
 
@@ -55,7 +55,7 @@ def reading(config: ml_collections.ConfigDict, epoch: int) -> Reading:
   """What a config says of DBDC in an epoch (from 1 on), as arrays."""
   mpcl, dc = config.mpcl, config.dc
   printed = np.full_like(_PRINTED, mpcl.delta / 4)
-  weights = np.float32(_CODE) if mpcl.reading == 'code' else printed
+  weights = _CODE if mpcl.reading == 'code' else printed
   return Reading(
     mpcl=jnp.asarray(weights * [mpcl[term] for term in TERMS], jnp.float32),
     across=jnp.float32(-1.0 if mpcl.across == 'align' else 1.0),

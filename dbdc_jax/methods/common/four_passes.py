@@ -6,6 +6,7 @@ normalised by its own statistics (`ModulationBank.passes`); what it found moves
 the running statistics afterwards, in order.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -199,10 +200,11 @@ def _taught(step: Step, memory: Any, images: Images) -> Logits:
 def run(step: Step, params: Any, memory: Any) -> Passes:
   """Runs all passes; the unlabelled ones have no gradient while off."""
   views, names = passes.views(step), _names(step)
-  boxes = None
+  # What the strong view shows, of images and of what they should say.
+  mixed = lambda x: x
   if step.config.dc.cutmix and 'ipc' in names:
-    boxes = _boxes(step, views.keys)
-    views = views._replace(strong=_mixed(views.strong, boxes))
+    mixed = functools.partial(_mixed, boxes=_boxes(step, views.keys))
+    views = views._replace(strong=mixed(views.strong))
   learner, count = Learner(step.net, params, memory), len(names)
   inputs = [passes.flat(getattr(views, _VIEWS[name])) for name in names]
   features, encoded = learner.apply('encode', jnp.concatenate(inputs), count)
@@ -233,9 +235,9 @@ def run(step: Step, params: Any, memory: Any) -> Passes:
     probable = supervision.probabilities(logits, present)
     certain = probable >= step.signals.reading.confidence
     for name in names[1:]:
-      mixed = name == 'ipc' and boxes is not None
-      targets += [_mixed(pseudo, boxes) if mixed else pseudo]
-      sure += [_mixed(certain, boxes) if mixed else certain]
+      shown = mixed if name == 'ipc' else lambda x: x
+      targets.append(shown(pseudo))
+      sure.append(shown(certain))
   seen, decoded = learner.decode(features, count, project=True)
   of = lambda name: _moments(encoded | decoded, count, names.index(name))
   strong = [of('ipc')] if 'ipc' in names else []

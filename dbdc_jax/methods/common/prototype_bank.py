@@ -128,5 +128,5 @@ def update(
     'prototype_cosine': prototypes.cross_modality_cosine(moved.bank),
   }
   moved = moved._replace(ready=started.ready)
-  acts = signals.reading.bank
-  return jax.tree.map(lambda x, y: jnp.where(acts, x, y), moved, bank), metrics
+  on = signals.reading.bank
+  return jax.tree.map(lambda x, y: jnp.where(on, x, y), moved, bank), metrics
