@@ -3,11 +3,14 @@ import pathlib
 import re
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import abdomen, common, heart, presets
 from dbdc_jax import methods
 from dbdc_jax.experiments import plan, variants
+from dbdc_jax.models import registration
 from dbdc_jax.training import banner
 from dbdc_jax.workdir import run_record
 
@@ -198,3 +201,22 @@ def test_the_rows_of_the_evidence_can_be_run_and_add_up_to_plus(tmp_path):
   added = {k: v for name in pieces for k, v in rows[name].fields.items()}
   chosen = {'evaluation.components': 'validation'}
   assert {**added, **chosen} == {k: str(v) for k, v in presets.PLUS.items()}
+
+
+@pytest.mark.parametrize('preset', ['quick', 'tiny'])
+def test_mass_registers_by_features_of_several_channels(preset):
+  config = heart.get_config(f'method=mass,preset={preset}')
+  features = jax.eval_shape(
+    lambda: registration.Encoder(config.model.width).init_with_output(
+      jax.random.key(0), jnp.zeros((1, 8, 8, 8, 1))
+    )[0]
+  )
+  assert [x.shape[-1] for x in features] == [2, 8, 16]
+  # Published: 3e-4.
+  assert 3e-4 <= config.optimizer.learning_rate < 3e-3 / 2
+  assert _changed(preset, 'mass') == {
+    'method',
+    'model.width',
+    'optimizer.learning_rate',
+    *({'batch_size'} if preset == 'tiny' else ()),
+  }
