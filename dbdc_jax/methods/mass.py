@@ -18,12 +18,13 @@ find its own among all (cross entropy of 2w x 2w cosines). A volume is segmented
 by each atlas of its modality, moved twice (f_s, then f_2); votes are weighted
 by the softmax over atlases of the LNCC at each voxel.
 
-Where the official code differs: it takes the Dice of two hard label maps that
-were detached from the graph, which has no gradient; here labels are moved
-linearly as one-hot maps, so that what the paper calls cross-modal consistency
-does train. It normalises the contrasted vectors along the channels' axis
-instead of each vector. Readings: flows start near 0; volumes are not augmented;
-each step takes `mass.volumes` targets of both modalities, not one of either.
+As in the official code the last term has no gradient, so labels teach nothing:
+it is taken there of hard label maps that are detached from the graph, here of
+one-hot maps that are moved linearly. (With its gradient the two moved labels
+learn to be alike instead of like the target.) The official code normalises the
+contrasted vectors along the channels' axis instead of each vector. Readings:
+flows start near 0; volumes are not augmented; each step takes `mass.volumes`
+targets of both modalities, not one of either.
 All losses act from the first step: no ramp, no warm-up. `recipe=own` is Adam
 with the constant rate 3e-4. The training DSC is that of the two moved labels:
 an unlabelled target has none to be compared with.
@@ -243,7 +244,8 @@ def _loss(step, params, memory):
     {'params': params['head']}, coarse.reshape(-1, *coarse.shape[2:])
   ).reshape(2, 2, count, 2 * nets.head.width, -1)  # [K, which, n, M, d]
   alike = jax.vmap(local_correlation)(moved[..., 0], target[..., 0])
-  votes, other_votes = _moved(labels, same), _moved(other_labels, cross)
+  still = jax.lax.stop_gradient((same, cross))
+  votes, other_votes = map(_moved, (labels, other_labels), still)
   present = jnp.all(signals.present, 0, keepdims=True)
   present = jnp.broadcast_to(present, signals.present.shape)
   terms = {
