@@ -340,9 +340,15 @@ def _work(flags: argparse.Namespace) -> None:
   place.mkdir(exist_ok=True)
   scoring.write_results(results, place)
   print(scoring.table(results))
-  minutes = sum(n['train_seconds'] for n in trained.values()) / 60
+  minutes, of_cpu = (
+    sum(facts[key] for facts in trained.values()) / 60
+    for key in ('train_seconds', 'cpu_seconds')
+  )
   dice = scoring.number(results['run']['validation']['dice'])
-  print(f'validation DSC {dice}; trained for {minutes:.1f} min; {place}')
+  print(
+    f'validation DSC {dice}; trained for {minutes:.1f} min ({of_cpu:.1f} of'
+    f' CPU); {place}'
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
