@@ -95,15 +95,6 @@ def _summl(config: ml_collections.ConfigDict) -> None:
   config.ssl.gan_learning_rate = 2 * config.optimizer.learning_rate
 
 
-def _taught(config: ml_collections.ConfigDict) -> None:
-  """A teacher is normalised by its batch: of four slices, in as many steps."""
-  times = max(1, 4 // config.batch_size)
-  config.batch_size *= times
-  config.epochs *= times
-  config.dc.warmup_epochs *= times
-  config.evaluation.every *= times
-
-
 def _mass(config: ml_collections.ConfigDict) -> None:
   """A registration that a few hundred steps teach.
 
@@ -117,10 +108,4 @@ def _mass(config: ml_collections.ConfigDict) -> None:
 
 
 # What a method needs beside a small preset's sizes.
-_OF_METHODS = {
-  'summl': _summl,
-  'mass': _mass,
-  'mean_teacher': _taught,
-  'uamt': _taught,
-  'ict': _taught,
-}
+_OF_METHODS = {'summl': _summl, 'mass': _mass}
