@@ -14,7 +14,7 @@ from configs import common
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-  """Returns the config; see the module's docstring for `argument`."""
+  """Returns the config; see the module's docstring and `common.arguments`."""
   config = common.base()
   config.task = 'abdomen'
   config.augment.patch_size = 128

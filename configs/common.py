@@ -42,7 +42,7 @@ FIELDS: dict[str, Any] = {
   # and no supervised ones (dc.ramp, dc.warmup_epochs). Epochs and batch stay:
   # published are 30,000 steps of 12 + 12 slices (batch_size 12). Transfers:
   # Adam of rate 1e-3, see their files.
-  # 'plus': DBDC with what docs/evidence.md found to pay. It stands for several
+  # 'plus': DBDC with what docs/evidence.md tests. It stands for several
   # fields (configs/presets.py), so it is chosen behind the config's name:
   # configs/heart.py:recipe=plus.
   'recipe': 'dbdc',
@@ -235,8 +235,8 @@ FIELDS: dict[str, Any] = {
   # Bounds 'low,high' of a modality's learning speed over the modalities'
   # geometric mean; '' = the paper, none.
   'weighting.clip': '',
-  # Added to both sums of the learning speed (ops/weighting.py). 1e-8 is the
-  # paper's; with 1e-4 a dip by 0.1 % moves no weight.
+  # Added to both sums of the learning speed (ops/weighting.py), above 0. 1e-8
+  # is the paper's; with 1e-4 a dip by 0.1 % moves no weight.
   'weighting.smoothing': 1e-8,
   # 'printed': by the DSC of the epoch's labelled batches, on all losses. The
   # authors' later 'code': by that of the labelled scans, segmented after each

@@ -7,6 +7,7 @@ every modality; so is any image content.
 
 from collections.abc import Collection, Sequence
 import json
+import math
 import pathlib
 import zlib
 
@@ -92,7 +93,8 @@ def make(
     ValueError: too few patients, a fraction outside (0, 1], no such fold, or
       shares that are not three of 100.
   """
-  sound = len(shares) == 3 and min(shares) > 0 and sum(shares) == 100
+  sound = len(shares) == 3 and min(shares) > 0
+  sound &= math.isclose(sum(shares), 100)
   given = ','.join(f'{share:g}' for share in shares)
   _need(sound, f'data.shares={given}: give three above 0 that make 100')
   sound = 0 <= fold < _FOLDS

@@ -14,10 +14,11 @@ r"""All runs of a table, one after another, and the table.
   python -m dbdc_jax.experiment --variants rows.json --task heart \
       --config.epochs=20
       rows of your own: a JSON list of objects with "name", and "label",
-      "method", "fields" ({"mpcl.enabled": false}) and "paper"
-      ({"mean": [84.56, 4.21]}) where wanted; the row "dbdc" is what the others
-      are compared with; a row with "results" (a folder, {seed} in its name) is
-      another program's, such as benchmarks/nnunet makes, and is only shown
+      "method", "recipe", "fields" ({"mpcl.enabled": false}), "against" (a list
+      of further rows to compare with) and "paper" ({"mean": [84.56, 4.21]})
+      where wanted; the row "dbdc" is what the others are compared with; a row
+      with "results" (a folder, {seed} in its name) is another program's, such
+      as benchmarks/nnunet makes, and is only shown
 
 Each run is the plain command `python -m dbdc_jax.main` in a process of its own,
 in OUTPUT/runs/ROW/seedN; what it prints goes to OUTPUT/runs/ROW/seedN.log. The

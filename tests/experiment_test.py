@@ -371,6 +371,7 @@ def test_results_of_another_program_are_a_row_and_are_not_run(
     {'results': 7},
     {'results': 'peer/{seed}', 'method': 'supervised'},
     {'results': 'peer/{seed}', 'fields': {}},
+    {'results': 'peer/{seed}', 'recipe': 'plus'},
   ],
 )
 def test_results_of_another_program_are_named_by_seed_and_alone(
@@ -383,6 +384,15 @@ def test_results_of_another_program_are_named_by_seed_and_alone(
   assert 'peer: "results" is a folder of another program' in (
     capsys.readouterr().err
   )
+
+
+def test_a_row_is_compared_with_rows_that_there_are(rows, tmp_path, capsys):
+  file = tmp_path / 'rows.json'
+  file.write_text(json.dumps([{'name': 'dbdc', 'against': ['lb', 'dbdc']}]))
+  with pytest.raises(SystemExit):
+    experiment.main(rows, Recorder())
+  said = capsys.readouterr().err
+  assert 'dbdc: "against" names lb, and there are: dbdc' in said
 
 
 def _command(run, text):

@@ -16,7 +16,7 @@ from data import split as splits
 from data.cache.prepared import PreparedCase
 from data.task import ABDOMEN
 from dbdc_jax.evaluation import folders
-from dbdc_jax.experiments import plan, tables, variants
+from dbdc_jax.experiments import page, plan, tables, variants
 from dbdc_jax.reporting import runs
 
 # Plays `network.py`: a label map is where the image is above its 90 % value.
@@ -171,7 +171,7 @@ def test_a_row_is_made_and_goes_into_a_table(trained, tmp_path, python, capsys):
   mean = row['mean']['native_grid']['dice']
   assert (shown['n'], shown['mean']['dice']['mean']) == (1, mean)
   assert (shown['networks'], shown['minutes']['mean']) == (2, 2.0)
-  assert 'nnunet' in tables.markdown(content)
+  assert 'nnunet' in page.markdown(content)
   assert 'trained for 2.0 min' in capsys.readouterr().out
 
 

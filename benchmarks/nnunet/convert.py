@@ -147,6 +147,13 @@ def write(
   )
   with progress.bar() as bar:
     sources = [c for c in found.cases if (c.modality, c.name) in wanted]
+    gone = wanted.keys() - {(c.modality, c.name) for c in sources}
+    if gone:
+      names = ', '.join(' '.join(name) for name in sorted(gone))
+      raise ValueError(
+        f'{run.files.path}: its scans are no longer where it found them:'
+        f' {names}; bring them back'
+      )
     for source in bar.track(sources, description='writing scans'):
       case, part = wanted[source.modality, source.name]
       where = affine(case.geometry)

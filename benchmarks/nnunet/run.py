@@ -14,11 +14,11 @@ run's region of interest. Recipes:
   joint_pseudo  the same with one network
 
 OUTPUT/RECIPE/results.json has the form of a run's: a line
-{"name": "nnunet", "results": "OUTPUT/RECIPE"} in a file of rows (--variants of
-`python -m dbdc_jax.experiment`) puts it into a table. OUTPUT/NETWORK/log.txt
-has what nnU-Net says. The same command again skips what is finished and goes on
-with a training that was stopped; another recipe uses the networks that it
-shares.
+{"name": "nnunet", "results": "nnunet/seed{seed}/RECIPE"} in a file of rows
+(--variants of `python -m dbdc_jax.experiment`) puts those of all seeds into a
+table. OUTPUT/NETWORK/log.txt has what nnU-Net says. The same command again
+skips what is finished and goes on with a training that was stopped; another
+recipe uses the networks that it shares.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Paired differences between two rows, bootstrapped over patients and seeds.
 
-Both are drawn anew, each for itself, and a draw counts a patient's scan as
-often as its patient times its seed was drawn: Owen, "The pigeonhole bootstrap"
-(2007), which leans to intervals that are too wide rather than too narrow.
+Both are drawn anew, each for itself, and a patient counts as often as it was
+drawn times the mean number of draws of the seeds that tested it: Owen, "The
+pigeonhole bootstrap" (2007), which leans to intervals that are too wide rather
+than too narrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,13 +111,14 @@ def _means(
     seeds: `[n, S]`.
   """
   drawn = [np.tensordot(seeds, table, 1) for table in (sums, counts)]
-  weights = patients[..., None] * (drawn[1] > 0)
+  tested = counts > 0
+  times = np.tensordot(seeds, tested.astype(float), 1)
+  weights = patients[..., None] * times / np.maximum(tested.sum(0), 1)
   value = drawn[0] / np.maximum(drawn[1], 1)
   total = weights.sum(1)
-  found = (weights * value).sum(1) / np.maximum(total, 1)
-  # Drawn seeds may have no scan of the drawn patients, or of a modality.
-  there = (total > 0).sum(1)
-  return np.where(there > 0, found.sum(1) / np.maximum(there, 1), np.nan)
+  # Drawn seeds may have no scan of a modality: such a draw is none.
+  with np.errstate(invalid='ignore'):
+    return ((weights * value).sum(1) / total).mean(1)
 
 
 def paired(rows: Sequence[Difference], seed: int = 0) -> dict[str, Any] | None:

@@ -231,7 +231,9 @@ def _config(run: PlannedRun) -> dict[str, Any] | None:
 
 
 def _results(run: PlannedRun) -> dict[str, Any] | None:
-  return _read(run, run_folder.RESULTS, 'run', 'modalities', 'cases')
+  found = _read(run, run_folder.RESULTS, 'run', 'modalities', 'mean', 'cases')
+  whole = found and {'networks', 'devices'} <= found['run'].keys()
+  return found if whole else None
 
 
 def _foreign(run: PlannedRun) -> bool:

@@ -9,12 +9,11 @@ from typing import Any
 
 from data.files import atomic, destination
 from dbdc_jax.evaluation import components, scoring
-from dbdc_jax.evaluation.scoring import number
-from dbdc_jax.experiments import comparison, plan, sizes
+from dbdc_jax.experiments import comparison, page, plan, sizes
+from dbdc_jax.experiments.page import METRICS
 from dbdc_jax.experiments.plan import Options, PlannedRun
 from dbdc_jax.experiments.variants import REFERENCE, Table
 
-METRICS = {'dice': ('DSC', '%'), 'hd95': ('HD95', 'mm')}
 VARIES = {
   'weights': 'the seed of weights, batches and augmentation; all runs have the'
   ' same split, so another split may move all rows by more than this',
@@ -137,17 +136,26 @@ def _cost(found) -> dict[str, Any]:
   }
 
 
-def _row(runs: Sequence[PlannedRun], found, reference) -> dict[str, Any]:
+def _differences(mine: _BySeed, other: _BySeed) -> dict[str, Any] | None:
+  """Of both metrics; None without results."""
+  if not (mine and other):
+    return None
+  scans = comparison.by_scan(mine), comparison.by_scan(other)
+  return {
+    metric: comparison.paired(comparison.differences(*scans, metric))
+    for metric in METRICS
+  }
+
+
+def _row(
+  runs: Sequence[PlannedRun], everything: Mapping[str, _BySeed]
+) -> dict[str, Any]:
   variant = runs[0].variant
+  found = everything[variant.name]
   first = next(iter(found.values()), None)
   modalities = list(first['modalities']) if first else []
-  mine, other = comparison.by_scan(found), comparison.by_scan(reference)
-  differences = None
-  if variant.name != REFERENCE and reference:
-    differences = {
-      metric: comparison.paired(comparison.differences(mine, other, metric))
-      for metric in METRICS
-    }
+  mine = comparison.by_scan(found)
+  to = lambda name: _differences(found, everything.get(name, {}))
   return {
     'name': variant.name,
     'label': variant.label,
@@ -166,7 +174,8 @@ def _row(runs: Sequence[PlannedRun], found, reference) -> dict[str, Any]:
       for name in modalities
     },
     'mean': _scores(found, lambda r: r['mean'], variant.paper.get('mean')),
-    'difference': differences,
+    'difference': None if variant.name == REFERENCE else to(REFERENCE),
+    'against': {name: to(name) for name in variant.against},
     'components': _components(found),
     **_cost(found),
     'paper_size': sizes.at_the_papers_settings(runs[0]),
@@ -209,140 +218,8 @@ def collect(
     'reference': REFERENCE,
     'difference_method': comparison.METHOD,
     'notes': [*table.notes, *strangers],
-    'rows': [
-      _row(group, found[name], reference) for name, group in by_variant.items()
-    ],
+    'rows': [_row(group, found) for group in by_variant.values()],
   }
-
-
-def _markdown_table(
-  title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
-) -> list[str]:
-  lines = (
-    '| ' + ' | '.join(cell.replace('|', '/') for cell in row) + ' |'
-    for row in (head, ['---'] * len(head), *rows)
-  )
-  return [f'## {title}', '', *lines, '']
-
-
-def _score_table(content, index: int, metric: str) -> list[str]:
-  """One metric: each modality and the mean, ours and the paper's."""
-  names = (name for row in content['rows'] for name in row['modalities'])
-  columns = [*dict.fromkeys(names), 'mean']
-  head = ['row', 'runs', *columns, 'paper: ' + ', '.join(columns)]
-  if metric == 'dice':
-    head.append(f'difference to {content["reference"]}')
-  rows = []
-  for row in content['rows']:
-    scores = {**row['modalities'], 'mean': row['mean']}
-    printed = [row['paper'].get(column) for column in columns]
-    cells = [row['label'], f'{row["n"]} of {row["of"]}']
-    cells += [
-      _score(scores[c][metric]) if c in scores else '-' for c in columns
-    ]
-    cells.append(', '.join(number(p and p[index]) for p in printed))
-    if metric == 'dice':
-      cells.append(_interval(row['difference'] and row['difference'][metric]))
-    rows.append(cells)
-  name, unit = METRICS[metric]
-  return _markdown_table(f'{name} ({unit})', head, rows)
-
-
-def _score(found: Mapping[str, Any], digits: int = 2) -> str:
-  return number(found['mean'], digits, found['sd'])
-
-
-def _interval(found: Mapping[str, Any] | None) -> str:
-  if found is None:
-    return '-'
-  text = f'{found["mean"]:+.2f}'
-  if found['low'] is not None:
-    text += f' [{found["low"]:+.2f}, {found["high"]:+.2f}]'
-  return f'{text}, {found["patients"]} patients'
-
-
-def _components_table(content) -> list[str]:
-  """Both ways of the rows that have them."""
-  head = ['row', 'scores above']
-  head += [
-    f'{name} ({unit}), {way}'
-    for name, unit in METRICS.values()
-    for way in ('without', 'with')
-  ]
-  words = {components.NONE: 'without', components.VALIDATION: 'with'}
-  rows = [
-    [
-      row['label'],
-      words[row['components']['scored']],
-      *(
-        _score(row['components'][way][metric])
-        for metric in METRICS
-        for way in components.WAYS
-      ),
-    ]
-    for row in content['rows']
-    if row['components']
-  ]
-  title = 'Largest components, chosen by the validation scans'
-  return _markdown_table(title, head, rows) if rows else []
-
-
-def _size(found: Mapping[str, Any] | None) -> list[str]:
-  """Millions of parameters, and giga multiply-accumulates."""
-  sizes = [(found or {}).get(name) for name in ('parameters', 'macs')]
-  units = zip(sizes, (1e6, 1e9), strict=True)
-  return [number(size and size / unit, 3) for size, unit in units]
-
-
-def _cost_table(content) -> list[str]:
-  head = ['row', 'networks', 'parameters (M)', 'GMAC', 'full size: M, GMAC']
-  head += ['paper: M, GMAC', 'minutes', 'devices']
-  rows = [
-    [
-      row['label'],
-      str(row['networks'] or '-'),
-      *_size(row),
-      ', '.join(_size(row['paper_size'])),
-      ', '.join(map(number, row['paper'].get('size', (None, None)))),
-      _score(row['minutes'], 1),
-      ', '.join(row['devices']) or '-',
-    ]
-    for row in content['rows']
-  ]
-  return _markdown_table('Size and time', head, rows)
-
-
-def markdown(content: Mapping[str, Any]) -> str:
-  """`table.md`."""
-  seeds = ', '.join(map(str, content['seeds']))
-  lines = [f'# {content["title"]}', '']
-  for index, metric in enumerate(METRICS):
-    lines += _score_table(content, index, metric)
-  lines += _components_table(content)
-  lines += _cost_table(content)
-  lines += [
-    f'* Mean ± standard deviation over the seeds {seeds}. What varies:'
-    f' {content["varies"]}. "Runs" says how many are finished.',
-    '* Scores on each test scan as a volume on its own grid. The paper has'
-    ' other data and another definition of HD95: beside ours, not against it.',
-    f'* {content["difference_method"]}',
-    '* Parameters: what the optimizer moves, in one of the networks;'
-    ' GMAC: giga multiply-accumulates of the prediction of one training patch.'
-    " Full size: the row at the paper's settings, counted as the paper does:"
-    ' all networks that training has, averages included, one training patch'
-    ' passing each once (of MASS one registration). The paper has its'
-    ' prototypes count double, and VarDA at 160 x 160 pixels.',
-    "* Minutes are those of training all of a row's networks, with validation.",
-    *(f'* {note}' for note in content['notes']),
-    '',
-    'Commands, with the first seed:',
-    '',
-    '```',
-    *(line for row in content['rows'] for line in row['commands']),
-    '```',
-    '',
-  ]
-  return '\n'.join(lines)
 
 
 def _csv(content: Mapping[str, Any]) -> list[list[str | float | None]]:
@@ -384,4 +261,4 @@ def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
   check(folder)
   folder.mkdir(parents=True, exist_ok=True)
   scoring.write(content, folder / 'table', _CSV, _csv(content))
-  atomic.write(folder / 'table.md', markdown(content).encode())
+  atomic.write(folder / 'table.md', page.markdown(content).encode())

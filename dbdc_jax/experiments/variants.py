@@ -24,7 +24,10 @@ VARY: Mapping[str, Callable[[int], Mapping[str, int]]] = {
 }
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.+-]*')
 _NUMBERS = {int, float}
-_KEYS = ('name', 'label', 'method', 'recipe', 'fields', 'paper', 'results')
+_KEYS = (
+  *('name', 'label', 'method', 'recipe', 'fields', 'against', 'paper'),
+  'results',
+)
 # Stands for the seed in a row's `results`.
 SEED = '{seed}'
 
@@ -45,6 +48,7 @@ class Variant:
       HD95), 'size' to (million parameters, giga multiply-accumulates).
     parts: a run for each, which together are the row; names of folders to
       further fields. A transfer has one for each direction.
+    against: names of rows that it is compared with beside `REFERENCE`.
     results: of another program, on the same scans: a folder with `SEED` in its
       name, which holds a results.json of a run's form. Nothing is run then; ''
       is a row that is.
@@ -59,6 +63,7 @@ class Variant:
   parts: Mapping[str, Mapping[str, str]] = dataclasses.field(
     default_factory=lambda: {'': {}}
   )
+  against: Sequence[str] = ()
   results: str = ''
 
 
@@ -118,11 +123,12 @@ def _read_row(entry: Any, where: str) -> Variant:
     )
   results = entry.get('results')
   if results is not None:
-    alone = not entry.keys() & {'method', 'fields'}
+    alone = not entry.keys() & {'method', 'recipe', 'fields'}
     if not alone or not isinstance(results, str) or SEED not in results:
       raise ValueError(
         f'{where}: {name}: "results" is a folder of another program\'s results,'
-        f' with {SEED} in its name, and excludes "method" and "fields"'
+        f' with {SEED} in its name, and excludes "method", "recipe" and'
+        ' "fields"'
       )
     results = str(pathlib.Path(where).absolute().parent / results)
   return Variant(
@@ -132,6 +138,7 @@ def _read_row(entry: Any, where: str) -> Variant:
     str(entry.get('recipe', 'dbdc')),
     {field: _text(value) for field, value in fields.items()},
     {name: tuple(pair) for name, pair in paper.items()},
+    against=tuple(entry.get('against', ())),
     results=results or '',
   )
 
@@ -140,7 +147,7 @@ def read(path: str, task: str) -> Table:
   """A table from a JSON file: a list of rows.
 
   Each row has a `name`, and may have `label`, `method`, `recipe`, `fields`,
-  `paper` and `results` (from the file's folder on), see `Variant`.
+  `against`, `paper` and `results` (from the file's folder on), see `Variant`.
 
   Args:
     path: of the file.
@@ -162,6 +169,13 @@ def read(path: str, task: str) -> Table:
   twice = sorted({name for name in names if names.count(name) > 1})
   if twice:
     raise ValueError(f'{path}: {", ".join(twice)} is there twice')
+  for variant in variants:
+    strange = sorted({*variant.against} - {*names})
+    if strange:
+      raise ValueError(
+        f'{path}: {variant.name}: "against" names {", ".join(strange)}, and'
+        f' there are: {", ".join(names)}'
+      )
   if task not in TASKS:
     raise ValueError(f'--task {task}: choose one of {", ".join(TASKS)}')
   return Table(pathlib.Path(path).stem, task, variants)

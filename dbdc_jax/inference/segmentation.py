@@ -171,7 +171,8 @@ class Segmenter:
         raise ValueError(
           f'{run.folder}: its validation scans have not chosen whose largest'
           ' component is kept; --config.eval_only=true tests the run again'
-          ' and has them choose'
+          ' and has them choose (of an export: the run, which is then exported'
+          ' again)'
         )
     for run in self.runs[1:]:
       if run.task.classes != self.runs[0].task.classes:

@@ -93,6 +93,25 @@ def build(config: ml_collections.ConfigDict) -> Method:
   return method
 
 
+def _check_plus(config) -> None:
+  """Checks that `recipe='plus'` names what it is.
+
+  Raises:
+    ValueError: another method's, or the name without its fields.
+  """
+  if config.method != 'dbdc':
+    raise ValueError(
+      f"recipe='plus' is DBDC's, and the method is {config.method}: choose"
+      ' dbdc or own'
+    )
+  fields = [field for field in PLUS if field.startswith('dc.')]
+  if all(config.dc[field[3:]] == FIELDS[field] for field in fields):
+    raise ValueError(
+      "recipe='plus' stands for several fields: give it behind the config's"
+      ' name, for example configs/heart.py:recipe=plus'
+    )
+
+
 def _made(config) -> Method:
   """The method as its module builds it."""
   if config.method not in _modules():
@@ -104,12 +123,6 @@ def _made(config) -> Method:
     value = (config[group] if group else config)[name]
     if value not in allowed:
       raise ValueError(f'{field}={value!r}: choose {", ".join(allowed)}')
-  groups = ((field, *field.split('.')) for field in PLUS)
-  if config.recipe == 'plus' and all(
-    config[group][name] == FIELDS[field] for field, group, name in groups
-  ):
-    raise ValueError(
-      "recipe='plus' stands for several fields: give it behind the config's"
-      ' name, for example configs/heart.py:recipe=plus'
-    )
+  if config.recipe == 'plus':
+    _check_plus(config)
   return _modules()[config.method].build(config)

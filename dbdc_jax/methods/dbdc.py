@@ -58,6 +58,12 @@ def build(config: ml_collections.ConfigDict) -> base.Method:
   for name in ('confidence', 'cutmix'):
     if not 0 <= config.dc[name] <= 1:
       raise ValueError(f'dc.{name}={config.dc[name]}: give a number in [0, 1]')
+  if config.mpcl.delta < 0:
+    raise ValueError(f'mpcl.delta={config.mpcl.delta}: give 0 or more')
+  if not config.weighting.smoothing > 0:
+    raise ValueError(
+      f'weighting.smoothing={config.weighting.smoothing}: give a number above 0'
+    )
   taught = config.dc.pseudo == 'teacher'
   return networks.method(
     networks.of_unet(config, extra_head=True),
@@ -73,7 +79,7 @@ def build(config: ml_collections.ConfigDict) -> base.Method:
       unlabeled=config.dc.ipc or config.dc.fpc,
       weighted=True,
       # Slices are mixed with their neighbours.
-      multiple=2 if config.dc.cutmix else 1,
+      multiple=2 if config.dc.cutmix and config.dc.ipc else 1,
     ),
     recipe=base.Recipe(
       optimizer.build(), config.optimizer.learning_rate, config.batch_size

@@ -19,6 +19,7 @@ _NO_LOSSES = {
   'train_dice',
   'validation_dice',
   'validation2_dice',
+  'watched_dice',
   'weight',
 }
 BACKGROUND = '#8a8f98'

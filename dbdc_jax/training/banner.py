@@ -75,6 +75,7 @@ def text(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
   slices = {case.name: case.num_slices for case in prepared.cases}
   own = config.recipe == 'own' and config.method != 'dbdc'
   recipe = ', by its own recipe' if own else ''
+  recipe = ', recipe plus' if config.recipe == 'plus' else recipe
   structures = task.classes[1:]
   lines = [
     f'{config.method} on {task.name}{recipe}: {len(structures)} structures'

@@ -193,17 +193,19 @@ def _end_of_epoch(run, state):
   """Feeds MAW with the epoch's training DSC and clears its counts.
 
   Returns:
-    The state, the DSC of the epoch's batches, and what MAW was fed with.
+    The state, the DSC of the epoch's batches, and what MAW was fed with
+    instead, or None.
   """
   dice = losses.pooled_dice(state.dice_counts, jnp.asarray(run.present))
-  watched = dice
+  watched, fed = None, dice
   if _weighted(run) and run.config.weighting.reading == 'code':
-    watched = jnp.asarray(run.labeled.dice(run.scans(state)), jnp.float32)
+    watched = run.labeled.dice(run.scans(state))
+    fed = jnp.asarray(watched, jnp.float32)
   cleared = jnp.zeros_like(state.dice_counts)
-  followed = weighting.update(state.weighting, watched)
+  followed = weighting.update(state.weighting, fed)
   cleared, followed = parallel.place((cleared, followed))
   state = state._replace(dice_counts=cleared, weighting=followed)
-  return state, np.asarray(dice), np.asarray(watched)
+  return state, np.asarray(dice), watched
 
 
 def fit(
@@ -241,7 +243,8 @@ def fit(
     row['learning_rate'] = float(_plan(run, int(state.step)).learning_rate)
     state, dice, watched = _end_of_epoch(run, state)
     row['train_dice'] = epoch_metrics.named(run.modalities, dice)
-    row['watched_dice'] = epoch_metrics.named(run.modalities, watched)
+    if watched is not None:
+      row['watched_dice'] = epoch_metrics.named(run.modalities, watched)
     last = epoch == config.epochs
     validated, beside = None, ''
     supervised_only = epoch <= min(config.dc.warmup_epochs, config.epochs - 1)

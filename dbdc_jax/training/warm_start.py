@@ -119,7 +119,8 @@ def start(run: loop.TrainingRun, state: TrainState) -> TrainState:
   except ValueError as error:
     raise ValueError(
       f'init_from={folder}: its network differs from this config (method,'
-      f' classes or width: {error}); use the same as in its config.json'
+      f' classes, width, mpcl.enabled or dc.pseudo: {error}); use the same as'
+      ' in its config.json'
     ) from error
   if found is None:
     raise ValueError(

@@ -139,6 +139,8 @@ def test_plus_stands_for_its_fields_behind_the_configs_name():
     methods.traits(plain)
   with pytest.raises(ValueError, match='dbdc, own, plus'):
     heart.get_config('recipe=best')
+  with pytest.raises(ValueError, match='the method is cps'):
+    methods.traits(heart.get_config('method=cps,recipe=plus'))
 
 
 def test_a_preset_is_chosen_by_name_or_by_the_scans():

@@ -53,6 +53,10 @@ def test_shares_may_be_others():
   )['ct']
   assert _sizes(make(0)) == [3, 11, 6, 20]
   assert make(0)['test'] != make(1)['test']
+  thirds = split.make(
+    cases, seed=0, fold=0, labeled_fraction=1.0, shares=(33.4, 33.3, 33.3)
+  )
+  assert _sizes(thirds['ct']) == [14, 0, 13, 13]
   for shares in ((70, 10), (70, 10, 30), (90, 10, 0)):
     with pytest.raises(ValueError, match='give three above 0 that make 100'):
       split.make(cases, seed=0, fold=0, labeled_fraction=1.0, shares=shares)

@@ -5,7 +5,7 @@ import json
 import experiment_test
 import numpy as np
 
-from dbdc_jax.experiments import paper, plan, tables
+from dbdc_jax.experiments import page, paper, plan, tables
 from dbdc_jax.workdir import run_record
 
 
@@ -46,6 +46,38 @@ def test_differences_are_to_the_reference_on_the_same_scans(tmp_path):
   assert found['low'] < gap < found['high'] and found['patients'] == 6
 
 
+def test_a_row_may_be_compared_with_others(tmp_path):
+  """The same difference as to the reference, turned; and a page of it."""
+  table = paper.table('1')
+  rows = tuple(
+    dataclasses.replace(v, against=('dbdc_no_maw', 'unet_lb'))
+    if v.name == 'dbdc'
+    else v
+    for v in table.variants
+  )
+  table = dataclasses.replace(table, variants=rows)
+  options = plan.Options(tmp_path, seeds=(0, 1), vary='both')
+  runs = plan.select(plan.expand(table, options), ('dbdc', 'dbdc_no_maw'))
+  for run in runs:
+    experiment_test.write_run(run)
+  content = tables.collect(table, runs, options)
+  without, reference = content['rows']
+  there = without['difference']['dice']
+  back = reference['against']['dbdc_no_maw']['dice']
+  np.testing.assert_allclose(back['mean'], -there['mean'])
+  np.testing.assert_allclose(back['low'], -there['high'], atol=1e-9)
+  # There is no run of it.
+  assert reference['against']['unet_lb'] is None and not without['against']
+  line = next(
+    line
+    for line in page.markdown(content)
+    .split('## Other differences')[1]
+    .split('\n')
+    if line.startswith(f'| {reference["label"]} |')
+  )
+  assert f'{back["mean"]:+.2f} [' in line and without['label'] in line
+
+
 def test_rows_say_how_many_runs_they_lack(tmp_path):
   content = _content(tmp_path, (0, 1), written=3)
   without, reference = content['rows']
@@ -54,7 +86,7 @@ def test_rows_say_how_many_runs_they_lack(tmp_path):
   assert reference['mean']['dice']['sd'] is None
   # The second seed has no partner.
   assert without['difference']['dice']['scans'] == 6
-  assert '1 of 2' in tables.markdown(content)
+  assert '1 of 2' in page.markdown(content)
 
 
 def test_both_ways_of_largest_components_have_a_table(tmp_path):
@@ -89,7 +121,7 @@ def test_both_ways_of_largest_components_have_a_table(tmp_path):
     assert own == row['mean']['hd95']['mean'] != beside
     np.testing.assert_allclose(beside, mean(r['beside'] for r in read))
     line = [row['label'], 'with' if ways[0] == 'validation' else 'without']
-    assert f'| {" | ".join(line)} |' in tables.markdown(content)
+    assert f'| {" | ".join(line)} |' in page.markdown(content)
   # The results of before have one way, and no such table.
   del read[0]['beside']
   run_record.write_json(runs[-1].workdir / 'results.json', read[0])

@@ -208,10 +208,15 @@ def test_terms_of_no_weight_have_no_gradient(batch, start, one_device):
 
 
 def test_a_bank_that_must_not_act_keeps_its_bits(batch, start, one_device):
+  """A ready one, too: MPCL is off until it acts."""
   params, memory = start
-  (_, (new, _)), _ = one_device(params, memory, batch, make_signals(bank=False))
+  (_, (new, metrics)), _ = one_device(
+    params, memory, batch, make_signals(bank=False)
+  )
   same = jax.tree.map(np.array_equal, new['prototypes'], memory['prototypes'])
   assert all(same)
+  for name, value in _parts(metrics).items():
+    assert value.any() == name.endswith(('_ce', '_dice')), name
 
 
 def test_weights_may_spare_the_unlabelled_losses(batch, start, one_device):

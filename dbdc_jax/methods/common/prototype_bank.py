@@ -52,9 +52,12 @@ def terms(
     acts[:, None],
   )
 
+  bank = memory['prototypes']
+  bank = bank._replace(ready=bank.ready & signals.reading.bank)
+
   def of_pass(embeddings, labels, sure, norm):
     return prototypes.mpcl_terms(
-      memory['prototypes'],
+      bank,
       embeddings,
       labels,
       signals.present,
@@ -70,8 +73,9 @@ def terms(
   # Of the labelled pass, then of each unlabelled one.
   rows = signals.reading.mpcl[jnp.minimum(jnp.arange(count), 1)]
   weights = dict(zip(base.TERMS, rows.T[..., None], strict=True))
+  on = {k: weight > 0 for k, weight in weights.items()}
   return {
-    k: jnp.where(weights[k] > 0, weights[k] * value, 0.0)
+    k: jnp.where(on[k], weights[k] * supervision.gate(value, on[k]), 0.0)
     for k, value in found.items()
   }
 
@@ -122,11 +126,12 @@ def update(
   )
   chosen = losses.one_hot(labels, counts.shape[-1]) & takes_part[..., None]
   offered = over_devices.total(jnp.sum(chosen, 1).astype(jnp.float32))
+  moved = moved._replace(ready=started.ready)
+  on = signals.reading.bank
+  moved = jax.tree.map(lambda x, y: jnp.where(on, x, y), moved, bank)
   metrics = {
     'kept_pixels': jnp.where(bank.ready[:, None], counts, 0.0),
     'offered_pixels': jnp.where(bank.ready[:, None], offered, 0.0),
     'prototype_cosine': prototypes.cross_modality_cosine(moved.bank),
   }
-  moved = moved._replace(ready=started.ready)
-  on = signals.reading.bank
-  return jax.tree.map(lambda x, y: jnp.where(on, x, y), moved, bank), metrics
+  return moved, metrics

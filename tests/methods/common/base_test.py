@@ -66,6 +66,8 @@ def test_other_fields_reach_their_number():
     ('weighting__reading', 'x', 'printed or code'),
     ('dc__confidence', 1.5, r'number in \[0, 1\]'),
     ('dc__cutmix', -0.1, r'number in \[0, 1\]'),
+    ('mpcl__delta', -0.1, '0 or more'),
+    ('weighting__smoothing', 0.0, 'above 0'),
   ],
 )
 def test_what_no_reading_has_is_refused(field, value, words):
