@@ -160,7 +160,7 @@ def test_the_description_holds_what_a_user_needs(mr_added, whole):
   assert (ct['plane'], ct['axes']) == ('axial', 'SPL')
   run = trained_run.load(mr_added)
   assert model['postprocessing'] == {
-    'components': 'none',
+    'components': 'validation',
     'largest_component': {
       name: [model['classes'][index] for index in run.kept(name)]
       for name in ('ct', 'mr')
@@ -353,10 +353,9 @@ def test_overwrite_replaces_an_export(mr_added, tmp_path):
 
 
 def test_an_export_is_a_start_for_training(whole, mr_added, cache, tmp_path):
-  config = tiny.heart_config(cache)
-  config.update_from_flattened_dict(
-    {'epochs': 1, 'optimizer.learning_rate': 0.0, 'init_from': str(whole)}
-  )
+  config = tiny.heart_config(cache, 'recipe=plus')
+  fields = {'epochs': 1, 'batch_size': 8, 'optimizer.learning_rate': 0.0}
+  config.update_from_flattened_dict({**fields, 'init_from': str(whole)})
   train.train(config, tmp_path)
   learnt = trained_run.load(tmp_path).networks['ct'].params
   wanted = trained_run.load(mr_added).networks['ct'].params

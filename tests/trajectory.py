@@ -68,29 +68,32 @@ def make_signals(active=True, **reading):
   )
 
 
-def plain_config():
+def plain_config(**fields):
   """Without what rounding would steer: dropout and noise."""
   config = make_config()
+  config.update_from_flattened_dict(fields)
   config.dc.dropout = 0.0
   config.augment.noise_probability = 0.0
   config.dtype = 'float32'
   return config
 
 
-def run(devices: str):
+def run(devices: str, fields=(), **reading):
   """Ten steps.
 
   Args:
     devices: 'one', or 'all' of all processes by the train loop's own step.
+    fields: pairs of the config's fields and values.
+    **reading: of the signals.
 
   Returns:
     After step 1 and step 10: gradients before Adam, memory (statistics,
     prototypes), sums for MAW and its weights, metrics; flat, by name.
   """
-  problem = methods.resolve(plain_config())
+  problem = methods.resolve(plain_config(**dict(fields)))
   method = build(problem.config)
   state = train_state.init_state(method, problem)
-  signals = make_signals()
+  signals = make_signals(**reading)
   if devices == 'all':
     step_fn = step.make_step(method)
     batch = parallel.shard(make_batch(parallel.own_samples(B)))
