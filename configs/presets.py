@@ -16,15 +16,18 @@ PLUS: dict[str, Any] = {
 }
 
 
+RECIPES = ('dbdc', 'own', 'plus')
+
+
 def recipe(config: ml_collections.ConfigDict, name: str) -> None:
   """Sets the fields that a recipe's name stands for.
 
   Raises:
     ValueError: an unknown name.
   """
-  if name not in ('dbdc', 'own', 'plus'):
+  if name not in RECIPES:
     raise ValueError(
-      f'config argument recipe={name}: choose one of dbdc, own, plus'
+      f'config argument recipe={name}: choose one of {", ".join(RECIPES)}'
     )
   config.recipe = name
   if name == 'plus':

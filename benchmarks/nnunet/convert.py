@@ -124,6 +124,7 @@ def write(
   The labels of unlabelled scans are not written.
 
   Raises:
+    ValueError: scans are gone; lists them.
     ScanError: a scan cannot be read.
     OSError: the disk took no more.
   """
@@ -149,10 +150,10 @@ def write(
     sources = [c for c in found.cases if (c.modality, c.name) in wanted]
     gone = wanted.keys() - {(c.modality, c.name) for c in sources}
     if gone:
-      names = ', '.join(' '.join(name) for name in sorted(gone))
+      listed = ', '.join(' '.join(scan) for scan in sorted(gone))
       raise ValueError(
-        f'{run.files.path}: its scans are no longer where it found them:'
-        f' {names}; bring them back'
+        f'{run.workdir}: its scans are no longer where it found them: {listed};'
+        ' bring them back'
       )
     for source in bar.track(sources, description='writing scans'):
       case, part = wanted[source.modality, source.name]

@@ -8,7 +8,7 @@ import types
 import ml_collections
 
 from configs.common import FIELDS
-from configs.presets import PLUS
+from configs.presets import PLUS, RECIPES
 from dbdc_jax.evaluation import components
 from dbdc_jax.methods.common.base import (
   Method,
@@ -39,7 +39,7 @@ __all__ = [
 
 # Fields that every method reads, and their values.
 _CHOICES = {
-  'recipe': ('dbdc', 'own', 'plus'),
+  'recipe': RECIPES,
   'joint': ('auto', 'true', 'false'),
   'evaluation.components': components.WAYS,
   'model.modulation': tuple(MODULATIONS),

@@ -69,7 +69,7 @@ def build(config: ml_collections.ConfigDict) -> base.Method:
     networks.of_unet(config, extra_head=True),
     init=_init,
     loss=_loss,
-    predict=_predict,
+    predict=four_passes.predict,
     update=functools.partial(_update, limit=config.ssl.decay)
     if taught
     else base.keep_memory,
@@ -115,13 +115,6 @@ def _init(net, key):
       num_modalities, num_classes, model.embedding_dim
     )
   return params, memory
-
-
-def _predict(net, params, memory, images, modality):
-  """Logits in evaluation mode, of the teacher where there is one."""
-  variables = four_passes.tested(params, memory)
-  logits = net.predictor.apply(variables, images, modality, False)
-  return losses.only_labelable(logits, net.labelable, modality)
 
 
 def _update(params, memory, *, limit):

@@ -42,12 +42,7 @@ def shares(keys: Key[Array, 'K b'], parameter: float) -> Float[Array, 'K b//2']:
   Raises:
     ValueError: b is odd.
   """
-  if keys.shape[1] % 2:
-    raise ValueError(
-      f'batch_size: ict mixes pairs of slices, and {keys.shape[1]} of a'
-      ' modality on a device cannot be paired: choose a --config.batch_size'
-      ' that is a multiple of twice the number of devices'
-    )
+  passes.check_pairs('ict', keys)
   draw = lambda key: jax.random.beta(key, parameter, parameter)
   return jax.vmap(jax.vmap(draw))(keys[:, ::2])
 

@@ -20,7 +20,7 @@ from dbdc_jax.models import modulation
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import drop_bottleneck
 from dbdc_jax.ops import augment, losses
-from dbdc_jax.ops.shapes import Images, Labels, Logits
+from dbdc_jax.ops.shapes import Ids, Images, Labels, Logits, Slices
 
 # The view that each pass with a gradient sees.
 _VIEWS = {'sup': 'images', 'fpc': 'weak', 'ipc': 'strong'}
@@ -68,6 +68,15 @@ def tested(params: Any, memory: Any) -> dict[str, Any]:
   """
   unet = memory.get('teacher', params['unet'])
   return {'params': unet, 'modulation': memory['modulation']}
+
+
+def predict(
+  net: Networks, params: Any, memory: Any, images: Slices, modality: Ids
+) -> Float[Array, 'N H W C']:
+  """Logits in evaluation mode, of the teacher where there is one."""
+  variables = tested(params, memory)
+  logits = net.predictor.apply(variables, images, modality, False)
+  return losses.only_labelable(logits, net.labelable, modality)
 
 
 def projector(net: Networks) -> Projector:
@@ -168,12 +177,7 @@ def _boxes(step: Step, keys: Key[Array, 'K b']) -> Bool[Array, 'K b H W']:
   Raises:
     ValueError: samples that cannot be paired.
   """
-  if keys.shape[1] % 2:
-    raise ValueError(
-      f'batch_size: dc.cutmix mixes pairs of slices, and {keys.shape[1]} of a'
-      ' modality on a device cannot be paired: choose a --config.batch_size'
-      ' that is a multiple of twice the number of devices'
-    )
+  passes.check_pairs('dc.cutmix', keys)
   side = step.net.settings.patch_size
 
   def one(key):
@@ -184,17 +188,14 @@ def _boxes(step: Step, keys: Key[Array, 'K b']) -> Bool[Array, 'K b H W']:
   return jax.vmap(jax.vmap(one))(keys)
 
 
-def _taught(step: Step, memory: Any, images: Images) -> Logits:
-  """The teacher's logits, in evaluation mode."""
-  count = images.shape[1]
-  ids = jnp.arange(step.net.unet.num_modalities, dtype=jnp.int32)
-  ids = jnp.repeat(ids, count)
-  variables = {'params': memory['teacher'], 'modulation': memory['modulation']}
-  logits = step.net.unet.apply(
-    lax.stop_gradient(variables), passes.flat(images), ids, False
-  )
-  logits = losses.only_labelable(logits, step.net.labelable, ids)
-  return logits.reshape(-1, count, *logits.shape[1:])
+def _taught(step: Step, params: Any, memory: Any, images: Images) -> Logits:
+  """The teacher's logits."""
+  modalities, count = images.shape[:2]
+  ids = jnp.repeat(jnp.arange(modalities, dtype=jnp.int32), count)
+  # The slices are sorted by modality.
+  grouped = step.net._replace(predictor=step.net.unet)
+  logits = predict(grouped, params, memory, passes.flat(images), ids)
+  return logits.reshape(modalities, count, *logits.shape[1:])
 
 
 def run(step: Step, params: Any, memory: Any) -> Passes:
@@ -225,7 +226,7 @@ def run(step: Step, params: Any, memory: Any) -> Passes:
     else:
       weak, found = fixed.apply('encode', passes.flat(views.weak), 1)
     if step.config.dc.pseudo == 'teacher':
-      logits = _taught(step, memory, views.weak)
+      logits = _taught(step, params, memory, views.weak)
     else:
       alone, decoded = fixed.decode(lax.stop_gradient(weak), 1, project=False)
       between, logits = [found | decoded], alone.logits[0]

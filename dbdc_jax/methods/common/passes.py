@@ -55,6 +55,24 @@ def _grouped(
   return x.reshape(*like.shape, *x.shape[1:])
 
 
+def check_pairs(what: str, keys: Key[Array, 'K b']) -> None:
+  """Checks that a device's slices can be mixed with their neighbours.
+
+  Args:
+    what: mixes them, for the error.
+    keys: the samples'.
+
+  Raises:
+    ValueError: b is odd.
+  """
+  if keys.shape[1] % 2:
+    raise ValueError(
+      f'batch_size: {what} mixes pairs of slices, and {keys.shape[1]} of a'
+      ' modality on a device cannot be paired: choose a --config.batch_size'
+      ' that is a multiple of twice the number of devices'
+    )
+
+
 def labeled_view(step: Step, key: Key[Array, '']) -> tuple[Images, Labels]:
   """Labelled slices as they are trained on: see `Views`."""
   labeled = step.batch['labeled']
