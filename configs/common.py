@@ -254,6 +254,9 @@ FIELDS: dict[str, Any] = {
   'evaluation.batch_size': 8,
   # Validate every n-th epoch (and the last).
   'evaluation.every': 1,
+  # Test the last epoch's checkpoint, too: its scores stand beside the best's in
+  # results.json ('last').
+  'evaluation.last': False,
   # Overlay pictures per modality after the test.
   'evaluation.overlays': 3,
   # After training the validation scans choose, per modality, the classes of

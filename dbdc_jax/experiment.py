@@ -23,8 +23,10 @@ r"""All runs of a table, one after another, and the table.
 Each run is the plain command `python -m dbdc_jax.main` in a process of its own,
 in OUTPUT/runs/ROW/seedN; what it prints goes to OUTPUT/runs/ROW/seedN.log. The
 same command again skips the finished runs and resumes the others. A run that
-fails does not stop the rest. After each run OUTPUT/table.md, table.csv and
-table.json are written anew.
+fails does not stop the rest. After each run OUTPUT/table.md, table.csv,
+table.json and scores.csv are written anew. The last has the scores of each scan
+and run: with --scores FILE the tables are made of such a file, or of several in
+one, and nothing is run.
 
 --list prints one command for each run that is left, for a cluster's job array;
 the experiment called once more afterwards makes the tables.
@@ -82,6 +84,12 @@ def _flags() -> argparse.ArgumentParser:
     '--only', type=_names, default=(), metavar='ROW,ROW', help='run these rows'
   )
   add('--output', type=pathlib.Path, help='default: experiments/TABLE')
+  add(
+    '--scores',
+    type=pathlib.Path,
+    metavar='FILE',
+    help="tables of another place's scores.csv; nothing is run",
+  )
   how = parser.add_mutually_exclusive_group()
   how.add_argument('--dry-run', action='store_true', help='only the plan')
   how.add_argument('--list', action='store_true', help='only the commands')
@@ -117,7 +125,7 @@ def _report(
   from dbdc_jax.experiments import runner
 
   failed = [outcome for outcome in outcomes if outcome.reason]
-  print(f'tables: {output / "table.md"} (and .csv, .json)')
+  print(f'tables: {output / "table.md"} (and .csv, .json), scores.csv')
   if not failed:
     return 0
   said = [f'{len(failed)} of {len(runs)} runs are not done:']
@@ -159,6 +167,7 @@ def _run(
       preset=args.preset,
       modalities=args.modalities,
       overrides=tuple(overrides),
+      scores=args.scores and args.scores.absolute(),
     )
     plan.check(table.task, options)
     every = plan.expand(table, options)
@@ -173,7 +182,11 @@ def _run(
   _show_plan(table, runs, output)
   if args.dry_run:
     return 0
-  write = lambda: tables.write(tables.collect(table, every, options), output)
+  write = lambda: tables.write(
+    tables.collect(table, every, options),
+    output,
+    None if options.scores else tables.scores_of(every),
+  )
   try:
     write()
     outcomes = runner.run_all(runs, write, execute or runner.execute)

@@ -18,7 +18,7 @@ from dbdc_jax.experiments import paper, plan, runner
 from dbdc_jax.workdir import run_record
 
 
-def _case(modality, number, classes, rng):
+def _case(modality, number, classes, rng, last=False):
   row = lambda: {
     'dice': float(rng.uniform(50, 90)),
     'hd95': float(rng.uniform(2, 20)),
@@ -32,12 +32,13 @@ def _case(modality, number, classes, rng):
   grids = lambda: {
     grid: {name: row() for name in names} for grid in ('native', 'prepared')
   }
+  both = lambda: {**grids(), 'beside': grids()}
   return {
     'case': f'{modality}{number}',
     'patient': f'{modality}{number}',
     'modality': modality,
-    **grids(),
-    'beside': grids(),
+    **both(),
+    **({'last': both()} if last else {}),
   }
 
 
@@ -48,7 +49,10 @@ def write_run(run):
   if run.config.target:
     names = [run.config.target]
   rng = np.random.default_rng([run.seed, len(run.variant.name)])
-  cases = [_case(m, i, task.classes, rng) for m in names for i in range(3)]
+  last = run.config.evaluation.last
+  cases = [
+    _case(m, i, task.classes, rng, last) for m in names for i in range(3)
+  ]
   facts = {'parameters': 1000, 'macs': 5000, 'train_seconds': 60.0}
   info = {
     'components': run.config.evaluation.components,

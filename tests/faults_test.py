@@ -262,6 +262,29 @@ def test_what_was_chosen_is_of_the_checkpoint_that_was_tested(
   assert trained_run.load(workdir).components == {}
 
 
+def test_the_last_checkpoint_is_tested_beside_the_best(plain, cache, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(plain, workdir)
+  config = tiny.plain_config(cache)
+  config.eval_only = config.evaluation.last = True
+  found = train.train(config, workdir)
+  before = json.loads((plain / 'results.json').read_text())
+  assert found['mean'] == before['mean'] and 'last' not in before
+  (facts,) = found['run']['networks'].values()
+  *_, last = checkpoint.steps(workdir)
+  assert facts['best_step'] < last, 'the test needs two checkpoints'
+  # With the best one gone, the last is what a run tests.
+  shutil.rmtree(workdir / 'checkpoints' / str(facts['best_step']))
+  config.evaluation.last = False
+  alone = train.train(config, workdir)
+  assert found['last']['mean'] == alone['mean'] != found['mean']
+  assert found['last']['beside'] == alone['beside']
+  lasts = [case['last'] for case in found['cases']]
+  assert [case['native'] for case in lasts] == [
+    case['native'] for case in alone['cases']
+  ]
+
+
 def _small(step):
   return parallel.place(
     {'step': np.int32(step), 'w': np.arange(4000, dtype=np.float32) * step}

@@ -148,7 +148,8 @@ def summarize(
 
   Args:
     cases: dicts of `case`, `patient`, `modality`, `native`, `prepared` and, of
-      the way that the results are not (`evaluation.components`), `beside`.
+      the way that the results are not (`evaluation.components`), `beside`; of
+      the last checkpoint, if it was tested, `last` with these three.
     classes: names, background first.
     modalities: names, in bank order.
     info: facts about the run, kept under 'run'.
@@ -163,11 +164,24 @@ def summarize(
     'classes': list(classes),
     **_means(cases, classes, modalities),
   }
-  # Runs of before had one way.
-  if cases and all('beside' in case for case in cases):
-    others = [{**case, **case['beside']} for case in cases]
-    results['beside'] = _means(others, classes, modalities)
+  results |= _besides(cases, classes, modalities)
+  if cases and all('last' in case for case in cases):
+    last = [{**case, **case['last']} for case in cases]
+    results['last'] = _means(last, classes, modalities)
+    results['last'] |= _besides(last, classes, modalities)
   return {**results, 'cases': list(cases)}
+
+
+def _besides(
+  cases: Sequence[dict[str, Any]],
+  classes: Sequence[str],
+  modalities: Sequence[str],
+) -> dict[str, Any]:
+  """`beside`: the means of the other way; runs of before had but one."""
+  if not cases or not all('beside' in case for case in cases):
+    return {}
+  others = [{**case, **case['beside']} for case in cases]
+  return {'beside': _means(others, classes, modalities)}
 
 
 def _means(

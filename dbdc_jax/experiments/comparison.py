@@ -121,20 +121,10 @@ def _means(
     return ((weights * value).sum(1) / total).mean(1)
 
 
-def paired(rows: Sequence[Difference], seed: int = 0) -> dict[str, Any] | None:
-  """Mean difference and its interval.
-
-  Args:
-    rows: of `differences`.
-    seed: of the draws.
-
-  Returns:
-    `mean`, `low`, `high`, `patients`, `seeds`, `scans` (of all seeds),
-    `modalities`; low and high are None for fewer than two patients in a group;
-    None for no rows.
-  """
-  if not rows:
-    return None
+def _drawn(
+  rows: Sequence[Difference], seed: int
+) -> tuple[dict[str, Any], np.ndarray | None]:
+  """The mean of rows with what it is of, and of each draw."""
   sums, counts, modalities = _tables(rows)
   has = counts.sum(0) > 0
   one = np.ones((1, len(has))), np.ones((1, len(sums)))
@@ -150,13 +140,66 @@ def paired(rows: Sequence[Difference], seed: int = 0) -> dict[str, Any] | None:
   _, sizes = np.unique(has, axis=0, return_counts=True)
   if sizes.min() < 2:
     # One patient is always drawn again: an interval would claim no spread.
-    return out
+    return out, None
   rng = np.random.default_rng(seed)
   # Patients have each modality: groups are drawn as large as they are.
   patients, seeds = _draws(has, rng), _draws(np.zeros((len(sums), 1)), rng)
-  drawn = _means(sums, counts, patients, seeds)
+  return out, _means(sums, counts, patients, seeds)
+
+
+def _with_interval(out: dict[str, Any], drawn: np.ndarray) -> dict[str, Any]:
   tail = (100 - LEVEL) / 2
-  out['low'], out['high'] = map(
-    float, np.nanpercentile(drawn, [tail, 100 - tail])
+  low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+  return {**out, 'low': float(low), 'high': float(high)}
+
+
+def paired(rows: Sequence[Difference], seed: int = 0) -> dict[str, Any] | None:
+  """Mean difference and its interval.
+
+  Args:
+    rows: of `differences`.
+    seed: of the draws.
+
+  Returns:
+    `mean`, `low`, `high`, `patients`, `seeds`, `scans` (of all seeds),
+    `modalities`; low and high are None for fewer than two patients in a group;
+    None for no rows.
+  """
+  if not rows:
+    return None
+  out, drawn = _drawn(rows, seed)
+  return out if drawn is None else _with_interval(out, drawn)
+
+
+def share(
+  mine: Cases, lower: Cases, upper: Cases, metric: str = 'dice', seed: int = 0
+) -> dict[str, Any] | None:
+  """How much of the gap between two rows a third closes, in percent.
+
+  Args:
+    mine: of the row.
+    lower: of the row at 0 %.
+    upper: of the row at 100 %.
+    metric: 'dice' or 'hd95'.
+    seed: of the draws, each of which has its own gap.
+
+  Returns:
+    See `paired`; None where no scan is in all three, or there is no gap.
+  """
+  common = mine.keys() & lower.keys() & upper.keys()
+  over = lambda row: differences(
+    {key: row[key] for key in common}, lower, metric
   )
-  return out
+  gained, gap = over(mine), over(upper)
+  # Scans without a value in one of them leave both.
+  both = {row[:3] for row in gained} & {row[:3] for row in gap}
+  gained, gap = ([r for r in rows if r[:3] in both] for rows in (gained, gap))
+  if not gap:
+    return None
+  (out, some), (whole, all_of_it) = _drawn(gained, seed), _drawn(gap, seed)
+  if not whole['mean']:
+    return None
+  out['mean'] *= 100 / whole['mean']
+  if some is None or all_of_it is None:
+    return out
+  return _with_interval(out, 100 * some / all_of_it)

@@ -3,9 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbdc_jax.evaluation import components
 from dbdc_jax.evaluation.scoring import number
+from dbdc_jax.experiments import views
 
+# Of `views`, for readers.
+_WAYS = {
+  views.PLAIN: 'without components',
+  views.CHOSEN: 'with components',
+  views.LAST: 'last checkpoint',
+}
 METRICS = {'dice': ('DSC', '%'), 'hd95': ('HD95', 'mm')}
 
 
@@ -46,12 +52,13 @@ def _score(found: Mapping[str, Any], digits: int = 2) -> str:
   return number(found['mean'], digits, found['sd'])
 
 
-def _interval(found: Mapping[str, Any] | None) -> str:
+def _interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
   if found is None:
     return '-'
-  text = f'{found["mean"]:+.2f}'
+  show = lambda value: f'{value:+.{digits}f}'
+  text = show(found['mean'])
   if found['low'] is not None:
-    text += f' [{found["low"]:+.2f}, {found["high"]:+.2f}]'
+    text += f' [{show(found["low"])}, {show(found["high"])}]'
   return f'{text}, {found["patients"]} patients'
 
 
@@ -69,30 +76,80 @@ def _against_table(content) -> list[str]:
   return _markdown_table('Other differences', head, rows) if rows else []
 
 
-def _components_table(content) -> list[str]:
-  """Both ways of the rows that have them."""
+def _views_tables(content) -> list[str]:
+  """Every row in the same way, and what it is then worth."""
+  rows = [row for row in content['rows'] if len(row['views']) > 1]
+  if not rows:
+    return []
+  found = {view for row in rows for view in row['views']}
+  ways = [view for view in _WAYS if view in found]
+  cell = lambda row, view, show: (
+    show(row['views'][view]) if view in row['views'] else '-'
+  )
   head = ['row', 'scores above']
   head += [
-    f'{name} ({unit}), {way}'
+    f'{name} ({unit}), {_WAYS[view]}'
     for name, unit in METRICS.values()
-    for way in ('without', 'with')
+    for view in ways
   ]
-  words = {components.NONE: 'without', components.VALIDATION: 'with'}
-  rows = [
+  means = [
+    [row['label'], _WAYS[row['scored']]]
+    + [
+      cell(row, view, lambda v, m=metric: _score(v[m]))
+      for metric in METRICS
+      for view in ways
+    ]
+    for row in rows
+  ]
+  head_2 = ['row', 'to', *(_WAYS[view] for view in ways)]
+  labels = {row['name']: row['label'] for row in content['rows']}
+  differences = [
+    [row['label'], labels.get(name, name)]
+    + [
+      cell(
+        row,
+        view,
+        lambda v, n=name: _interval(
+          v['differences'].get(n) and v['differences'][n]['dice']
+        ),
+      )
+      for view in ways
+    ]
+    for row in rows
+    for name in dict.fromkeys(
+      name for v in row['views'].values() for name in v['differences']
+    )
+  ]
+  title = 'Largest components that the validation scans chose'
+  if views.LAST in ways:
+    title += ', and the last checkpoint'
+  return [
+    *_markdown_table(title, head, means),
+    *_markdown_table(
+      'Differences in DSC (%), both rows in the same way', head_2, differences
+    ),
+  ]
+
+
+def _share_table(content) -> list[str]:
+  """How much of the gap between the bounds each row closes."""
+  rows = [row for row in content['rows'] if row['share']]
+  if not rows:
+    return []
+  found = {view for row in rows for view in row['views']}
+  ways = [view for view in _WAYS if view in found]
+  head = ['row', 'scores above', *(f'all {_WAYS[view]}' for view in ways)]
+  body = [
     [
       row['label'],
-      words[row['components']['scored']],
-      *(
-        _score(row['components'][way][metric])
-        for metric in METRICS
-        for way in components.WAYS
-      ),
+      _interval(row['share'], 0),
+      *(_interval(row['views'].get(v, {}).get('share'), 0) for v in ways),
     ]
-    for row in content['rows']
-    if row['components']
+    for row in rows
   ]
-  title = 'Largest components, chosen by the validation scans'
-  return _markdown_table(title, head, rows) if rows else []
+  return _markdown_table(
+    'Share of the gap between LB (0) and UB (100) in DSC (%)', head, body
+  )
 
 
 def _size(found: Mapping[str, Any] | None) -> list[str]:
@@ -127,7 +184,8 @@ def markdown(content: Mapping[str, Any]) -> str:
   for index, metric in enumerate(METRICS):
     lines += _score_table(content, index, metric)
   lines += _against_table(content)
-  lines += _components_table(content)
+  lines += _share_table(content)
+  lines += _views_tables(content)
   lines += _cost_table(content)
   lines += [
     f'* Mean ± standard deviation over the seeds {seeds}. What varies:'

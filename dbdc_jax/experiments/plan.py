@@ -16,6 +16,7 @@ from data.task import TASKS
 from data.task import names as task_names
 from dbdc_jax import methods
 from dbdc_jax.evaluation import components
+from dbdc_jax.experiments import scores
 from dbdc_jax.experiments.variants import SEED, VARY, Table, Variant
 from dbdc_jax.workdir import run_folder, run_record
 from dbdc_jax.workdir.run_folder import RunFolder
@@ -40,6 +41,7 @@ class Options:
     preset: of `configs/common.py`; '' is the config's own choice.
     modalities: comma-separated; '' is all of the task.
     overrides: `--config.FIELD=VALUE` arguments.
+    scores: a `scores.csv` that the results are taken from; nothing is run then.
   """
 
   output: pathlib.Path
@@ -49,6 +51,7 @@ class Options:
   preset: str = ''
   modalities: str = ''
   overrides: tuple[str, ...] = ()
+  scores: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,7 @@ class PlannedRun:
     command: what is executed, in `ROOT`; empty for another program's results.
     config: what the command's flags say; None if it cannot be run.
     reason: why it cannot be run; '' if it can.
+    given: its results, where they are not in its folder.
   """
 
   variant: Variant
@@ -72,6 +76,7 @@ class PlannedRun:
   command: tuple[str, ...]
   config: ml_collections.ConfigDict | None
   reason: str = ''
+  given: dict[str, Any] | None = None
 
   @property
   def row(self) -> str:
@@ -189,7 +194,19 @@ def expand(table: Table, options: Options) -> list[PlannedRun]:
   Args:
     table: its rows.
     options: what they share.
+
+  Raises:
+    ValueError: `options.scores` is no such file.
   """
+  path = options.scores
+  if path:
+    given = scores.read(path)
+    why = f'not in {path}'
+    return [
+      PlannedRun(v, seed, '', path, (), None, why, given.get((v.name, seed)))
+      for v in table.variants
+      for seed in options.seeds
+    ]
   return [
     _run(table, variant, seed, part, options)
     for variant in table.variants
@@ -231,6 +248,8 @@ def _config(run: PlannedRun) -> dict[str, Any] | None:
 
 
 def _results(run: PlannedRun) -> dict[str, Any] | None:
+  if run.given:
+    return run.given
   found = _read(run, run_folder.RESULTS, 'run', 'modalities', 'mean', 'cases')
   whole = found and {'networks', 'devices'} <= found['run'].keys()
   return found if whole else None
@@ -280,7 +299,7 @@ def state(run: PlannedRun) -> tuple[str, str]:
     One of `DONE`, `NEW`, `BROKEN`, `OTHER`, `UNAVAILABLE`, and the reason of
     the last two.
   """
-  if run.variant.results and _results(run):
+  if run.given or (run.variant.results and _results(run)):
     return DONE, ''
   if run.config is None:
     return UNAVAILABLE, run.reason

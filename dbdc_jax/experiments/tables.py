@@ -9,10 +9,18 @@ from typing import Any
 
 from data.files import atomic, destination
 from dbdc_jax.evaluation import components, scoring
-from dbdc_jax.experiments import comparison, page, plan, sizes
+from dbdc_jax.experiments import (
+  comparison,
+  page,
+  plan,
+  scores,
+  sizes,
+  variants,
+  views,
+)
 from dbdc_jax.experiments.page import METRICS
 from dbdc_jax.experiments.plan import Options, PlannedRun
-from dbdc_jax.experiments.variants import REFERENCE, Table
+from dbdc_jax.experiments.variants import REFERENCE, Table, Variant
 
 VARIES = {
   'weights': 'the seed of weights, batches and augmentation; all runs have the'
@@ -33,6 +41,7 @@ _KEYS = ('title', 'task', 'seeds', 'rows', 'difference_method')
 _KNOWN = {
   'table.json': lambda text: destination.has_keys(text, _KEYS),
   'table.csv': lambda text: text.startswith(','.join(_CSV)),
+  'scores.csv': lambda text: text.startswith(','.join(scores.HEADER)),
   'table.md': lambda text: text.startswith('# ') and '\n| row | runs |' in text,
 }
 # Seed -> the results of a row.
@@ -103,21 +112,50 @@ def _scores(found, pick, paper) -> dict[str, Any]:
   return out
 
 
-def _components(found) -> dict[str, Any]:
-  """The row's means without and with the largest components, if it has both.
-
-  They are chosen by each run's validation scans, see `scoring.by_components`.
-  """
-  both = {
-    seed: scoring.by_components(results) for seed, results in found.items()
+def _by_view(found: _BySeed) -> dict[str, _BySeed]:
+  """A row's results by view; of those that all of its runs have."""
+  by_seed = {seed: views.of(results) for seed, results in found.items()}
+  return {
+    view: {seed: of_seed[view] for seed, of_seed in by_seed.items()}
+    for view in views.VIEWS
+    if by_seed and all(view in of_seed for of_seed in by_seed.values())
   }
-  if not both or not all(both.values()):
-    return {}
-  first = next(iter(found.values()))
-  out: dict[str, Any] = {'scored': first['run']['components']}
-  for way in components.WAYS:
-    of_way = {seed: ways[way] for seed, ways in both.items()}
-    out[way] = _scores(of_way, lambda r: r['mean'], None)
+
+
+def _bound(everything: Mapping[str, _BySeed], name: str) -> _BySeed:
+  """Results of the first row whose name ends so."""
+  return next((f for row, f in everything.items() if row.endswith(name)), {})
+
+
+def _share(
+  mine: _BySeed, everything: Mapping[str, _BySeed]
+) -> dict[str, Any] | None:
+  """The share of the gap between the table's bounds, if it has both."""
+  lower, upper = (
+    comparison.by_scan(_bound(everything, name)) for name in variants.BOUNDS
+  )
+  return comparison.share(comparison.by_scan(mine), lower, upper)
+
+
+def _viewed(
+  variant: Variant, everything: Mapping[str, _BySeed]
+) -> dict[str, dict[str, Any]]:
+  """A row's means and differences, all rows by the same view."""
+  out = {}
+  for view, mine in _by_view(everything[variant.name]).items():
+    # Rows without it are none here.
+    others = {
+      name: _by_view(found).get(view, {}) for name, found in everything.items()
+    }
+    out[view] = {
+      **_scores(mine, lambda r: r['mean'], None),
+      'share': _share(mine, others),
+      'differences': {
+        name: _differences(mine, others.get(name, {}))
+        for name in dict.fromkeys((REFERENCE, *variant.against))
+        if name != variant.name
+      },
+    }
   return out
 
 
@@ -154,6 +192,8 @@ def _row(
   found = everything[variant.name]
   first = next(iter(found.values()), None)
   modalities = list(first['modalities']) if first else []
+  run = first['run'] if first else {}
+  scored = run.get('components', components.NONE)
   mine = comparison.by_scan(found)
   to = lambda name: _differences(found, everything.get(name, {}))
   return {
@@ -175,8 +215,10 @@ def _row(
     },
     'mean': _scores(found, lambda r: r['mean'], variant.paper.get('mean')),
     'difference': None if variant.name == REFERENCE else to(REFERENCE),
+    'share': _share(found, everything),
     'against': {name: to(name) for name in variant.against},
-    'components': _components(found),
+    'scored': views.OWN[scored],
+    'views': _viewed(variant, everything),
     **_cost(found),
     'paper_size': sizes.at_the_papers_settings(runs[0]),
     'paper': {name: list(pair) for name, pair in variant.paper.items()},
@@ -251,8 +293,33 @@ def check(folder: pathlib.Path) -> None:
   )
 
 
-def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
+def scores_of(runs: Sequence[PlannedRun]) -> bytes:
+  """`scores.csv` of all finished runs.
+
+  Args:
+    runs: of `plan.expand`.
+  """
+  grouped = itertools.groupby(runs, lambda run: run.variant.name)
+  return scores.text(
+    [
+      line
+      for name, group in grouped
+      for line in scores.lines(name, _by_seed(list(group)))
+    ]
+  )
+
+
+def write(
+  content: Mapping[str, Any],
+  folder: pathlib.Path,
+  scores_csv: bytes | None = None,
+) -> None:
   """Writes table.json, table.csv and table.md; each is whole or not there.
+
+  Args:
+    content: of `collect`.
+    folder: of the experiment.
+    scores_csv: of `scores_of`; None leaves a scores.csv as it is.
 
   Raises:
     ValueError: see `check`.
@@ -262,3 +329,5 @@ def write(content: Mapping[str, Any], folder: pathlib.Path) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   scoring.write(content, folder / 'table', _CSV, _csv(content))
   atomic.write(folder / 'table.md', page.markdown(content).encode())
+  if scores_csv is not None:
+    atomic.write(folder / 'scores.csv', scores_csv)

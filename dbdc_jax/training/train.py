@@ -56,8 +56,15 @@ def _method(whole: Problem, part: Problem, joint: bool) -> methods.Method:
   return _built(part.config)
 
 
-def _train(run: loop.TrainingRun, state: TrainState) -> tuple[int, TrainState]:
-  """Trains, or goes on, or does neither; returns the best step and state."""
+def _train(
+  run: loop.TrainingRun, state: TrainState
+) -> list[tuple[int, TrainState]]:
+  """Trains, or goes on, or does neither.
+
+  Returns:
+    Step and state of the best checkpoint, and of the last one if it is asked
+    for and another.
+  """
   config, workdir = run.config, run.workdir
   with checkpoint.Checkpoints(workdir) as store:
     latest = store.latest(state)
@@ -85,10 +92,13 @@ def _train(run: loop.TrainingRun, state: TrainState) -> tuple[int, TrainState]:
         if first:
           writer.line(f'resuming after step {first}')
         loop.fit(run, state, store, writer)
-    found = store.best(like)
-  if found is None:
+    found = [store.best(like)]
+    if config.evaluation.last:
+      found.append(store.latest(like))
+  tested = {pair[0]: pair[1] for pair in found if pair is not None}
+  if not tested:
     raise ValueError(f'{workdir}: no checkpoint is left; train there again')
-  return found[0], parallel.place(found[1])
+  return [(step, parallel.place(state)) for step, state in tested.items()]
 
 
 def _test(run: loop.TrainingRun, state: TrainState) -> dict[str, Any]:
@@ -100,15 +110,23 @@ def _test(run: loop.TrainingRun, state: TrainState) -> dict[str, Any]:
   pictures.progress(rows, run.workdir / 'progress.png', run.modalities)
   segmented = run.scans(state)
   on_case = prepared_cases.overlay_writer(run.workdir / 'overlays', segmented)
-  chosen = _chosen_components(run, segmented)
+  cases, chosen = _scored(run, segmented, on_case)
   run_record.write_json(run.workdir / run_folder.COMPONENTS, chosen)
-  cases = prepared_cases.test_cases(
-    segmented, _tested_cases(run), chosen, on_case
-  )
   fit = {name: _fit(run, k) for k, name in enumerate(run.modalities)}
   run_record.write_json(run.workdir / run_folder.LOOKS, fit)
   seconds = sum(row['seconds'] for row in rows)
   return {'cases': cases, 'components': chosen, 'seconds': seconds}
+
+
+def _scored(
+  run: loop.TrainingRun,
+  segmented: prepared_cases.Scans,
+  on_case: Callable[[PreparedCase, np.ndarray, np.ndarray], None],
+) -> tuple[list[dict[str, Any]], dict[str, components.Choice]]:
+  """The test cases' scores, and the choice of components in them."""
+  chosen = _chosen_components(run, segmented)
+  tested = _tested_cases(run)
+  return prepared_cases.test_cases(segmented, tested, chosen, on_case), chosen
 
 
 def _chosen_components(
@@ -160,9 +178,20 @@ def _train_one(
   count = sum(x.size for x in jax.tree.leaves(state.params))
   if parallel.is_lead():
     print(banner.text(run, state, count), flush=True)
-  best, state = _train(run, state)
+  (best, state), *others = _train(run, state)
   tested = parallel.from_lead(lambda: _test(run, state))
-  config = run.config
+  cases, config = tested['cases'], run.config
+  if config.evaluation.last:
+    last, scores = cases, ('native', 'prepared', 'beside')
+    if others:
+      segmented = run.scans(others[0][1])
+      last, _ = parallel.from_lead(
+        lambda: _scored(run, segmented, lambda *_: None)
+      )
+    cases = [
+      {**case, 'last': {key: of_last[key] for key in scores}}
+      for case, of_last in zip(cases, last, strict=True)
+    ]
   patch = config.augment.patch_size
   side = config.data.slice_size if run.method.traits.volumes else patch
   facts = {
@@ -174,7 +203,7 @@ def _train_one(
     'steps': run.total_steps,
     'components': tested['components'],
   }
-  return tested['cases'], facts
+  return cases, facts
 
 
 def train(

@@ -158,3 +158,31 @@ def test_swapping_the_rows_turns_the_sign(metric):
   back = comparison.paired(comparison.differences(two, one, metric))
   np.testing.assert_allclose(there['mean'], -back['mean'])
   np.testing.assert_allclose(there['low'], -back['high'], atol=1e-9)
+
+
+def test_the_share_of_a_gap_and_its_ends():
+  """A row midway between the bounds closes half, whatever the draw."""
+  keys = [(s, m, p) for s in (0, 1) for m in ('ct', 't2') for p in 'abcd']
+  rng = np.random.default_rng(0)
+  low = {key: float(rng.uniform(40, 60)) for key in keys}
+  high = {key: value + float(rng.uniform(5, 30)) for key, value in low.items()}
+  midway = {key: (low[key] + high[key]) / 2 for key in keys}
+  lower, upper = _cases(low), _cases(high)
+  for row, share in ((midway, 50.0), (low, 0.0), (high, 100.0)):
+    found = comparison.share(_cases(row), lower, upper)
+    np.testing.assert_allclose(
+      [found['mean'], found['low'], found['high']], share, atol=1e-9
+    )
+  # Each draw has a gap of its own: a gain that is the same everywhere is a
+  # larger share where the gap is smaller.
+  found = comparison.share(
+    _cases({key: value + 5.0 for key, value in low.items()}), lower, upper
+  )
+  gap = np.mean([high[key] - low[key] for key in keys])
+  np.testing.assert_allclose(found['mean'], 100 * 5 / gap)
+  assert found['low'] < found['mean'] < found['high']
+  # Of the scans that all three have.
+  del lower[0, 'ct', 'a_ct']
+  assert comparison.share(_cases(midway), lower, upper)['scans'] == 15
+  assert comparison.share(_cases(midway), lower, lower) is None
+  assert comparison.share(_cases(midway), {}, upper) is None

@@ -113,20 +113,20 @@ def test_both_ways_of_largest_components_have_a_table(tmp_path):
       )
       for s in seeds
     ]
-    ways = ['none', 'validation']
+    ways = ['without', 'with']
     if row['name'] == 'dbdc_no_maw':
       ways.reverse()
-    own, beside = (row['components'][way]['hd95']['mean'] for way in ways)
+    own, beside = (row['views'][way]['hd95']['mean'] for way in ways)
     mean = lambda of: np.mean([r['mean']['native_grid']['hd95'] for r in of])
     assert own == row['mean']['hd95']['mean'] != beside
     np.testing.assert_allclose(beside, mean(r['beside'] for r in read))
-    line = [row['label'], 'with' if ways[0] == 'validation' else 'without']
+    line = [row['label'], f'{ways[0]} components']
     assert f'| {" | ".join(line)} |' in page.markdown(content)
   # The results of before have one way, and no such table.
   del read[0]['beside']
   run_record.write_json(runs[-1].workdir / 'results.json', read[0])
   row = tables.collect(table, runs, options)['rows'][1]
-  assert row['components'] == {} and row['n'] == 2
+  assert [*row['views']] == ['without'] and row['n'] == 2
   # A run's own way is not the row's any more.
   options = dataclasses.replace(
     options, overrides=('--config.evaluation.components=validation',)
