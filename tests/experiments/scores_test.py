@@ -94,7 +94,7 @@ def test_experiments_that_were_made_in_parts_add_up(tmp_path):
 
 
 def test_a_scan_without_a_value_is_empty_and_comes_back(tmp_path):
-  table, options, runs = _experiment(tmp_path)
+  _, _, runs = _experiment(tmp_path)
   results = plan.results(runs[0])
   for score in results['cases'][0]['native'].values():
     score['hd95'] = None
