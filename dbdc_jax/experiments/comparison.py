@@ -7,6 +7,7 @@ than too narrow.
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 from typing import Any
 
 import numpy as np
@@ -121,9 +122,11 @@ def _means(
     return ((weights * value).sum(1) / total).mean(1)
 
 
+# A table is made anew after each run: only what the run changes is drawn again.
+@functools.lru_cache(maxsize=1024)
 def _drawn(
-  rows: Sequence[Difference], seed: int
-) -> tuple[dict[str, Any], np.ndarray | None]:
+  rows: tuple[Difference, ...], seed: int
+) -> tuple[Mapping[str, Any], np.ndarray | None]:
   """The mean of rows with what it is of, and of each draw."""
   sums, counts, modalities = _tables(rows)
   has = counts.sum(0) > 0
@@ -147,7 +150,11 @@ def _drawn(
   return out, _means(sums, counts, patients, seeds)
 
 
-def _with_interval(out: dict[str, Any], drawn: np.ndarray) -> dict[str, Any]:
+def _with_interval(
+  out: Mapping[str, Any], drawn: np.ndarray | None
+) -> dict[str, Any]:
+  if drawn is None:
+    return dict(out)
   tail = (100 - LEVEL) / 2
   low, high = np.nanpercentile(drawn, [tail, 100 - tail])
   return {**out, 'low': float(low), 'high': float(high)}
@@ -167,8 +174,7 @@ def paired(rows: Sequence[Difference], seed: int = 0) -> dict[str, Any] | None:
   """
   if not rows:
     return None
-  out, drawn = _drawn(rows, seed)
-  return out if drawn is None else _with_interval(out, drawn)
+  return _with_interval(*_drawn(tuple(rows), seed))
 
 
 def share(
@@ -193,13 +199,14 @@ def share(
   gained, gap = over(mine), over(upper)
   # Scans without a value in one of them leave both.
   both = {row[:3] for row in gained} & {row[:3] for row in gap}
-  gained, gap = ([r for r in rows if r[:3] in both] for rows in (gained, gap))
-  if not gap:
+  kept = lambda rows: tuple(row for row in rows if row[:3] in both)
+  if not both:
     return None
-  (out, some), (whole, all_of_it) = _drawn(gained, seed), _drawn(gap, seed)
+  out, some = _drawn(kept(gained), seed)
+  whole, of_gap = _drawn(kept(gap), seed)
   if not whole['mean']:
     return None
-  out['mean'] *= 100 / whole['mean']
-  if some is None or all_of_it is None:
+  out = {**out, 'mean': 100 * out['mean'] / whole['mean']}
+  if some is None or of_gap is None:
     return out
-  return _with_interval(out, 100 * some / all_of_it)
+  return _with_interval(out, 100 * some / of_gap)

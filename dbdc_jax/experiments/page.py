@@ -109,9 +109,7 @@ def _views_tables(content) -> list[str]:
       cell(
         row,
         view,
-        lambda v, n=name: _interval(
-          v['differences'].get(n) and v['differences'][n]['dice']
-        ),
+        lambda v, n=name: _interval(v['differences'].get(n)),
       )
       for view in ways
     ]

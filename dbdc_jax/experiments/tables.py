@@ -123,8 +123,9 @@ def _by_view(found: _BySeed) -> dict[str, _BySeed]:
 
 
 def _bound(everything: Mapping[str, _BySeed], name: str) -> _BySeed:
-  """Results of the first row whose name ends so."""
-  return next((f for row, f in everything.items() if row.endswith(name)), {})
+  """Results of the row that is a bound, see `variants.BOUNDS`."""
+  bounds = (f for row, f in everything.items() if row.split('_')[-1] == name)
+  return next(bounds, {})
 
 
 def _share(
@@ -142,17 +143,17 @@ def _viewed(
 ) -> dict[str, dict[str, Any]]:
   """A row's means and differences, all rows by the same view."""
   out = {}
-  for view, mine in _by_view(everything[variant.name]).items():
+  by_row = {name: _by_view(found) for name, found in everything.items()}
+  others = dict.fromkeys((REFERENCE, *variant.against))
+  for view, mine in by_row[variant.name].items():
     # Rows without it are none here.
-    others = {
-      name: _by_view(found).get(view, {}) for name, found in everything.items()
-    }
+    rows = {name: found.get(view, {}) for name, found in by_row.items()}
     out[view] = {
       **_scores(mine, lambda r: r['mean'], None),
-      'share': _share(mine, others),
+      'share': _share(mine, rows),
       'differences': {
-        name: _differences(mine, others.get(name, {}))
-        for name in dict.fromkeys((REFERENCE, *variant.against))
+        name: _difference(mine, rows.get(name, {}), 'dice')
+        for name in others
         if name != variant.name
       },
     }
@@ -174,15 +175,18 @@ def _cost(found) -> dict[str, Any]:
   }
 
 
+def _difference(
+  mine: _BySeed, other: _BySeed, metric: str
+) -> dict[str, Any] | None:
+  scans = comparison.by_scan(mine), comparison.by_scan(other)
+  return comparison.paired(comparison.differences(*scans, metric))
+
+
 def _differences(mine: _BySeed, other: _BySeed) -> dict[str, Any] | None:
   """Of both metrics; None without results."""
   if not (mine and other):
     return None
-  scans = comparison.by_scan(mine), comparison.by_scan(other)
-  return {
-    metric: comparison.paired(comparison.differences(*scans, metric))
-    for metric in METRICS
-  }
+  return {metric: _difference(mine, other, metric) for metric in METRICS}
 
 
 def _row(
