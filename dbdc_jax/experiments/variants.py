@@ -15,8 +15,8 @@ from data.task import TASKS
 
 # The row that the others are compared with.
 REFERENCE = 'dbdc'
-# A row of such a name, or that ends in it behind '_' (unet_lb), is a bound of the
-# gap that others close.
+# Rows of these names, or that end in them behind '_' (unet_lb), are the bounds
+# of the gap that others close.
 BOUNDS = ('lb', 'ub')
 # What the seeds of an experiment are of: the fields that seed n sets.
 VARY: Mapping[str, Callable[[int], Mapping[str, int]]] = {
