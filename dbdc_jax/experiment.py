@@ -125,7 +125,7 @@ def _report(
   from dbdc_jax.experiments import runner
 
   failed = [outcome for outcome in outcomes if outcome.reason]
-  print(f'tables: {output / "table.md"} (and .csv, .json), scores.csv')
+  print(f'tables: {output / "table.md"} (and .csv, .json)')
   if not failed:
     return 0
   said = [f'{len(failed)} of {len(runs)} runs are not done:']

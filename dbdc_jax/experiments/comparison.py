@@ -177,24 +177,22 @@ def paired(rows: Sequence[Difference], seed: int = 0) -> dict[str, Any] | None:
   return _with_interval(*_drawn(tuple(rows), seed))
 
 
-def share(
-  mine: Cases, lower: Cases, upper: Cases, metric: str = 'dice', seed: int = 0
-) -> dict[str, Any] | None:
-  """How much of the gap between two rows a third closes, in percent.
+def share(mine: Cases, lower: Cases, upper: Cases) -> dict[str, Any] | None:
+  """How much of the gap in DSC between two rows a third closes, in percent.
+
+  Each draw has its own gap.
 
   Args:
     mine: of the row.
     lower: of the row at 0 %.
     upper: of the row at 100 %.
-    metric: 'dice' or 'hd95'.
-    seed: of the draws, each of which has its own gap.
 
   Returns:
     See `paired`; None where no scan is in all three, or there is no gap.
   """
   common = mine.keys() & lower.keys() & upper.keys()
   over = lambda row: differences(
-    {key: row[key] for key in common}, lower, metric
+    {key: row[key] for key in common}, lower, 'dice'
   )
   gained, gap = over(mine), over(upper)
   # Scans without a value in one of them leave both.
@@ -202,8 +200,8 @@ def share(
   kept = lambda rows: tuple(row for row in rows if row[:3] in both)
   if not both:
     return None
-  out, some = _drawn(kept(gained), seed)
-  whole, of_gap = _drawn(kept(gap), seed)
+  # The same seed: the same draws of both.
+  (out, some), (whole, of_gap) = (_drawn(kept(r), 0) for r in (gained, gap))
   if not whole['mean']:
     return None
   out = {**out, 'mean': 100 * out['mean'] / whole['mean']}

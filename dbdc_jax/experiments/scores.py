@@ -4,7 +4,7 @@ A line for each run and test scan: what is needed to make the tables again, to
 add up experiments that were made in parts, and to publish with a table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import csv
 import io
 import pathlib
@@ -66,57 +66,43 @@ def text(rows: Sequence[Sequence[str | float | None]]) -> bytes:
   return out.getvalue().encode()
 
 
-def _case(line: Mapping[str, str]) -> dict[str, Any]:
-  """A test scan as `results.json` has it, with one class for all."""
+def _way(line: Mapping[str, str], view: str) -> dict[str, Any]:
+  """A test scan's scores in one way, as `scoring` has them, with one class."""
+  found = {m: line[f'{m}_{view}'] for m in METRICS}
+  values = {m: float(v) if v else None for m, v in found.items()}
+  # Of the other metrics nothing is kept.
+  scores = dict.fromkeys(scoring.NATIVE) | values | {'empty': ''}
+  return {'native': {_MEAN: scores}, 'prepared': {}}
 
-  def of(view: str) -> dict[str, Any]:
-    values = {m: line[f'{m}_{view}'] for m in METRICS}
-    numbers = {m: float(v) if v else None for m, v in values.items()}
-    return {'native': {_MEAN: numbers}}
 
+def _case(line: Mapping[str, str], there: Collection[str]) -> dict[str, Any]:
+  """A test scan as `results.json` has it, in the ways that are there."""
   own = views.OWN[line['scored']]
   (other,) = {views.PLAIN, views.CHOSEN} - {own}
-  last = of(views.LAST)
-  case = {key: line[key] for key in _SCAN} | of(own) | {'beside': of(other)}
-  return {**case, 'last': {'beside': last} if own == views.CHOSEN else last}
+  case = {key: line[key] for key in _SCAN} | _way(line, own)
+  if other in there:
+    case['beside'] = _way(line, other)
+  if views.LAST in there:
+    last = _way(line, views.LAST)
+    # Of a run with components it is the other way of its last checkpoint.
+    unknown = {'native': {}, 'prepared': {}, 'beside': last}
+    case['last'] = last if own == views.PLAIN else unknown
+  return case
 
 
-def _means(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """The means of each modality and of them."""
-  modalities = {}
-  for name in dict.fromkeys(case['modality'] for case in cases):
-    mine = [c['native'][_MEAN] for c in cases if c['modality'] == name]
-    means = {m: scoring.mean(of_scan[m] for of_scan in mine) for m in METRICS}
-    modalities[name] = {'native_grid': {'mean': means}}
-  found = [entry['native_grid']['mean'] for entry in modalities.values()]
-  mean = {m: scoring.mean(of_one[m] for of_one in found) for m in METRICS}
-  return {'modalities': modalities, 'mean': {'native_grid': mean}}
-
-
-def _results(found: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+def _results(lines: Sequence[Mapping[str, str]]) -> dict[str, Any]:
   """A run's results from its lines."""
-  cases = [_case(line) for line in found]
-  minutes = float(found[0]['minutes'])
-  run = {
-    'components': found[0]['scored'],
+  there = {v for v in views.VIEWS if any(line[f'dice_{v}'] for line in lines)}
+  cases = [_case(line, there) for line in lines]
+  seconds = 60 * float(lines[0]['minutes'])
+  network = {'parameters': None, 'macs': None, 'train_seconds': seconds}
+  info = {
+    'components': lines[0]['scored'],
     'devices': '',
-    'networks': {
-      '': {'parameters': None, 'macs': None, 'train_seconds': 60 * minutes}
-    },
+    'networks': {'': network},
   }
-  results = {'run': run, **_means(cases), 'cases': cases}
-  there = lambda view: any(line[f'dice_{view}'] for line in found)
-  if there(views.PLAIN) and there(views.CHOSEN):
-    results['beside'] = _means([{**case, **case['beside']} for case in cases])
-  if there(views.LAST):
-    lasts = [case['last'] for case in cases]
-    key = 'native' if 'native' in lasts[0] else 'beside'
-    plain = [last if key == 'native' else last['beside'] for last in lasts]
-    means = _means(
-      [{**case, **last} for case, last in zip(cases, plain, strict=True)]
-    )
-    results['last'] = means if key == 'native' else {'beside': means}
-  return results
+  modalities = list(dict.fromkeys(line['modality'] for line in lines))
+  return scoring.summarize(cases, ('', _MEAN), modalities, info)
 
 
 def read(path: pathlib.Path) -> Scores:
@@ -142,7 +128,7 @@ def read(path: pathlib.Path) -> Scores:
     try:
       line = dict(zip(HEADER, row, strict=True))
       key = line['row'], int(line['seed'])
-      _case(line), float(line['minutes'])
+      _case(line, views.VIEWS), float(line['minutes'])
     except ValueError as error:
       raise ValueError(f'{path}, line {number}: {error}') from error
     scan = tuple(row[: 2 + len(_SCAN)])

@@ -139,11 +139,10 @@ def _share(
 
 
 def _viewed(
-  variant: Variant, everything: Mapping[str, _BySeed]
+  variant: Variant, by_row: Mapping[str, Mapping[str, _BySeed]]
 ) -> dict[str, dict[str, Any]]:
   """A row's means and differences, all rows by the same view."""
   out = {}
-  by_row = {name: _by_view(found) for name, found in everything.items()}
   others = dict.fromkeys((REFERENCE, *variant.against))
   for view, mine in by_row[variant.name].items():
     # Rows without it are none here.
@@ -190,7 +189,9 @@ def _differences(mine: _BySeed, other: _BySeed) -> dict[str, Any] | None:
 
 
 def _row(
-  runs: Sequence[PlannedRun], everything: Mapping[str, _BySeed]
+  runs: Sequence[PlannedRun],
+  everything: Mapping[str, _BySeed],
+  by_row: Mapping[str, Mapping[str, _BySeed]],
 ) -> dict[str, Any]:
   variant = runs[0].variant
   found = everything[variant.name]
@@ -222,7 +223,7 @@ def _row(
     'share': _share(found, everything),
     'against': {name: to(name) for name in variant.against},
     'scored': views.OWN[scored],
-    'views': _viewed(variant, everything),
+    'views': _viewed(variant, by_row),
     **_cost(found),
     'paper_size': sizes.at_the_papers_settings(runs[0]),
     'paper': {name: list(pair) for name, pair in variant.paper.items()},
@@ -247,6 +248,7 @@ def collect(
   grouped = itertools.groupby(runs, lambda run: run.variant.name)
   by_variant = {name: list(group) for name, group in grouped}
   found = {name: _by_seed(group) for name, group in by_variant.items()}
+  by_row = {name: _by_view(of_row) for name, of_row in found.items()}
   reference = found.get(REFERENCE, {})
   strangers = [
     f'{variant.label}, seed {seed}: its test scans are not those of'
@@ -264,7 +266,7 @@ def collect(
     'reference': REFERENCE,
     'difference_method': comparison.METHOD,
     'notes': [*table.notes, *strangers],
-    'rows': [_row(group, found) for group in by_variant.values()],
+    'rows': [_row(group, found, by_row) for group in by_variant.values()],
   }
 
 
