@@ -133,7 +133,9 @@ def _report(
     said.append(f'  {outcome.run.name}: {outcome.reason}')
     if outcome.seconds:
       said.append(f'    all it printed: {runner.log_file(outcome.run)}')
-  command.tell('\n'.join([*said, 'The same command again takes them up.']))
+  if any(outcome.run.command for outcome in failed):
+    said.append('The same command again takes them up.')
+  command.tell('\n'.join(said))
   return 1
 
 

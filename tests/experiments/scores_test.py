@@ -6,6 +6,7 @@ import experiment_test
 import numpy as np
 import pytest
 
+from dbdc_jax import experiment
 from dbdc_jax.experiments import page, plan, scores, tables, variants
 from dbdc_jax.workdir import run_record
 
@@ -91,6 +92,26 @@ def test_experiments_that_were_made_in_parts_add_up(tmp_path):
   more = dataclasses.replace(options, scores=file, seeds=(0, 1, 2))
   states = {run.seed: plan.state(run) for run in plan.expand(table, more)}
   assert states[2] == (plan.UNAVAILABLE, f'not in {file}')
+
+
+def test_the_command_shows_what_is_there_and_runs_nothing(tmp_path, capsys):
+  _, _, runs = _experiment(tmp_path / 'elsewhere')
+  file, rows = tmp_path / 'moved.csv', tmp_path / 'rows.json'
+  file.write_bytes(tables.scores_of(runs))
+  rows.write_text('[{"name": "lb"}, {"name": "dbdc"}, {"name": "new"}]')
+  out = tmp_path / 'out'
+  arguments = ['--variants', str(rows), '--task', 'heart', '--seeds=0,1']
+  arguments += ['--scores', str(file), f'--output={out}']
+  assert experiment.main(arguments, lambda run: pytest.fail(run.name)) == 1
+  said = capsys.readouterr().err
+  assert '2 of 6 runs are not done' in said and f'not in {file}' in said
+  # No command would take them up.
+  assert 'again' not in said
+  assert {f.name for f in out.iterdir()} == {
+    'table.md',
+    'table.csv',
+    'table.json',
+  }
 
 
 def test_a_scan_without_a_value_is_empty_and_comes_back(tmp_path):
