@@ -155,6 +155,22 @@ def upsample(x: Features) -> Float[Array, 'N 2*H 2*W c']:
   return _double(_double(x, 1), 2)
 
 
+def _mean_of_pixels(
+  values: Float[Array, 'N H W c'],
+) -> Float[Array, 'N c']:
+  """The mean of each image's pixels.
+
+  A CPU adds them up one by one, on some processors at every level of
+  optimization: rows first, two short sums round less than a long one. A GPU's
+  sum is a tree, and takes rows first with more kernels.
+  """
+  return lax.platform_dependent(
+    values,
+    cpu=lambda x: jnp.mean(jnp.mean(x, 1), 1),
+    default=lambda x: jnp.mean(x, (1, 2)),
+  )
+
+
 class Groups(NamedTuple):
   """How samples belong to modalities; see `ModulationBank`.
 
@@ -216,9 +232,9 @@ class Groups(NamedTuple):
     some = x[:, ::_SOME, ::_SOME].astype(jnp.float32)
     shift = jnp.mean(some, (1, 2))  # [N, c]
     off = x.astype(jnp.float32) - shift[:, None, None]
-    away = jnp.mean(off, (1, 2))
+    away = _mean_of_pixels(off)
     means = shift + away
-    variances = jnp.mean(jnp.square(off), (1, 2)) - jnp.square(away)
+    variances = _mean_of_pixels(jnp.square(off)) - jnp.square(away)
     variances = jnp.maximum(variances, 0.0)
     count = self.samples(modality)
     divisor = jnp.maximum(count, 1.0)
