@@ -13,6 +13,8 @@ import numpy as np
 
 # What prepared slices, which are uint16, hold for 1.
 ONE = 65535
+# What labels hold where nobody drew anything; above every class's index.
+UNKNOWN = 255
 
 
 def to_float(stored: Any) -> Any:
@@ -130,10 +132,13 @@ class Scan(NamedTuple):
 
   Attributes:
     image: `[X, Y, Z]` float32, scanner units.
-    label: `[X, Y, Z]` uint8 class indices of the task, or None.
+    label: `[X, Y, Z]` uint8 class indices of the task, `UNKNOWN` where nobody
+      looked; or None.
     affine: `[4, 4]` float64, voxel index to RAS millimetres.
     notes: what people should know of it, see `nifti.Volume`.
     tags: what it says of itself, see `nifti.Volume`.
+    drawn: foreground classes that the label was drawn for; None: all that its
+      modality's labels can contain.
   """
 
   image: np.ndarray
@@ -141,6 +146,7 @@ class Scan(NamedTuple):
   affine: np.ndarray
   notes: tuple[str, ...] = ()
   tags: Mapping[str, str | float] = types.MappingProxyType({})
+  drawn: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,9 @@ class PreparedCase:
     voxels_per_class: on the prepared grid; for reports only.
     content: hash of the prepared voxels, not of the label.
     signs: what the whole scan shows of its modality, see `signs.take`.
+    drawn: see `task.Scan`.
+    unknown: voxels of the prepared grid where nobody drew.
+    undrawn: slices that hold no others.
   """
 
   name: str
@@ -48,6 +51,29 @@ class PreparedCase:
   voxels_per_class: list[int]
   content: str
   signs: dict[str, Any] = dataclasses.field(default_factory=dict)
+  drawn: list[int] | None = None
+  unknown: int = 0
+  undrawn: list[int] = dataclasses.field(default_factory=list)
+
+  @property
+  def partly_drawn(self) -> bool:
+    """Whether its label map leaves anything open."""
+    return self.drawn is not None or self.unknown > 0
+
+  def drawn_for(self, labelable: np.ndarray) -> np.ndarray:
+    """`[C]` bool: classes that its label map was drawn for.
+
+    The background's entry says whether all were.
+
+    Args:
+      labelable: `[C]` bool, classes that its modality's labels can contain.
+    """
+    if self.drawn is None:
+      return np.ones(len(labelable), bool)
+    out = np.zeros(len(labelable), bool)
+    out[self.drawn] = True
+    out[0] = not (labelable & ~out)[1:].any()
+    return out
 
 
 class Prepared:

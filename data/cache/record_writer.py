@@ -9,7 +9,7 @@ import numpy as np
 from data.cache.prepared import PreparedCase
 from data.formats.scan_error import ScanError
 from data.preprocessing import planes, preprocess, signs
-from data.task import Case, Modality, Scan, Task
+from data.task import UNKNOWN, Case, Modality, Scan, Task
 
 
 class RecordWriter:
@@ -82,7 +82,8 @@ class RecordWriter:
 
   def _remember(self, case, scan, ready, offset):
     classes = len(self._task.classes)
-    counts = np.bincount(ready.labels.ravel(), minlength=classes)
+    counts = np.bincount(ready.labels.ravel(), minlength=UNKNOWN + 1)
+    nobody = (ready.native_labels == UNKNOWN).all((1, 2))
     histogram = np.bincount(ready.images.ravel() >> 6, minlength=1024)
     before = self._histograms.get(case.modality, 0)
     self._histograms[case.modality] = before + histogram
@@ -101,11 +102,14 @@ class RecordWriter:
         geometry=ready.geometry,
         spacing=ready.spacing,
         mm_per_pixel=ready.geometry['mm_per_pixel'],
-        voxels_per_class=[int(n) for n in counts],
+        voxels_per_class=[int(n) for n in counts[:classes]],
         content=hashlib.sha256(ready.images.tobytes()).hexdigest(),
         signs=signs.take(
           scan.image, scan.affine, scan.tags, self._modalities[case.modality]
         ),
+        drawn=None if scan.drawn is None else list(scan.drawn),
+        unknown=int(counts[UNKNOWN]),
+        undrawn=np.flatnonzero(nobody).tolist(),
       )
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from data.preprocessing import padding, planes
-from data.task import ONE, Intensity, Modality, Scan, to_float
+from data.task import ONE, UNKNOWN, Intensity, Modality, Scan, to_float
 
 # Margin around the labelled region, in mm, for roi='label'.
 ROI_MARGIN = 10.0
@@ -29,7 +29,8 @@ class PreparedScan(NamedTuple):
 
   Attributes:
     images: `[S, size, size]` uint16.
-    labels: `[S, size, size]` uint8, zeros for a scan without a label.
+    labels: `[S, size, size]` uint8, zeros for a scan without a label,
+      `UNKNOWN` where nobody looked.
     native_labels: `[S, h, w]` uint8 on the reoriented, cropped grid.
     geometry: what the way back needs (JSON-able).
     spacing: (slice, row, column) of the native grid, mm.
@@ -94,14 +95,14 @@ def label_box(
   ignored. Which class a voxel has makes no difference.
 
   Args:
-    label: `[S, H, W]`.
+    label: `[S, H, W]` classes.
     spacing: mm.
     margin: mm added on every side.
 
   Returns:
     `[[start, stop]] * 3`, or None without any foreground.
   """
-  parts, count = ndimage.label(label > 0)
+  parts, count = ndimage.label((label > 0) & (label != UNKNOWN))
   if not count:
     return None
   largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))

@@ -92,8 +92,8 @@ def _cross_entropy(logits, labels):
   return _square(logits)
 
 
-def _dice(logits, labels, present, *, linear=False):
-  del labels, present, linear
+def _dice(logits, labels, present, **_):
+  del labels, present
   return jnp.zeros(logits.shape[0])
 
 

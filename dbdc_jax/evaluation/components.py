@@ -25,6 +25,7 @@ Choice = dict[str, dict[str, Any]]
 # Of a scan and class: voxels of the prediction and of the reference, and of
 # both at once.
 _Voxels = tuple[int, int, int]
+_NOTHING = (0, 0, 0)
 
 
 def largest(classes: np.ndarray, kept: Collection[int]) -> np.ndarray:
@@ -92,11 +93,28 @@ class Chooser:
     self._labelled = sorted({*labelled} - {0})
     self._scans: list[tuple[list[_Voxels], list[_Voxels]]] = []
 
-  def add(self, prediction: np.ndarray, reference: np.ndarray) -> None:
-    """A validation scan's `[S, h, w]` classes, on its own grid."""
+  def add(
+    self,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    drawn: Collection[int],
+  ) -> None:
+    """Takes a validation scan in.
+
+    Args:
+      prediction: `[S, h, w]` classes, on the scan's own grid.
+      reference: the same.
+      drawn: the classes that it was drawn for.
+    """
     ways = prediction, largest(prediction, self._labelled)
     count = len(self._classes)
-    before, after = (_voxels(way, reference, count) for way in ways)
+    before, after = (
+      [
+        found if index in drawn else _NOTHING
+        for index, found in enumerate(_voxels(way, reference, count))
+      ]
+      for way in ways
+    )
     self._scans.append((before, after))
 
   def choice(self) -> Choice:

@@ -15,6 +15,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from data.task import UNKNOWN
+
 # Above this many surface voxels (noise, mostly) a distance transform is
 # faster than a tree.
 TREE_LIMIT = 200_000
@@ -79,6 +81,21 @@ class Distances(NamedTuple):
   forward: np.ndarray
   backward: np.ndarray
   one_empty: bool = False
+
+
+def where_drawn(
+  prediction: np.ndarray, reference: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Both, as background where the reference is `UNKNOWN`: nobody drew there.
+
+  Args:
+    prediction: class indices.
+    reference: class indices of the same shape.
+  """
+  open_ = reference == UNKNOWN
+  if not open_.any():
+    return prediction, reference
+  return np.where(open_, 0, prediction), np.where(open_, 0, reference)
 
 
 def joint_histogram(

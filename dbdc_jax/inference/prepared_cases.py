@@ -86,7 +86,9 @@ class Scans:
     self._network = sliding_window.Network(method.predict, params, memory)
     self._voters = None
     if method.traits.vote:
-      self._voters = voting.Voters(method, params, memory, prepared, labeled)
+      self._voters = voting.Voters(
+        method, params, memory, prepared, labeled, problem.labelable
+      )
 
   def probabilities(self, images: np.ndarray, modality: int) -> np.ndarray:
     """`[S, H, W]` uint16 slices to `[S, H, W, C]` float32."""
@@ -130,7 +132,9 @@ class Scans:
       )
       count = len(self.problem.classes)
       return [
-        metrics.joint_histogram(self.labels(images, k), labels, count)
+        metrics.joint_histogram(
+          *metrics.where_drawn(self.labels(images, k), labels), count
+        )
         for k, images, labels in scans
       ]
     patch, placed = self._patch, slices.placed(self._batch)
@@ -147,6 +151,8 @@ class Scans:
 
 class _Segmented(NamedTuple):
   """A case's classes and its reference's, inside the region of interest.
+
+  Where nobody drew both are background.
 
   Attributes:
     native: of the scan's own grid, `[S, h, w]` uint8 both.
@@ -166,18 +172,24 @@ class _Segmented(NamedTuple):
 def _segmented(scans: Scans, case: PreparedCase, modality: int) -> _Segmented:
   prepared = scans.prepared
   p = scans.probabilities(prepared.images(case), modality)
+  native = preprocess.to_native(p, case.geometry)
   return _Segmented(
-    (preprocess.to_native(p, case.geometry), prepared.native_labels(case)),
-    (p.argmax(-1).astype(np.uint8), prepared.labels(case)),
+    metrics.where_drawn(native, prepared.native_labels(case)),
+    metrics.where_drawn(p.argmax(-1).astype(np.uint8), prepared.labels(case)),
   )
+
+
+def _labelled(scans: Scans, case: PreparedCase, modality: int) -> list[int]:
+  """The classes of a case that have a reference."""
+  mask = scans.problem.labelable[modality]
+  return np.flatnonzero(mask & case.drawn_for(mask)).tolist()
 
 
 def _scores(
   scans: Scans, case: PreparedCase, modality: int, found: _Segmented
 ) -> dict[str, scoring.Scores]:
   classes = scans.problem.classes
-  # What is not labelled in a modality has no scores.
-  labelled = np.flatnonzero(scans.problem.labelable[modality])
+  labelled = _labelled(scans, case, modality)
   score = lambda *measured: scoring.only(
     {classes[index] for index in labelled}, scoring.score(*measured)
   )
@@ -209,7 +221,8 @@ def choose_components(
     labelled = np.flatnonzero(problem.labelable[modality])
     chooser = components.Chooser(problem.classes, labelled.tolist())
     for case in group:
-      chooser.add(*_segmented(scans, case, modality).native)
+      native = _segmented(scans, case, modality).native
+      chooser.add(*native, _labelled(scans, case, modality))
     out[name] = chooser.choice()
   return out
 

@@ -29,6 +29,7 @@ class Voters:
     memory: its memory.
     prepared: the prepared data.
     atlases: labelled cases per modality, in bank order.
+    labelable: `[K, C]` bool, see `Task.labelable`.
   """
 
   def __init__(
@@ -38,11 +39,16 @@ class Voters:
     memory: Any,
     prepared: Prepared,
     atlases: Sequence[Sequence[PreparedCase]],
+    labelable: np.ndarray,
   ):
     self._vote = functools.partial(_compiled(method.predict), params, memory)
     self._depth = method.traits.volumes
     self._atlases = [
       VolumeSource(prepared, cases, depth=self._depth) for cases in atlases
+    ]
+    self._drawn = [
+      [case.drawn_for(mask) for case in cases]
+      for mask, cases in zip(labelable, atlases, strict=True)
     ]
 
   def probabilities(self, images: np.ndarray, modality: int) -> np.ndarray:
@@ -55,16 +61,25 @@ class Voters:
     Returns:
       `[S, H, W, C]` float32: on the method's grid each voxel's share of the
       votes, weighted by the softmax of their weights; between its slices
-      interpolated.
+      interpolated. On a class vote those atlases that were drawn for it; what
+      is none is background.
     """
     volume, atlases = resample(images, self._depth), self._atlases[modality]
     total = weights = np.zeros((), np.float32)
-    for index in range(len(atlases)):
+    for index, drawn in enumerate(self._drawn[modality]):
       atlas = atlases[index]
       votes, weight = self._vote(
         atlas['image'], atlas['label'], volume, np.int32(modality)
       )
       weight = np.exp(np.asarray(weight, np.float32))[..., None]
-      total = total + weight * np.asarray(votes)
-      weights = weights + weight
-    return resample(total / weights, len(images))
+      votes = np.asarray(votes)
+      # One that nobody drew there has no vote at all.
+      counts = drawn & votes.any(-1, keepdims=True)
+      total = total + weight * (votes & counts)
+      weights = weights + weight * counts
+    share = np.divide(
+      total, weights, out=np.zeros_like(total), where=weights > 0
+    )
+    if not all(drawn.all() for drawn in self._drawn[modality]):
+      share[..., 0] = 1 - share[..., 1:].sum(-1)
+    return resample(share, len(images))

@@ -155,7 +155,8 @@ def _loss(step, params, memory):
   total = lambda terms: sum(terms.values())
   value = jnp.sum(omega * total(supervised) + ramp * total(consistency))
   memory, found = _remembered(step, memory, passes)
-  counts = losses.dice_counts(passes.seen.logits[0], passes.targets[0])
+  told = supervision.judged(step, passes.targets[0])
+  counts = losses.dice_counts(passes.seen.logits[0], passes.targets[0], told)
   metrics = {**supervised, **consistency, **found, 'dice_counts': counts}
   return value, (memory, metrics)
 

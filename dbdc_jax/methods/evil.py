@@ -32,11 +32,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float
 import optax
 
+from data.task import UNKNOWN
 from dbdc_jax.methods.common import passes, plain, supervision
-from dbdc_jax.ops import losses, optimizer
+from dbdc_jax.ops import losses, optimizer, partial_labels
 
 _TEMPERATURE = 0.25
 _WEIGHT_DECAY = 1e-3
@@ -84,17 +85,17 @@ def divergence(alpha: Float[Array, '*pixels C']) -> Float[Array, '*pixels']:
 
 def evidential_loss(
   alpha: Float[Array, '*pixels C'],
-  labels: Integer[Array, '*pixels'],
+  chosen: Bool[Array, '*pixels C'],
   annealing: Float[Array, ''] | float,
 ) -> Float[Array, '*pixels']:
   """EDL of each pixel, in nats.
 
   Args:
     alpha: of the Dirichlet distribution.
-    labels: class indices.
+    chosen: the pixel's class; or those that it may be, which are one: a sum of
+      a Dirichlet's shares has the sum of their alphas.
     annealing: weight of the divergence.
   """
-  chosen = losses.one_hot(labels, alpha.shape[-1])
   own = jnp.sum(jnp.where(chosen, alpha, 0.0), -1)
   expected = digamma(jnp.sum(alpha, -1)) - digamma(own)
   others = jnp.where(chosen, 1.0, alpha)
@@ -122,7 +123,7 @@ def _labeled(step, alpha, logits, labels, edl):
   terms = supervise(beliefs(alpha), name='sup')
   # In the first network evidence takes the place of cross entropy.
   del terms['sup_ce']
-  terms['sup_edl'] = plain.HALF * edl(alpha, labels)
+  terms['sup_edl'] = plain.HALF * edl(alpha, labels, supervision.drawn(step))
   return terms | supervise(logits, name='sup2')
 
 
@@ -141,15 +142,24 @@ def _loss(step, params, memory):
   done = step.signals.progress - 1 / step.config.epochs
   annealing = jnp.minimum(1.0, 2 * done)
 
-  def edl(alpha, labels):
-    return losses.mean(evidential_loss(alpha, labels, annealing))
+  def edl(alpha, labels, drawn=None):
+    if drawn is None:
+      chosen = losses.one_hot(labels, alpha.shape[-1])
+      return losses.mean(evidential_loss(alpha, chosen, annealing))
+    chosen = partial_labels.possible(labels, drawn)
+    found = evidential_loss(alpha, chosen, annealing)
+    return losses.masked_mean(found, labels != UNKNOWN)
 
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views
   )
   (own, other), (first, second) = logits.values(), unlabeled.values()
+  shown, there = own, supervision.drawn(step)
+  if there is not None:
+    # Before the strengths: their sum mixes the classes.
+    shown = partial_labels.gated(own, there)
   return plain.Outcome(
-    _labeled(step, strengths(own), other, views.labels, edl),
+    _labeled(step, strengths(shown), other, views.labels, edl),
     _unlabeled(step, strengths(first), first, second, edl),
     own,
     views.labels,

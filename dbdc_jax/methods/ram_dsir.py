@@ -116,7 +116,7 @@ def _views(step):
 def _loss(step, params, memory):
   """The loss, with memory and metrics; see `base.Method`."""
   config, net = step.config.ram_dsir, step.net
-  step = step._replace(batch=transfer.of_source(step.batch))
+  step = transfer.step_of_source(step)
   images, mixed, labels = _views(step)
   apply = functools.partial(net.unet.apply, mutable=['modulation'])
   variables = {'params': params, **memory}

@@ -271,7 +271,8 @@ def _loss(step, params, memory):
   taught = {name: ramp * term for name, term in taught.items()}
   terms |= {name: jnp.where(started, x, 0.0) for name, x in translated.items()}
   terms |= {name: jnp.where(on, x, 0.0) for name, x in taught.items()}
-  counts = losses.dice_counts(found.own[:, :count], views.labels)
+  told = supervision.judged(step, views.labels)
+  counts = losses.dice_counts(found.own[:, :count], views.labels, told)
   memory = {'modulation': found.statistics, 'pool': pool}
   value = jnp.sum(signals.weights * sum(terms.values()))
   return value, (memory, {**terms, 'dice_counts': counts})

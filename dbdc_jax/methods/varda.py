@@ -37,12 +37,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 import optax
 
-from dbdc_jax.methods.common import adaptation, passes, transfer
+from dbdc_jax.methods.common import adaptation, passes, supervision, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
-from dbdc_jax.ops import domain_distance, losses
+from dbdc_jax.ops import domain_distance, losses, partial_labels
 from dbdc_jax.runtime import over_devices
 
 # Also with a fully labelled source (the paper's "VarDA*").
@@ -58,20 +58,29 @@ _PUBLISHED_ELEMENTS = (10 * 10 * 256, 20 * 20 * 128, 40 * 40 * 64)
 
 
 def balanced_cross_entropy(
-  logits: Float[Array, 'n H W C'], labels: Integer[Array, 'n H W']
+  logits: Float[Array, 'n H W C'],
+  labels: Integer[Array, 'n H W'],
+  drawn: Bool[Array, 'n C'] | None = None,
 ) -> Float[Array, '']:
   """Cross entropy in which each class of the batch weighs the same.
 
   Args:
     logits: of each pixel.
-    labels: class indices.
+    labels: class indices, or `UNKNOWN`.
+    drawn: see `partial_labels`; pixels that are none of what was drawn weigh
+      as background.
 
   Returns:
     The mean over the classes that occur of each one's mean.
   """
-  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
   chosen = losses.one_hot(labels, logits.shape[-1])
-  sums = jnp.sum(jnp.where(chosen, -log_p, 0.0), (0, 1, 2))
+  if drawn is None:
+    surprise = -jax.nn.log_softmax(logits.astype(jnp.float32))
+  else:
+    logits = partial_labels.gated(logits[None], drawn[None])[0]
+    surprise = partial_labels.surprise(logits[None], labels[None], drawn[None])
+    surprise = surprise[0, ..., None]
+  sums = jnp.sum(jnp.where(chosen, surprise, 0.0), (0, 1, 2))
   counts = jnp.sum(chosen.astype(jnp.float32), (0, 1, 2))
   sums, counts = over_devices.total((sums, counts))
   means = sums / jnp.maximum(counts, 1.0)
@@ -194,7 +203,10 @@ def _loss(step, params, memory):
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
   found, of_each, statistics = _both(step.net, params, memory, views)
-  weight, balanced = step.config.varda.segmentation, balanced_cross_entropy
+  weight, there = step.config.varda.segmentation, supervision.drawn(step)
+  balanced = functools.partial(
+    balanced_cross_entropy, drawn=None if there is None else there[source]
+  )
   terms = {'sup_ce': weight * balanced(found.fused[:count], labels)}
   for scale, x in enumerate(found.logits):
     name = f'sup{2 ** (SCALES - 1 - scale)}_ce'

@@ -101,7 +101,7 @@ def dice(
   present: Present,
   *,
   linear: bool = False,
-  sure: Sure | None = None,
+  counted: Bool[Array, 'K *pixels #C'] | None = None,
 ) -> PerModality:
   """Soft Dice loss per modality, squared denominator, background included.
 
@@ -114,15 +114,15 @@ def dice(
     labels: class indices.
     present: classes that the modality's labels contain.
     linear: p and g not squared in the denominator.
-    sure: pixels that count.
+    counted: pixels that count, of all classes or of each.
 
   Returns:
     In [0, 1].
   """
   p = jax.nn.softmax(logits.astype(jnp.float32))
   g = one_hot(labels, logits.shape[-1])
-  if sure is not None:
-    p, g = jnp.where(sure[..., None], p, 0.0), g & sure[..., None]
+  if counted is not None:
+    p, g = jnp.where(counted, p, 0.0), g & counted
   axes = tuple(range(1, logits.ndim - 1))
   sums = jnp.stack(
     [
@@ -155,12 +155,17 @@ def symmetric_divergence(
   return (jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)
 
 
-def dice_counts(logits: Logits, labels: Labels) -> Float[Array, '2 K C']:
+def dice_counts(
+  logits: Logits,
+  labels: Labels,
+  counted: Bool[Array, 'K *pixels C'] | None = None,
+) -> Float[Array, '2 K C']:
   """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
 
   Args:
     logits: of each pixel.
     labels: class indices.
+    counted: pixels that count, of each class.
 
   Returns:
     Intersections, and sums of both sizes.
@@ -168,6 +173,8 @@ def dice_counts(logits: Logits, labels: Labels) -> Float[Array, '2 K C']:
   num_classes = logits.shape[-1]
   p = one_hot(jnp.argmax(logits, -1).astype(labels.dtype), num_classes)
   g = one_hot(labels, num_classes)
+  if counted is not None:
+    p, g = p & counted, g & counted
   axes = tuple(range(1, logits.ndim - 1))
   both = jnp.sum(p & g, axes)
   sizes = jnp.sum(p, axes) + jnp.sum(g, axes)

@@ -74,6 +74,7 @@ def start(
   state: Prototypes,
   embeddings: Float[Array, 'K n D'],
   labels: Integer[Array, 'K n'],
+  kept: Bool[Array, 'K n'],
   present: Bool[Array, 'K C'],
 ) -> Prototypes:
   """Gathers labelled embeddings until a modality has seen all its classes.
@@ -85,11 +86,11 @@ def start(
     state: the bank.
     embeddings: of labelled pixels.
     labels: their classes.
+    kept: pixels whose class the label says.
     present: classes that the modality's labels contain.
   """
   embeddings = lax.stop_gradient(embeddings)
-  everywhere = jnp.ones(labels.shape, bool)
-  sums, counts = _class_sums(embeddings, labels, everywhere, present.shape[-1])
+  sums, counts = _class_sums(embeddings, labels, kept, present.shape[-1])
   waiting = ~state.ready
   sums = jnp.where(waiting[:, None, None], state.sums + sums, state.sums)
   counts = jnp.where(waiting[:, None], state.counts + counts, state.counts)
@@ -234,7 +235,8 @@ def mpcl_terms(
   positive = jnp.sum(jnp.where(chosen, scores, 0.0), -1)  # [K, n]
 
   logits = prototype_logits(scores, present, scale, bias)
-  pseg = 0.5 * losses.dice(logits, labels, present, sure=sure)
+  counted = None if sure is None else sure[..., None]
+  pseg = 0.5 * losses.dice(logits, labels, present, counted=counted)
   pseg += 0.5 * losses.cross_entropy(logits, labels, sure)
 
   counts = jnp.ones_like(labels, bool) if sure is None else sure

@@ -82,4 +82,5 @@ def batches(
     memory_limit_gib=config.data.memory_limit_gib,
     use_unlabeled=method.traits.unlabeled,
     depth=method.traits.volumes or None,
+    labelable=problem.labelable,
   )

@@ -36,6 +36,8 @@ class Batches:
     memory_limit_gib: slices beyond it are decoded each time.
     use_unlabeled: whether unlabelled slices are wanted.
     depth: whole scans of so many slices each are the samples; None: slices are.
+    labelable: `[K, C]` bool, see `Task.labelable`; wanted where label maps were
+      not drawn for everything.
 
   Attributes:
     consistent: `[K]` bool, modalities that have unlabelled scans.
@@ -54,42 +56,51 @@ class Batches:
     memory_limit_gib: float,
     use_unlabeled: bool,
     depth: int | None = None,
+    labelable: np.ndarray | None = None,
   ):
     labeled = scans.select(prepared, split, modalities, 'labeled')
     unlabeled = scans.select(prepared, split, modalities, 'unlabeled')
-    self.consistent = np.array([bool(cases) for cases in unlabeled])
     self._batch_size, self._own, self._seed = batch_size, own, seed
     # A modality without labelled scans (the target of a transfer) fills its
     # part of the batch with images whose label is background, which its method
     # leaves alone.
     self._bare = np.array([not cases for cases in labeled])
-    groups = {
-      'labeled': [x or u for u, x in zip(unlabeled, labeled, strict=True)]
-    }
-    if use_unlabeled and self.consistent.any():
-      # One without unlabelled scans does so with its labelled images;
-      # `consistent` keeps them out of every loss.
-      groups['unlabeled'] = [
-        u or x for u, x in zip(unlabeled, labeled, strict=True)
-      ]
-    else:
-      self.consistent[:] = False
     chain = itertools.chain.from_iterable
     with_label = list(chain(labeled))
-    named = {case.name for case in with_label}
-    every = chain(chain(groups.values()))
-    others = {case.name: case for case in every if case.name not in named}
+    bare = [u for u, x in zip(unlabeled, labeled, strict=True) if not x]
     self.samples = Samples(
       prepared,
       with_label,
-      list(others.values()),
+      list(chain(unlabeled if use_unlabeled else bare)),
       depth=depth,
       limit=memory_limit_gib * 2**30,
     )
+    rows, pairs = self.samples.rows, list(zip(unlabeled, labeled, strict=True))
     self._rows = {
-      kind: [self.samples.rows(cases) for cases in group]
-      for kind, group in groups.items()
+      'labeled': [rows(x, drawn=True) if x else rows(u) for u, x in pairs]
     }
+    self.consistent = np.zeros(len(pairs), bool)
+    if use_unlabeled:
+      # Labelled scans teach by their slices without a label, too.
+      without = [
+        np.concatenate([rows(u), rows(x, drawn=False)]) for u, x in pairs
+      ]
+      self.consistent = np.array([len(found) > 0 for found in without])
+      if self.consistent.any():
+        # A modality without any takes its labelled images; `consistent` keeps
+        # them out of every loss.
+        self._rows['unlabeled'] = [
+          found if len(found) else rows(x)
+          for found, (_, x) in zip(without, pairs, strict=True)
+        ]
+    self._drawn: np.ndarray | None = None
+    if any(case.partly_drawn for case in with_label):
+      if labelable is None:
+        raise ValueError('label maps are partial: say what they can contain')
+      masks = dict(zip(modalities, labelable, strict=True))
+      self._drawn = self.samples.drawn_for(
+        with_label, np.stack([masks[case.modality] for case in with_label])
+      )
     self._orders: dict[tuple[str, int], dict[int, np.ndarray]] = {}
 
   def _order(self, kind: str, k: int, epoch: int) -> np.ndarray:
@@ -126,6 +137,8 @@ class Batches:
       if kind == 'labeled':
         label = np.where(self._bare[:, None], 0, images + 1)
         out[kind]['label'] = label.astype(np.int32)
+        if self._drawn is not None:
+          out[kind]['drawn'] = self._drawn[images]
     return out
 
   def _taken(self, kind: str, k: int, at: np.ndarray) -> np.ndarray:
@@ -140,8 +153,10 @@ class Batches:
   def batch(self, step: int) -> dict[str, Any]:
     """The batch of a step: dict of dicts of `[K, samples, ...]` arrays.
 
-    `batch['labeled']` has `image` uint16, `label` uint8 and `index` int32;
-    `batch['unlabeled']`, if there is any, has no label.
+    `batch['labeled']` has `image` uint16, `label` uint8 and `index` int32, and
+    where label maps leave anything open `drawn` `[K, samples, C]` bool, see
+    `ops/partial_labels.py`; `batch['unlabeled']`, if there is any, has neither
+    `label` nor `drawn`.
     """
     load = {'image': self.samples.images, 'label': self.samples.labels}
     return {

@@ -41,6 +41,7 @@ class TrainingRun:
     validation: its validation scans.
     labeled: its labelled training scans, to be segmented.
     present: `[K, C]` bool, see `scans.present_classes`.
+    prototyped: the same or None, see `scans.prototyped_classes`.
     trained: `[K]` bool, see `step.step_function`.
   """
 
@@ -68,6 +69,9 @@ class TrainingRun:
       self.prepared, self.cases('labeled'), 0
     )
     self.present = scans.present_classes(*data, names, len(self.classes))
+    self.prototyped = scans.prototyped_classes(
+      self.present, *data, self.problem
+    )
     self.trained = np.isin(names, self.added) if self.added else None
 
   @property
@@ -142,6 +146,7 @@ def _signals(
       consistent=jnp.asarray(run.feed.consistent),
       progress=jnp.float32(epoch / run.config.epochs),
       reading=methods.reading(run.config, epoch),
+      prototyped=run.prototyped,
     )
   )
 

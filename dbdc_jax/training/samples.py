@@ -84,14 +84,40 @@ class Samples:
     if index < self._num_labeled:
       self._labels[1 + first : 1 + last] = self._labels_of(case)
 
-  def rows(self, cases: Sequence[PreparedCase]) -> np.ndarray:
-    """The rows of some of the cases, int32."""
+  def rows(
+    self, cases: Sequence[PreparedCase], drawn: bool | None = None
+  ) -> np.ndarray:
+    """The rows of some of the cases, int32.
+
+    Args:
+      cases: of those that there are.
+      drawn: only slices on which somebody drew, or only the others; None: all.
+    """
     at = {case.name: i for i, case in enumerate(self._cases)}
-    ranges = [
-      np.arange(self._first[at[case.name]], self._first[at[case.name] + 1])
-      for case in cases
-    ]
-    return np.concatenate(ranges).astype(np.int32)
+    found = [np.zeros(0, int)]
+    for case in cases:
+      first, last = self._first[at[case.name] :][:2]
+      rows = np.arange(first, last)
+      if drawn is not None:
+        # A whole scan is one sample, somewhere in which somebody drew.
+        undrawn = [] if self._depth else case.undrawn
+        rows = rows[np.isin(rows - first, undrawn) != drawn]
+      found.append(rows)
+    return np.concatenate(found).astype(np.int32)
+
+  def drawn_for(
+    self, cases: Sequence[PreparedCase], labelable: np.ndarray
+  ) -> np.ndarray:
+    """`[rows, C]` bool of all rows, see `PreparedCase.drawn_for`.
+
+    Args:
+      cases: whose label maps were not drawn for everything.
+      labelable: `[C]` bool for each of them.
+    """
+    out = np.ones((len(self), labelable.shape[1]), bool)
+    for case, mask in zip(cases, labelable, strict=True):
+      out[self.rows([case])] = case.drawn_for(mask)
+    return out
 
   def _one(self, row, whole, single) -> np.ndarray:
     """Decodes a row, by a function of its case or of a slice of it."""

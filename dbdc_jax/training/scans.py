@@ -11,7 +11,7 @@ from data import split as splits
 from data.cache.prepared import Prepared, PreparedCase
 from data.phantoms import phantom
 from data.split import Split
-from data.task import TASKS
+from data.task import TASKS, UNKNOWN
 from dbdc_jax import methods
 from dbdc_jax.methods.common.transfer import Transfer
 from dbdc_jax.workdir.run_folder import SPLIT
@@ -181,8 +181,32 @@ def present_classes(
   groups = select(prepared, split, modalities, 'labeled')
   for row, cases in zip(present, groups, strict=True):
     for case in cases:
-      row[np.unique(prepared.labels(case))] = True
+      found = np.unique(prepared.labels(case))
+      row[found[found != UNKNOWN]] = True
   return present
+
+
+def prototyped_classes(
+  present: np.ndarray,
+  prepared: Prepared,
+  split: Split,
+  problem: methods.Problem,
+) -> np.ndarray | None:
+  """See `Signals.prototyped`; None where label maps leave nothing open.
+
+  Args:
+    present: of `present_classes`.
+    prepared: the prepared data.
+    split: who is where.
+    problem: of the network.
+  """
+  groups = select(prepared, split, problem.names, 'labeled')
+  if not any(case.partly_drawn for cases in groups for case in cases):
+    return None
+  out = present.copy()
+  for row, mask, cases in zip(out, problem.labelable, groups, strict=True):
+    row[0] &= any(case.drawn_for(mask)[0] for case in cases)
+  return out
 
 
 def steps_per_epoch(
@@ -190,15 +214,16 @@ def steps_per_epoch(
 ) -> int:
   """Steps until the largest modality's unlabelled slices were all seen.
 
-  A modality without unlabelled scans counts its labelled ones; shorter sets
+  Those of labelled scans on which nobody drew count as such. A modality without unlabelled scans counts its labelled ones; shorter sets
   repeat. The same for every method, so that all train equally long.
   """
   parts = (
     select(prepared, split, modalities, part)
     for part in ('unlabeled', 'labeled')
   )
-  slices = [
-    sum(case.num_slices for case in (unlabeled or labeled))
-    for unlabeled, labeled in zip(*parts, strict=True)
-  ]
+  slices = []
+  for unlabeled, labeled in zip(*parts, strict=True):
+    drawn = sum(case.num_slices - len(case.undrawn) for case in labeled)
+    every = sum(case.num_slices for case in (*unlabeled, *labeled))
+    slices.append(every - drawn or drawn)
   return -(-max(slices) // batch_size)

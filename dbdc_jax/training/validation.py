@@ -71,16 +71,22 @@ class Validation:
       scans: segments them.
 
     Returns:
-      `[K]` in [0, 1]: per scan the mean over the classes that occur in it or
-      in its prediction, on the prepared grid; then the mean over scans.
+      `[K]` in [0, 1]: per scan the mean over the classes that were drawn and
+      occur in it or in its prediction, on the prepared grid; then the mean over
+      scans.
     """
     joints = (
       joint
       for slices in self._slices()
       for joint in scans.joint_histograms(slices)
     )
-    foregrounds = (metrics.dice_of(joint)[1:] for joint in joints)
-    mine = dict(zip(self._mine, map(scoring.mean, foregrounds), strict=True))
+    labelable = scans.problem.labelable
+    mine = {}
+    for index, joint in zip(self._mine, joints, strict=True):
+      modality, case = self._cases[index]
+      drawn = case.drawn_for(labelable[modality])
+      dice = np.where(drawn, metrics.dice_of(joint), np.nan)
+      mine[index] = scoring.mean(dice[1:])
     found = {
       int(i): dice
       for share in parallel.gather(mine)

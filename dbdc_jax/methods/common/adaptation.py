@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Integer
 import ml_collections
 import optax
 
-from dbdc_jax.methods.common import base, networks, problem, transfer
+from dbdc_jax.methods.common import (
+  base,
+  networks,
+  problem,
+  supervision,
+  transfer,
+)
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.ops import losses
 from dbdc_jax.runtime.precision import compute_dtype
@@ -84,7 +90,8 @@ def outcome(
     answer: logits of the source's labelled slices, and their labels.
     memory: after the step.
   """
-  counts = losses.dice_counts(*answer)
+  told = supervision.judged(transfer.step_of_source(step), answer[1])
+  counts = losses.dice_counts(*answer, told)
   # The target has no labels to be counted.
   counts = jnp.pad(counts, ((0, 0), (0, 1), (0, 0)))
   return value, (lax.stop_gradient(memory), {**terms, 'dice_counts': counts})

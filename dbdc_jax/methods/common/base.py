@@ -77,6 +77,9 @@ class Signals(NamedTuple):
     consistent: modalities that have unlabelled scans.
     progress: in (0, 1], this epoch's number over that of all epochs.
     reading: of DBDC.
+    prototyped: classes that some labelled pixel of the modality is known to be;
+      None: all that are present. (Where no scan was drawn for all classes, no
+      pixel is known to be background.)
   """
 
   weights: Float[Array, ' K']
@@ -86,6 +89,7 @@ class Signals(NamedTuple):
   consistent: Bool[Array, ' K']
   progress: Float[Array, ''] | float = 1.0
   reading: Reading = Reading()
+  prototyped: Bool[Array, 'K C'] | None = None
 
 
 def full_signals(

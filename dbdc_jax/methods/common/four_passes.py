@@ -19,7 +19,7 @@ from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.models import modulation
 from dbdc_jax.models.projector import Projector
 from dbdc_jax.models.unet import drop_bottleneck
-from dbdc_jax.ops import augment, losses
+from dbdc_jax.ops import augment, losses, partial_labels
 from dbdc_jax.ops.shapes import Ids, Images, Labels, Logits, Slices
 
 # The view that each pass with a gradient sees.
@@ -210,7 +210,12 @@ def run(step: Step, params: Any, memory: Any) -> Passes:
   inputs = [passes.flat(getattr(views, _VIEWS[name])) for name in names]
   features, encoded = learner.apply('encode', jnp.concatenate(inputs), count)
   targets, between = [views.labels], []
-  sure = [jnp.ones(views.labels.shape, bool)]
+  drawn = supervision.drawn(step)
+  sure = [
+    jnp.ones(views.labels.shape, bool)
+    if drawn is None
+    else partial_labels.known(views.labels, drawn)
+  ]
   if count > 1:
     # The pseudo-label: hard, without gradient, in train mode like all passes.
     fixed = learner._replace(params=lax.stop_gradient(params))

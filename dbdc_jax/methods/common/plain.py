@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from dbdc_jax.methods.common import base, networks, passes
+from dbdc_jax.methods.common import base, networks, passes, supervision
 from dbdc_jax.methods.common.networks import Networks, Step
 from dbdc_jax.ops import losses, optimizer, teacher
 from dbdc_jax.ops.shapes import Labels, Logits, PerModality, Scalar
@@ -168,7 +168,8 @@ def _loss(loss, step: Step, params, memory):
     more = {k: jnp.where(on, v, 0.0) for k, v in outcome.unlabeled.items()}
     per_modality += step.config.ssl.weight * ramp(step) * sum(more.values())
     terms |= more
-  counts = losses.dice_counts(outcome.logits, outcome.labels)
+  told = supervision.judged(step, outcome.labels)
+  counts = losses.dice_counts(outcome.logits, outcome.labels, told)
   value = jnp.sum(signals.weights * per_modality)
   memory = {**memory, 'modulation': outcome.statistics}
   return value, (memory, {**terms, 'dice_counts': counts})

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from dbdc_jax.methods.common import base, supervision
 from dbdc_jax.methods.common.four_passes import Passes
 from dbdc_jax.methods.common.networks import Step
 from dbdc_jax.ops import losses, prototypes
 from dbdc_jax.ops.prototypes import Prototypes
+from dbdc_jax.ops.shapes import Present
 from dbdc_jax.runtime import over_devices
 
 
@@ -26,6 +27,17 @@ def _strided(
   stride = step.config.mpcl.stride
   labels = labels[..., ::stride, ::stride]
   return labels.reshape(*labels.shape[:-3], -1)
+
+
+def _there(
+  step: Step, labels: Shaped[Array, '*passes K n']
+) -> tuple[Present, Bool[Array, '*passes K n'] | bool]:
+  """Classes that have prototypes, and pixels whose label is one of them."""
+  present = step.signals.prototyped
+  if present is None:
+    return step.signals.present, True
+  chosen = losses.one_hot(labels, present.shape[-1])
+  return present, jnp.any(chosen & present[:, None], -1)
 
 
 def terms(
@@ -60,7 +72,7 @@ def terms(
       bank,
       embeddings,
       labels,
-      signals.present,
+      present,
       **norm,
       temperature=settings.temperature,
       across=signals.reading.across,
@@ -68,7 +80,8 @@ def terms(
     )
 
   labels = _strided(step, jnp.stack(passes.targets))
-  sure = _strided(step, jnp.stack(passes.sure))
+  present, there = _there(step, labels)
+  sure = _strided(step, jnp.stack(passes.sure)) & there
   found = jax.vmap(of_pass)(passes.seen.embeddings, labels, sure, norm)
   # Of the labelled pass, then of each unlabelled one.
   rows = signals.reading.mpcl[jnp.minimum(jnp.arange(count), 1)]
@@ -96,13 +109,14 @@ def update(
   mpcl, signals = step.config.mpcl, step.signals
   views: Any = lax.stop_gradient(passes.seen.embeddings)
   targets = _strided(step, jnp.stack(passes.targets))
-  started = prototypes.start(bank, views[0], targets[0], signals.present)
+  present, there = _there(step, targets)
+  sure = _strided(step, jnp.stack(passes.sure)) & there
+  started = prototypes.start(bank, views[0], targets[0], sure[0], present)
   used = [i for i, name in enumerate(passes.names) if name != 'fpc']
   joined = lambda values: jnp.concatenate([values[i] for i in used], 1)
   joins = signals.active & signals.consistent[:, None]
   acts = [jnp.ones_like(joins)] + [joins] * (len(targets) - 1)
   labels = joined(targets)
-  sure = _strided(step, jnp.stack(passes.sure))
   takes_part = joined(jnp.stack(acts) & sure)
   kept = takes_part
   if mpcl.assignment == 'sinkhorn':
@@ -111,7 +125,7 @@ def update(
     assigned = prototypes.assign(
       joined(jax.vmap(prototypes.own)(similarities)),
       takes_part,
-      signals.present,
+      present,
       epsilon=mpcl.epsilon,
       iterations=mpcl.iterations,
     )

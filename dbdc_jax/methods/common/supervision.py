@@ -12,8 +12,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dbdc_jax.methods.common.networks import Step
-from dbdc_jax.ops import losses
+from dbdc_jax.ops import losses, partial_labels
+from dbdc_jax.ops.partial_labels import Drawn
 from dbdc_jax.ops.shapes import Labels, Logits, PerModality, Present
+
+
+def drawn(step: Step) -> Drawn | None:
+  """What the labelled slices were drawn for; None: all of them for all."""
+  return step.batch['labeled'].get('drawn')
+
+
+def judged(step: Step, labels: Labels) -> Bool[Array, 'K b H W C'] | None:
+  """See `partial_labels.judged`; None: every pixel, for all classes."""
+  there = drawn(step)
+  return None if there is None else partial_labels.judged(labels, there)
 
 
 def labeled_terms(
@@ -30,7 +42,7 @@ def labeled_terms(
   Args:
     step: what the method was given.
     logits: of each pixel.
-    labels: class indices.
+    labels: class indices, or `UNKNOWN`.
     name: what the terms' names begin with; 'sup' with what may follow it, so
       that a loss that is no number is looked for here first.
     share: what each term is multiplied by.
@@ -39,9 +51,15 @@ def labeled_terms(
   Returns:
     `NAME_ce` and `NAME_dice`.
   """
-  ce = losses.cross_entropy(logits, labels)
-  present = step.signals.present
-  dice = losses.dice(logits, labels, present, linear=linear_dice)
+  there, present = drawn(step), step.signals.present
+  told = judged(step, labels)
+  if there is None or told is None:
+    ce = losses.cross_entropy(logits, labels)
+  else:
+    logits = partial_labels.gated(logits, there)
+    ce = partial_labels.cross_entropy(logits, labels, there)
+    present = partial_labels.seen(present, told)
+  dice = losses.dice(logits, labels, present, linear=linear_dice, counted=told)
   return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
 
 

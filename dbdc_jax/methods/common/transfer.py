@@ -103,6 +103,11 @@ def of_source(tree: Any) -> Any:
   return jax.tree.map(lambda x: x[SOURCE : SOURCE + 1], tree)
 
 
+def step_of_source(step: Any) -> Any:
+  """A step whose batch is the source's part."""
+  return step._replace(batch=of_source(step.batch))
+
+
 def rows(
   source: Float[Array, ''] | float = 0.0, target: Float[Array, ''] | float = 0.0
 ) -> Float[Array, '2']:
