@@ -16,13 +16,7 @@ from data.readers import folder, user_labels
 from data.readers.folder import Held
 
 _SLICE_SIZES = (64, 96, 128, 192, 256)
-_BY_CUSTOM = (
-  'by custom it means voxels that were not annotated, so it is no class'
-)
-_NAME_IT = (
-  'name its class in dataset.json, list it under "background" there, or remove'
-  ' it from the label maps'
-)
+_BY_CUSTOM = 'by custom voxels that were not annotated, so it is to be ignored'
 
 
 class First(NamedTuple):
@@ -143,7 +137,7 @@ def listing(root: pathlib.Path, series: str = '') -> dict[str, Held]:
 
 
 def _labels(name, seen, known, alone):
-  """Class -> codes of a modality, and the codes that are none."""
+  """Class -> codes of a modality, and files by code that is to be ignored."""
   labels: dict[str, Any] = {}
   never = {}
   for code in sorted(set(seen.codes) - {0}):
@@ -151,6 +145,7 @@ def _labels(name, seen, known, alone):
       labels.setdefault(known[code], []).append(code)
     elif user_labels.never_a_class(code):
       never[code] = seen.codes[code]
+      labels.setdefault(nnunet.IGNORE, []).append(code)
     else:
       labels[f'class {code}' if alone else f'{name} class {code}'] = code
   for label, codes in labels.items():
@@ -170,13 +165,13 @@ def _why(name: str, seen: _Seen) -> tuple[bool, str]:
   return ct, text
 
 
-def _never(place, never) -> list[ScanError]:
-  """Codes that are no classes by default, with the files that have them."""
+def _never(name, never) -> list[str]:
+  """Codes that are no classes by custom, with the files that have them."""
   out = []
   for code, files in never.items():
     counts = names.listed([f'{name}: {n} voxels' for name, n in files.items()])
-    reason = f'code {code} in {len(files)} label maps ({counts}): {_BY_CUSTOM}'
-    out.append(ScanError(place, reason, _NAME_IT))
+    where = f'{name}: code {code} in {len(files)} label maps ({counts})'
+    out.append(f'{where}: {_BY_CUSTOM}')
   return out
 
 
@@ -221,9 +216,8 @@ def guess(
     if not seen.sides:
       continue
     labels, never = _labels(name, seen, known[name], len(places) == 1)
-    errors += _never(place, never)
     ct, why = _why(name, seen)
-    notes.append(why)
+    notes += [why, *_never(name, never)]
     modalities[name] = {'labels': labels, 'intensity': nnunet.intensity(ct)}
     if series and any(source.series for source in here.images.values()):
       modalities[name]['series'] = series
@@ -233,7 +227,7 @@ def guess(
     empty += seen.empty
   # A modality without labels of its own is labelled with the others' codes.
   every = {k: v for m in modalities.values() for k, v in m['labels'].items()}
-  if not every:
+  if not every.keys() - {nnunet.IGNORE}:
     raise BadFirst(errors + _no_class(root, held, empty, errors), left_out)
   for name, fields in modalities.items():
     if not fields['labels']:

@@ -21,7 +21,7 @@ from data import split
 from data.files import names
 from data.formats.scan_error import ScanError
 from data.preprocessing import hounsfield, planes, preprocess
-from data.task import Case, Modality, Scan, Task
+from data.task import UNKNOWN, Case, Modality, Scan, Task
 
 # Scans of a modality whose median pixel or slice distance differs by more from
 # this one's are another kind of scan, or their header is wrong.
@@ -41,7 +41,10 @@ _NAMELESS = re.compile(r'class -?\d+')
 
 def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
   sizes = np.linalg.norm(scan.affine[:3, :3], axis=0)
-  drawn = None if scan.label is None else np.unique(scan.label).tolist()
+  found, open_ = None, 0.0
+  if scan.label is not None:
+    found = [c for c in np.unique(scan.label).tolist() if c not in (0, UNKNOWN)]
+    open_ = float(np.mean(scan.label == UNKNOWN))
   window = modality.intensity.window
   in_hu = window is not None and window[0] < 0
   return {
@@ -53,7 +56,9 @@ def _facts(case: Case, scan: Scan, modality: Modality) -> dict[str, Any]:
     'spacing_mm': [round(float(mm), 4) for mm in sizes],
     'affine': scan.affine.tolist(),
     'intensity': [float(scan.image.min()), float(scan.image.max())],
-    'classes': drawn and [code for code in drawn if code],
+    'classes': found,
+    'drawn': scan.drawn and list(scan.drawn),
+    'not_looked_at': round(open_, 4),
     'notes': list(scan.notes),
     'content': hashlib.sha256(scan.image.tobytes()).hexdigest(),
     'doubt': hounsfield.doubt(scan.image) if in_hu else '',
@@ -180,9 +185,16 @@ def _few(cases: Sequence[Case], where: str) -> list[ScanError]:
 def _labelled(row: dict[str, Any], drawn: int) -> str:
   if row['classes'] is None:
     return 'no'
-  missing = drawn - len(row['classes'])
-  text = f'{len(row["classes"])} classes'
-  return text + (f' ({missing} not in it)' if missing else '')
+  chosen, count = row['drawn'], len(row['classes'])
+  missing = (drawn if chosen is None else len(chosen)) - count
+  text = f'{count} class{"es" * (count != 1)}'
+  if chosen is not None:
+    text += f' of {len(chosen)} drawn'
+  if missing:
+    text += f' ({missing} not in it)'
+  if row['not_looked_at']:
+    text += f', {100 * row["not_looked_at"]:.0f} % not looked at'
+  return text
 
 
 def text(facts: Sequence[dict[str, Any]], task: Task) -> str:

@@ -42,14 +42,19 @@ class Modality(NamedTuple):
     source: the reader that finds its scans: 'mmwhs', 'btcv', 'chaos' or
       'folder'.
     series: which of the archive's series it is (the reader's own word).
-    codes: label code on disk -> class index of the task. Every code that may
-      occur on disk is listed; any other is an error of the scan.
+    codes: label code on disk -> class index of the task, `UNKNOWN` for voxels
+      that nobody looked at. Every code that may occur on disk is listed; any
+      other is an error of the scan.
     intensity: how its scanner values become [0, 1].
     mm_per_pixel: of its prepared slices; None: each scan's longer side fills
       the slice.
     plane: along which axis its scans are cut, one of `planes.PLANES`.
     dicom_series: which series of a DICOM folder that holds several it is: the
       description, number or SeriesInstanceUID.
+    drawn: case -> foreground classes that its label map was drawn for; a case
+      that is not there: all.
+    sparse: whether slices without a label were not drawn; or case -> slices
+      that were.
   """
 
   name: str
@@ -61,12 +66,15 @@ class Modality(NamedTuple):
   mm_per_pixel: float | None = None
   plane: str = 'axial'
   dicom_series: str = ''
+  drawn: dict[str, tuple[int, ...]] = {}  # noqa: RUF012  Of a tuple, unchanged.
+  sparse: bool | dict[str, tuple[int, ...]] = False
 
   def written_codes(self) -> dict[int, int]:
     """Class index -> the code that stands for it in predictions."""
     out: dict[int, int] = {0: 0}
     for code, index in self.codes.items():
-      out.setdefault(index, code)
+      if index != UNKNOWN:
+        out.setdefault(index, code)
     return out
 
 
@@ -123,7 +131,7 @@ class Task(NamedTuple):
     """
     out = np.zeros((len(modalities), len(self.classes)), bool)
     for row, modality in zip(out, modalities, strict=True):
-      row[list(modality.codes.values())] = True
+      row[[i for i in modality.codes.values() if i != UNKNOWN]] = True
     return out
 
 

@@ -22,9 +22,11 @@
 
 `labels` gives each class its code in the modality's label maps; several codes
 may mean one class (predictions are written with the first), codes under
-"background" are not segmented. 0 always is background. A class that a modality
-does not name is not labelled there: it is left out of that modality's losses
-and scores. Every other key has a default, see `FIELDS` and `MODALITY_FIELDS`.
+"background" are not segmented, voxels of those under "ignore" were not looked
+at. 0 always is background. A class that a modality does not name is not
+labelled there: it is left out of that modality's losses and scores. Label maps
+that leave something open have "drawn" and "sparse" (`readers/partly_drawn.py`).
+Every other key has a default, see `FIELDS` and `MODALITY_FIELDS`.
 
 nnU-Net's own dataset.json is read as a task of one modality, see `nnunet.py`.
 """
@@ -40,7 +42,8 @@ from typing import Any
 from data.files import atomic, names
 from data.formats import nnunet
 from data.preprocessing import planes
-from data.task import TASKS, Intensity, Modality, Task
+from data.readers import partly_drawn
+from data.task import TASKS, UNKNOWN, Intensity, Modality, Task
 
 # Keys of a file and of each of its modalities, with their meaning.
 FIELDS = {
@@ -56,6 +59,8 @@ MODALITY_FIELDS = {
   'folder': 'where its scans are (default: the subfolder of that name)',
   'source': 'reader of its scans (default: folder)',
   'labels': 'class -> code, or list of codes, in its label maps',
+  'drawn': 'case -> classes that were drawn in it, or a table (default: all)',
+  'sparse': 'true: slices without a label were not drawn; or case -> slices',
   'intensity': "{'window': [low, high]} or {'upper_percentile': 99.5}",
   'mm_per_pixel': 'of its prepared slices (default: what fills the slice)',
   'plane': 'acquired (default), axial, coronal or sagittal slices',
@@ -114,9 +119,19 @@ def _read(path: pathlib.Path, mtime_ns: int, size: int) -> Task:
   del mtime_ns, size  # Part of the cache's key: a changed file is read again.
   plane = _PLANE_BEFORE if path.name == RUNS_TASK else planes.ACQUIRED
   try:
-    return from_dict(content(path), path.absolute().parent.name, plane)
+    found = _with_tables(content(path), path.parent)
+    return from_dict(found, path.absolute().parent.name, plane)
   except (_TaskError, nnunet.NotUsableError) as error:
     raise ValueError(f'{path}: {error}') from error
+
+
+def _with_tables(found: Any, folder: pathlib.Path) -> Any:
+  """A file's content with the tables of `drawn` that it names."""
+  several = found.get('modalities') if isinstance(found, dict) else None
+  for fields in several.values() if isinstance(several, dict) else ():
+    if isinstance(fields, dict) and isinstance(fields.get('drawn'), str):
+      fields['drawn'] = partly_drawn.table(folder / fields['drawn'])
+  return found
 
 
 def content(path: pathlib.Path) -> Any:
@@ -185,12 +200,12 @@ def _codes(labels: Any, name: str) -> dict[str, list[int]]:
     whole = codes and all(type(code) is int for code in codes)
     _need(whole, f'{name}: labels of {label!r} must be whole numbers')
     if label.strip().lower() == nnunet.IGNORE:
-      raise nnunet.not_annotated(codes)
+      label = nnunet.IGNORE
     for code in codes:
       other = seen.setdefault(code, label)
       _need(other == label, f'{name}: code {code} means {other} and {label}')
     out[label] = codes
-  classes = out.keys() - {'background'}
+  classes = out.keys() - {'background', nnunet.IGNORE}
   _need(classes, f'{name}: labels name no class but background')
   return out
 
@@ -223,9 +238,17 @@ def _modality(
   _check_keys(found, MODALITY_FIELDS, f'modality {name}')
   codes = {0: 0}
   for label, values in _codes(found.get('labels'), name).items():
-    known = label in classes
+    known = label in (*classes, nnunet.IGNORE)
     _need(known, f'{name}: class {label!r} is not among the classes')
-    codes |= dict.fromkeys(values, classes.index(label))
+    index = UNKNOWN if label == nnunet.IGNORE else classes.index(label)
+    codes |= dict.fromkeys(values, index)
+  try:
+    its = {classes[i] for i in codes.values() if i != UNKNOWN}
+    having = [label if label in its else '' for label in classes]
+    drawn = partly_drawn.drawn(found.get('drawn', {}), having)
+    sparse = partly_drawn.sparse(found.get('sparse', False))
+  except ValueError as error:
+    raise _TaskError(f'{name}: {error}') from error
   mm = found.get('mm_per_pixel')
   positive = mm is None or (_is_number(mm) and 0 < mm <= 100)
   _need(positive, f'{name}: mm_per_pixel={mm!r} must be positive')
@@ -250,6 +273,8 @@ def _modality(
     mm_per_pixel=None if mm is None else float(mm),
     plane=plane,
     dicom_series=texts['series'],
+    drawn=drawn,
+    sparse=sparse,
   )
 
 
@@ -280,13 +305,16 @@ def from_dict(
       if isinstance(fields, dict) and isinstance(fields.get('labels'), dict)
       for label in fields['labels']
     ]
+    labels = [n for n in labels if n.strip().lower() != nnunet.IGNORE]
     classes = list(dict.fromkeys(['background', *labels]))
   first = isinstance(classes, list) and classes[:1] == ['background']
   _need(first, 'classes must be a list that starts with background')
   texts = all(isinstance(c, str) and c.strip() for c in classes)
   _need(texts, 'classes must be names')
-  apart = len(set(classes)) == len(classes) and 2 <= len(classes) <= 256
-  _need(apart, 'classes must be 1 to 255 different names behind background')
+  apart = len(set(classes)) == len(classes) and 2 <= len(classes) <= UNKNOWN
+  _need(apart, 'classes must be 1 to 254 different names behind background')
+  none = [c for c in classes if c.strip().lower() == nnunet.IGNORE]
+  _need(not none, f'classes: {nnunet.IGNORE!r} is none, but a code of "labels"')
   size = found.get('slice_size', _SLICE_SIZE)
   fits = type(size) is int and size >= 16 and size % 8 == 0
   _need(fits, f'slice_size={size!r}: a multiple of 8, at least 16')
@@ -328,7 +356,15 @@ def to_dict(task: Task) -> dict[str, Any]:
   for m in task.modalities:
     labels: dict[str, list[int]] = {}
     for code, index in m.codes.items():
-      labels.setdefault(task.classes[index], []).append(code)
+      label = nnunet.IGNORE if index == UNKNOWN else task.classes[index]
+      labels.setdefault(label, []).append(code)
+    drawn = {
+      case: [task.classes[index] for index in chosen]
+      for case, chosen in m.drawn.items()
+    }
+    sparse: partly_drawn.Sparse = bool(m.sparse)
+    if isinstance(m.sparse, dict):
+      sparse = {case: list(slices) for case, slices in m.sparse.items()}
     window, percentile = m.intensity
     fields = {
       'title': m.title,
@@ -341,6 +377,8 @@ def to_dict(task: Task) -> dict[str, Any]:
       'plane': m.plane,
       'mm_per_pixel': m.mm_per_pixel,
       'series': m.dicom_series or None,
+      'drawn': drawn or None,
+      'sparse': sparse or None,
     }
     modalities[m.name] = _said(**fields)
   return {

@@ -4,11 +4,10 @@
   old   {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}
 
 A class may have several codes (a region). A voxel has one class here, so that
-regions that overlap are refused, and so is `ignore`: what was not annotated is
-never trained as an organ.
+regions that overlap are refused. `ignore` is what was not annotated.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 import contextlib
 import re
 from typing import Any
@@ -55,25 +54,14 @@ def is_one(found: Any) -> bool:
   return known and not _KEYS.isdisjoint(found)
 
 
-def not_annotated(codes: Sequence[int]) -> NotUsableError:
-  """Why a class that means 'not annotated' is refused."""
-  listed = ', '.join(map(str, codes))
-  return NotUsableError(
-    f'{IGNORE!r} (code{"s" * (len(codes) > 1)} {listed}) means voxels that were'
-    ' not annotated: that is not supported, and never trained as an organ',
-    f'draw them, or move these scans away, and remove {IGNORE!r}',
-  )
-
-
 def codes(found: Mapping[str, Any]) -> dict[str, list[int]]:
-  """Class -> its codes, background left out.
+  """Class (or `IGNORE`) -> its codes, background left out.
 
   Args:
     found: the JSON's content.
 
   Raises:
-    NotUsableError: regions overlap, something is to be ignored, or the labels
-      are no names and codes.
+    NotUsableError: regions overlap, or the labels are no names and codes.
   """
   labels: Any = found.get('labels')
   named = isinstance(labels, dict) and labels
@@ -89,10 +77,10 @@ def codes(found: Mapping[str, Any]) -> dict[str, list[int]]:
     words = f'labels: {key!r}: {value!r} is no name with a whole number'
     _need(whole and isinstance(name, str), words)
     if name.strip().lower() == IGNORE:
-      raise not_annotated(numbers)
+      name = IGNORE
     if name.strip().lower() != 'background' and numbers != [0]:
       out.setdefault(name, []).extend(numbers)
-  _need(out, 'labels name no class but background')
+  _need(out.keys() - {IGNORE}, 'labels name no class but background')
   owner: dict[int, str] = {}
   for name, number in ((n, c) for n, codes in out.items() for c in codes):
     other = owner.setdefault(number, name)

@@ -23,7 +23,7 @@ from data.formats import file_kinds, nnunet, scan_files
 from data.formats.nifti import check_pair
 from data.formats.scan_error import ScanError, closed_folder
 from data.formats.scan_files import Source
-from data.readers import user_labels
+from data.readers import partly_drawn, user_labels
 from data.task import Case, Modality, Scan
 
 TASK_FILE = 'dataset.json'
@@ -31,6 +31,7 @@ _IMAGES = ('images', 'imagesTr')
 _LABELS = ('labels', 'labelsTr')
 _TESTS = ('imagesTs',)
 _TEST_LABELS = ('labelsTs',)
+_HOW_CASES = "write the file's name without its ending; or remove the entry"
 _HOW_PATIENTS = (
   "write 'MODALITY/CASE', CASE being the file's name without its ending; or"
   ' remove the entry'
@@ -69,17 +70,22 @@ class Findings(NamedTuple):
   left_out: list[ScanError]
 
 
-def _read(image_source: Source, label_source: Source | None, codes) -> Scan:
+def _read(
+  image_source: Source, label_source: Source | None, modality: Modality
+) -> Scan:
   image = scan_files.read(image_source)
-  classes, notes = None, image.notes
+  classes, drawn, notes = None, None, image.notes
   if label_source is not None:
     label = scan_files.read(label_source, label=True)
     files = str(image_source.path), str(label_source.path)
     user_labels.check_drawn(label.voxels, image.voxels, files[1], files[0])
     check_pair(image, label, files[1])
-    classes = user_labels.classes(label.voxels, codes, files[1])
+    classes = user_labels.classes(label.voxels, modality.codes, files[1])
+    classes, drawn = partly_drawn.leave_open(
+      classes, image.affine, modality, image_source.name, files[1]
+    )
     notes += label.notes
-  return Scan(image.voxels, classes, image.affine, notes, image.tags)
+  return Scan(image.voxels, classes, image.affine, notes, image.tags, drawn)
 
 
 def folders_in(place: pathlib.Path) -> list[pathlib.Path]:
@@ -299,6 +305,11 @@ def look(
     broken = map(_name_of, held.problems)
     for name in (*broken, *held.images, *held.tests):
       known |= _keys(kind.name, name)
+    for case in partly_drawn.unmatched(
+      kind, [*held.images, *held.tests, *map(_name_of, held.problems)]
+    ):
+      reason = f'{kind.name}: {case} of "drawn" or "sparse" fits no scan'
+      out.problems.append(ScanError(file, reason, _HOW_CASES))
     for name, image in sorted(images.items()):
       given = [people[k] for k in _keys(kind.name, name) if k in people]
       out.cases.append(
@@ -323,7 +334,7 @@ def look(
 
 def _keys(kind: str, name: str) -> set[tuple[str, str]]:
   """How `patients` may call a case: by its name, or as it is shown."""
-  return {(kind, name), (kind, names.original(name))}
+  return {(kind, called) for called in partly_drawn.called(name)}
 
 
 def _case(kind: Modality, image: Source, label: Source | None, person) -> Case:
@@ -333,6 +344,6 @@ def _case(kind: Modality, image: Source, label: Source | None, person) -> Case:
     modality=kind.name,
     files=tuple(map(str, image.files() + (label.files() if label else ()))),
     labeled=label is not None,
-    read=functools.partial(_read, image, label, kind.codes),
+    read=functools.partial(_read, image, label, kind),
     affine=functools.partial(scan_files.affine, image),
   )

@@ -95,7 +95,7 @@ def classes(
     not unknown or not all(map(never_a_class, unknown)),
     file,
     f'unknown label codes: {listed}, by custom voxels that were not annotated',
-    'name their class in dataset.json, list them under "background" there, or'
-    ' remove them',
+    'list them under "ignore" in the labels of dataset.json, name their class'
+    ' there, or remove them',
   )
   return label_maps.map_codes(label, codes, file)

@@ -18,6 +18,8 @@ from dbdc_jax.runtime import over_devices
 Logits = Float[Array, 'K *pixels C']
 Labels = Integer[Array, ' K *pixels']
 Sure = Bool[Array, ' K *pixels']
+# The same, for all classes or for each.
+Counted = Bool[Array, ' K *pixels #C']
 
 DICE_EPSILON = 1e-5
 # A logit that no softmax gives any weight, and that stays finite in float32.
@@ -101,7 +103,7 @@ def dice(
   present: Present,
   *,
   linear: bool = False,
-  counted: Bool[Array, 'K *pixels #C'] | None = None,
+  counted: Counted | None = None,
 ) -> PerModality:
   """Soft Dice loss per modality, squared denominator, background included.
 
@@ -158,7 +160,7 @@ def symmetric_divergence(
 def dice_counts(
   logits: Logits,
   labels: Labels,
-  counted: Bool[Array, 'K *pixels C'] | None = None,
+  counted: Counted | None = None,
 ) -> Float[Array, '2 K C']:
   """Voxel counts of the hard (argmax) Dice, to be pooled over an epoch.
 

@@ -4,8 +4,8 @@ A slice's label map was drawn for some classes (`drawn`). Where it shows none of
 them, it says that the pixel is none of them, and no more: it may be background,
 or a class that nobody drew there. A pixel that nobody looked at is `UNKNOWN`.
 
-So a pixel has a set of classes that it may be, and the loss is that of the set's
-probability (Shi et al., "Marginal loss and exclusion loss for partially
+So a pixel has a set of classes that it may be, and the loss is that of the
+set's probability (Shi et al., "Marginal loss and exclusion loss for partially
 supervised multi-organ segmentation", 2021). Other than there, the logits of
 classes that nobody drew in a slice, and that of the background unless all were
 drawn, get no gradient from its label map (`gated`).

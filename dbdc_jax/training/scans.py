@@ -214,8 +214,9 @@ def steps_per_epoch(
 ) -> int:
   """Steps until the largest modality's unlabelled slices were all seen.
 
-  Those of labelled scans on which nobody drew count as such. A modality without unlabelled scans counts its labelled ones; shorter sets
-  repeat. The same for every method, so that all train equally long.
+  Those of labelled scans on which nobody drew count as such. A modality without
+  unlabelled scans counts its labelled ones; shorter sets repeat. The same for
+  every method, so that all train equally long.
   """
   parts = (
     select(prepared, split, modalities, part)

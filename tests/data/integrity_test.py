@@ -81,7 +81,7 @@ def test_sound_scans_are_described():
   text = integrity.text(facts, _task())
   lines = text.splitlines()
   assert '20 x 20 x 8' in lines[1] and '8 axial' in lines[1]
-  assert '2.00 x 2.00' in lines[1] and '1 classes (1 not in it)' in lines[1]
+  assert '2.00 x 2.00' in lines[1] and '1 class (1 not in it)' in lines[1]
   assert lines[-1] == '    a remark'
   # Columns end or begin below one another.
   assert len({line.index(' axial') for line in lines[1:5]}) == 1

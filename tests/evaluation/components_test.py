@@ -52,7 +52,7 @@ def _dice(prediction, reference, index):
 def _choice(scans, labelled=(1, 2, 3)):
   chooser = components.Chooser(CLASSES, labelled)
   for scan in scans:
-    chooser.add(*scan)
+    chooser.add(*scan, labelled)
   return chooser.choice()
 
 

@@ -19,6 +19,7 @@ from dbdc_jax.training import train
 
 K, B, D, SIZE, C = 2, 4, 8, 16, 8
 KEY = jax.random.key(5)
+ALL = np.ones((K, C), bool)
 
 
 def _config(**fields):
@@ -173,6 +174,13 @@ def test_four_devices_equal_one(started, stepped):
   assert np.linalg.norm(a - b) < 2e-4 * np.linalg.norm(a)
 
 
+class _Case(int):
+  """A scan by its number, drawn for everything."""
+
+  def drawn_for(self, labelable):
+    return np.ones(len(labelable), bool)
+
+
 class _Prepared:
   """Scans in memory, as `Prepared` gives them."""
 
@@ -196,13 +204,13 @@ def test_registered_to_itself_a_volume_keeps_its_labels():
   prepared = _Prepared(images, labels)
   for modality in range(K):
     atlases = [[], []]
-    atlases[modality] = [1]
-    voters = voting.Voters(method, params, memory, prepared, atlases)
+    atlases[modality] = [_Case(1)]
+    voters = voting.Voters(method, params, memory, prepared, atlases, ALL)
     p = voters.probabilities(images[1], modality)
     np.testing.assert_array_equal(p.argmax(-1), labels[1])
     np.testing.assert_allclose(p.max(-1), 1)
-  atlases[modality] = [0, 1, 2]
-  voters = voting.Voters(method, params, memory, prepared, atlases)
+  atlases[modality] = list(map(_Case, range(3)))
+  voters = voting.Voters(method, params, memory, prepared, atlases, ALL)
   p = voters.probabilities(images[1], modality)
   np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
   # At the edges any two are alike: outside of both is 0.
@@ -226,7 +234,8 @@ def test_votes_are_weighted_by_the_softmax_over_atlases():
     predict=vote, traits=base.Traits(volumes=D, vote=True)
   )
   prepared = _Prepared(images, labels)
-  voters = voting.Voters(method, {}, {}, prepared, [[0, 1, 2]])
+  atlases = [list(map(_Case, range(3)))]
+  voters = voting.Voters(method, {}, {}, prepared, atlases, ALL[:1])
   share = np.exp(weights) / np.exp(weights).sum(0)
   expected = np.einsum('adhw,adhwc->dhwc', share, np.eye(C)[labels])
   found = voters.probabilities(images[0], 0)

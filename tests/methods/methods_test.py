@@ -8,7 +8,7 @@ import pixelwise
 import pytest
 
 from configs import abdomen, heart
-from data.task import ABDOMEN
+from data.task import ABDOMEN, UNKNOWN
 from dbdc_jax import methods
 
 # Methods that are about two modalities, in networks of their own.
@@ -16,6 +16,7 @@ TRANSFERS = ('ram_dsir', 'ram_dsir_full', 'varda', 'varda_full')
 PAIRED = (*TRANSFERS, 'summl', 'mass')
 PLAIN = sorted({*methods.names()} - {'dbdc', *PAIRED})
 B, SIZE = 2, 32
+KEY = jax.random.key(3)
 
 
 def _batch(modalities, classes):
@@ -90,6 +91,64 @@ def test_two_steps_of_every_method(name):
   ids = jnp.arange(3, dtype=jnp.int32) % modalities
   logits = jax.jit(method.predict)(params, memory, images, ids)
   assert logits.shape == (3, SIZE, SIZE, classes)
+
+
+def _heads(tree, path=()):
+  """The segmentation heads' leaves."""
+  if not isinstance(tree, dict):
+    yield path, np.asarray(tree)
+    return
+  for name, part in tree.items():
+    if 'head' in (*path, name) or isinstance(part, dict):
+      yield from _heads(part, (*path, name))
+
+
+# Of the others, what is learnt from labels is `supervision.labeled_terms`, too,
+# or is tested with them; but images without labels move all classes.
+@pytest.mark.parametrize('name', ['dbdc', 'summl', *PLAIN])
+def test_classes_that_nobody_drew_learn_nothing_from_labels(name):
+  """Nor does the background, where not all were drawn; others do."""
+  config = abdomen.get_config(f'method={name}')
+  config.update_from_flattened_dict(
+    {'model.width': 2, 'model.embedding_dim': 4, 'joint': 'true'}
+  )
+  config.augment.patch_size = config.data.slice_size = 16
+  config.modalities = 'ct,t2'
+  method, classes = methods.build(config), len(ABDOMEN.classes)
+  labeled = _batch(2, classes)['labeled']
+  labels = labeled['label'][..., :16, :16]
+  drawn = np.zeros((2, B, classes), bool)
+  drawn[:, 0, 1] = drawn[:, 1, 3] = True
+  there = np.take_along_axis(drawn, labels.reshape(2, B, -1), -1)
+  labels = np.where(there.reshape(labels.shape), labels, 0).astype(np.uint8)
+  labels[..., :3] = UNKNOWN
+  batch = {
+    'labeled': {
+      'image': labeled['image'][..., :16, :16],
+      'label': labels,
+      'index': labeled['index'],
+      'drawn': drawn,
+    }
+  }
+  batch['unlabeled'] = {k: batch['labeled'][k] for k in ('image', 'index')}
+  present = jnp.asarray(np.array([[True, True, False, True, False]] * 2))
+  signals = methods.full_signals(present, jnp.ones(2, bool))._replace(
+    active=jnp.asarray(False),
+    prototyped=present & (jnp.arange(classes) > 0),
+  )
+  loss = lambda params, memory: method.loss(
+    params, memory, jax.tree.map(jnp.asarray, batch), KEY, signals
+  )
+  params, memory = _drawn(method)
+  gradients, (_, metrics) = jax.jit(jax.grad(loss, has_aux=True))(
+    params, memory
+  )
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
+  heads = [x for _, x in _heads(gradients) if x.shape[-1] == classes]
+  assert heads
+  for gradient in heads:
+    np.testing.assert_array_equal(gradient[..., [0, 2, 4]], 0)
+    assert (np.abs(gradient[..., [1, 3]]) > 0).any()
 
 
 def test_an_unknown_assignment_is_refused():

@@ -94,7 +94,9 @@ def test_unsure_pixels_count_in_the_mean_alone():
   logits, labels = map(jnp.asarray, _data())
   sure = jax.random.bernoulli(jax.random.key(0), 0.4, labels.shape)
   found = losses.cross_entropy(logits, labels, sure)
-  dice = losses.dice(logits, labels, jnp.ones((K, C), bool), sure=sure)
+  dice = losses.dice(
+    logits, labels, jnp.ones((K, C), bool), counted=sure[..., None]
+  )
   for k in range(K):
     kept = np.asarray(sure[k])
     some, classes = logits[k][kept][None], labels[k][kept][None]
