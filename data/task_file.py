@@ -130,7 +130,10 @@ def _with_tables(found: Any, folder: pathlib.Path) -> Any:
   several = found.get('modalities') if isinstance(found, dict) else None
   for fields in several.values() if isinstance(several, dict) else ():
     if isinstance(fields, dict) and isinstance(fields.get('drawn'), str):
-      fields['drawn'] = partly_drawn.table(folder / fields['drawn'])
+      try:
+        fields['drawn'] = partly_drawn.table(folder / fields['drawn'])
+      except ValueError as error:
+        raise _TaskError(str(error)) from error
   return found
 
 

@@ -83,23 +83,24 @@ def test_what_was_not_annotated_is_no_class(tmp_path):
     _scan(tmp_path / 'ct', name, codes)
   found = _guess(tmp_path)
   assert found.content['modalities']['ct']['labels'] == {
+    'ignore': [-1, 255],
     'class 1': 1,
     'class 2': 2,
   }
-  minus, other = found.errors
-  assert 'code -1 in 1 label maps (c.nii.gz: 576 voxels)' in minus.reason
-  assert 'code 255 in 2 label maps (a.nii.gz: 576 voxels, b' in other.reason
-  assert '"background"' in other.remedy
+  _, minus, other = found.notes
+  assert 'code -1 in 1 label maps (c.nii.gz: 576 voxels)' in minus
+  assert 'code 255 in 2 label maps (a.nii.gz: 576 voxels, b' in other
   # A name makes it one.
   (tmp_path / 'ct' / 'dataset.json').write_text(
     json.dumps({'labels': {'background': 0, 'rim': 255, 'two': [1, 2]}})
   )
   found = _guess(tmp_path)
   assert found.content['modalities']['ct']['labels'] == {
+    'ignore': -1,
     'two': [1, 2],
     'rim': 255,
   }
-  assert len(found.errors) == 1
+  assert not found.errors
 
 
 def test_every_bad_scan_is_told_and_the_others_decide(tmp_path):
@@ -168,13 +169,14 @@ def test_no_modality_says_what_is_there_instead(tmp_path):
     first_task.listing(tmp_path)
 
 
-def test_ignored_voxels_of_nnunet_stop_it(tmp_path):
-  _scan(tmp_path / 'ct', 'a')
+def test_ignored_voxels_of_nnunet_are_ignored(tmp_path):
+  _scan(tmp_path / 'ct', 'a', (1, 2))
   (tmp_path / 'ct' / 'dataset.json').write_text(
     json.dumps({'labels': {'background': 0, 'liver': 1, 'ignore': 2}})
   )
-  with pytest.raises(ScanError, match=r"'ignore' \(code 2\)"):
-    _guess(tmp_path)
+  found = _guess(tmp_path)
+  labels = found.content['modalities']['ct']['labels']
+  assert labels == {'liver': 1, 'ignore': 2} and not found.errors
 
 
 def test_a_modality_without_labels_has_the_classes_of_the_others(

@@ -93,14 +93,13 @@ def test_two_steps_of_every_method(name):
   assert logits.shape == (3, SIZE, SIZE, classes)
 
 
-def _heads(tree, path=()):
-  """The segmentation heads' leaves."""
-  if not isinstance(tree, dict):
-    yield path, np.asarray(tree)
-    return
-  for name, part in tree.items():
-    if 'head' in (*path, name) or isinstance(part, dict):
-      yield from _heads(part, (*path, name))
+def _of_classes(params, count):
+  """The leaves of the segmentation heads, whose last axis is the class."""
+  return [
+    np.asarray(leaf)
+    for path, leaf in jax.tree.leaves_with_path(params)
+    if "'logits'" in jax.tree_util.keystr(path) and leaf.shape[-1] == count
+  ]
 
 
 # Of the others, what is learnt from labels is `supervision.labeled_terms`, too,
@@ -112,11 +111,11 @@ def test_classes_that_nobody_drew_learn_nothing_from_labels(name):
   config.update_from_flattened_dict(
     {'model.width': 2, 'model.embedding_dim': 4, 'joint': 'true'}
   )
-  config.augment.patch_size = config.data.slice_size = 16
+  config.augment.patch_size = config.data.slice_size = 24
   config.modalities = 'ct,t2'
   method, classes = methods.build(config), len(ABDOMEN.classes)
   labeled = _batch(2, classes)['labeled']
-  labels = labeled['label'][..., :16, :16]
+  labels = labeled['label'][..., :24, :24]
   drawn = np.zeros((2, B, classes), bool)
   drawn[:, 0, 1] = drawn[:, 1, 3] = True
   there = np.take_along_axis(drawn, labels.reshape(2, B, -1), -1)
@@ -124,7 +123,7 @@ def test_classes_that_nobody_drew_learn_nothing_from_labels(name):
   labels[..., :3] = UNKNOWN
   batch = {
     'labeled': {
-      'image': labeled['image'][..., :16, :16],
+      'image': labeled['image'][..., :24, :24],
       'label': labels,
       'index': labeled['index'],
       'drawn': drawn,
@@ -144,7 +143,7 @@ def test_classes_that_nobody_drew_learn_nothing_from_labels(name):
     params, memory
   )
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
-  heads = [x for _, x in _heads(gradients) if x.shape[-1] == classes]
+  heads = _of_classes(gradients, classes)
   assert heads
   for gradient in heads:
     np.testing.assert_array_equal(gradient[..., [0, 2, 4]], 0)

@@ -2,6 +2,7 @@ import pytest
 
 from data import task_file
 from data.formats import nnunet
+from data.task import UNKNOWN
 
 NEW = {
   'channel_names': {'0': 'CT'},
@@ -63,8 +64,7 @@ def test_the_channel_gives_a_clean_name(channels, name):
     ({'channel_names': 'CT'}, 'must name the channels'),
     ({'labels': {'background': 0, 'all': [1, 2], 'tumour': 2}}, 'overlap'),
     ({'labels': {'all': [1, 2], 'tumour': [2, 3]}}, 'overlap: code 2'),
-    ({'labels': {'liver': 1, 'ignore': 7}}, "'ignore' (code 7)"),
-    ({'labels': {'1': 'liver', '9': 'Ignore'}}, "'ignore' (code 9)"),
+    ({'labels': {'background': 0, 'Ignore': 7}}, 'no class but background'),
     ({'labels': {'liver': 1.5}}, 'no name with a whole number'),
     ({'labels': {'liver': []}}, 'no name with a whole number'),
     ({'labels': {'liver': None}}, 'no name with a whole number'),
@@ -81,9 +81,14 @@ def test_what_cannot_be_trained_is_refused_in_words(change, said):
   assert said in caught.value.reason and caught.value.remedy
 
 
-def test_what_was_not_annotated_is_never_an_organ_in_our_own_file_either():
-  labels = {'liver': 1, 'ignore': 3}
-  own = {'modalities': {'ct': {'labels': labels}}}
-  assert not nnunet.is_one(own)
-  with pytest.raises(ValueError, match=r"'ignore' \(code 3\).*never trained"):
-    task_file.from_dict(own, 'x')
+@pytest.mark.parametrize(
+  'labels', [{'liver': 1, 'ignore': 7}, {'1': 'liver', '7': 'Ignore'}]
+)
+def test_what_was_not_annotated_is_no_class(labels):
+  task = task_file.from_dict({**NEW, 'labels': labels}, 'x')
+  (kind,) = task.modalities
+  assert task.classes == ('background', 'liver')
+  assert kind.codes == {0: 0, 1: 1, 7: UNKNOWN}
+  assert kind.written_codes() == {0: 0, 1: 1}
+  assert task.labelable(task.modalities).tolist() == [[True, True]]
+  assert task_file.from_dict(task_file.to_dict(task), 'x') == task

@@ -67,5 +67,5 @@ def test_codes_become_classes_or_are_named():
     with pytest.raises(ScanError, match=rf'{code} \(\d+ voxels\)') as caught:
       user_labels.classes(odd, {0: 0, 1: 1}, 'l')
     assert 'not annotated' in caught.value.reason
-    assert '"background"' in caught.value.remedy
+    assert '"ignore"' in caught.value.remedy
     assert user_labels.classes(odd, {0: 0, 1: 1, code: 2}, 'l').max() == 2
