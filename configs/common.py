@@ -104,6 +104,11 @@ FIELDS: dict[str, Any] = {
   # ... or read from a split.json of another run, which also says who is
   # labelled (labeled_fraction is not used then).
   'data.split': '',
+  # What would be lost with fewer labels: of the labelled training scans this
+  # share of the (scan, class) pairs is taken as drawn, each class somewhere, ...
+  'data.drawn_share': 1.0,
+  # ... and one of so many slices.
+  'data.drawn_every': 1,
   # Decoded slices of training and validation are kept in memory up to this
   # size, on a GPU or TPU in its own memory where they fit; the rest is
   # decoded again each time.

@@ -1,5 +1,7 @@
 """Prepared scans, read back from the cache."""
 
+from collections.abc import Mapping, Sequence
+import copy
 import dataclasses
 import json
 import pathlib
@@ -10,6 +12,7 @@ import numpy as np
 
 from data.cache import builder
 from data.files import names
+from data.task import UNKNOWN
 
 # Everything about the scans but their voxels; written last.
 META = 'prepared.json'
@@ -75,6 +78,22 @@ class PreparedCase:
     out[0] = not (labelable & ~out)[1:].any()
     return out
 
+  def left_open(self, labels: np.ndarray, slices: Sequence[int]) -> np.ndarray:
+    """Labels without what was not drawn.
+
+    Args:
+      labels: `[n, size, size]` classes.
+      slices: which n slices they are of.
+    """
+    if self.drawn is not None:
+      kept = np.zeros(UNKNOWN + 1, np.uint8)
+      kept[[*self.drawn, UNKNOWN]] = [*self.drawn, UNKNOWN]
+      labels = kept[labels]
+    nobody = np.isin(slices, self.undrawn)
+    if nobody.any():
+      labels = np.where(nobody[:, None, None], np.uint8(UNKNOWN), labels)
+    return labels
+
 
 class Prepared:
   """Prepared scans of some modalities.
@@ -122,6 +141,16 @@ class Prepared:
         )
     return self._records[case.modality].array(case.offset + index, name)
 
+  def with_cases(self, changed: Mapping[str, PreparedCase]) -> 'Prepared':
+    """The same scans, of some of which less was drawn.
+
+    Args:
+      changed: by name; `label` and `labels` hold no more than they say.
+    """
+    out = copy.copy(self)
+    out.cases = tuple(changed.get(case.name, case) for case in self.cases)
+    return out
+
   def _all(self, case: PreparedCase, name: str) -> np.ndarray:
     return np.stack(
       [self._array(case, i, name) for i in range(case.num_slices)]
@@ -133,7 +162,7 @@ class Prepared:
 
   def label(self, case: PreparedCase, index: int) -> np.ndarray:
     """One slice's label, `[size, size]` uint8."""
-    return self._array(case, index, 'label')
+    return case.left_open(self._array(case, index, 'label')[None], [index])[0]
 
   def images(self, case: PreparedCase) -> np.ndarray:
     """All slices, `[S, size, size]` uint16."""
@@ -141,7 +170,7 @@ class Prepared:
 
   def labels(self, case: PreparedCase) -> np.ndarray:
     """All slices' labels, `[S, size, size]` uint8."""
-    return self._all(case, 'label')
+    return case.left_open(self._all(case, 'label'), range(case.num_slices))
 
   def native_labels(self, case: PreparedCase) -> np.ndarray:
     """Labels on the native grid inside the region of interest, `[S, h, w]`."""

@@ -146,7 +146,7 @@ def _signals(
       consistent=jnp.asarray(run.feed.consistent),
       progress=jnp.float32(epoch / run.config.epochs),
       reading=methods.reading(run.config, epoch),
-      prototyped=run.prototyped,
+      prototyped=jax.tree.map(jnp.asarray, run.prototyped),
     )
   )
 

@@ -1,8 +1,10 @@
 """A run's scans: prepared, split, and those of a part of the split."""
 
 from collections.abc import Sequence
+import dataclasses
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -184,6 +186,64 @@ def present_classes(
       found = np.unique(prepared.labels(case))
       row[found[found != UNKNOWN]] = True
   return present
+
+
+def with_less_drawn(
+  prepared: Prepared, split: Split, problem: methods.Problem
+) -> Prepared:
+  """The scans, of whose training labels a part is taken as not drawn.
+
+  By `data.drawn_share` and `data.drawn_every`: each class stays drawn in one
+  scan at least, and the middle one of so many slices is.
+
+  Raises:
+    ValueError: a share outside (0, 1], or slices below 1.
+  """
+  config = problem.config.data
+  share, every = config.drawn_share, config.drawn_every
+  if not 0 < share <= 1:
+    raise ValueError(f'data.drawn_share={share}: give a share above 0, up to 1')
+  if every < 1:
+    raise ValueError(f'data.drawn_every={every}: give 1 or more')
+  changed: dict[str, PreparedCase] = {}
+  groups = select(prepared, split, problem.names, 'labeled')
+  for name, mask, cases in zip(
+    problem.names, problem.labelable, groups, strict=True
+  ):
+    drawn: list[list[int]] = [[] for _ in cases]
+    pairs = [
+      (at, int(index))
+      for at, case in enumerate(cases)
+      for index in np.flatnonzero(mask & case.drawn_for(mask))
+      if index
+    ]
+    rng = np.random.default_rng([config.split_seed, zlib.crc32(name.encode())])
+    order = [pairs[i] for i in rng.permutation(len(pairs))]
+    # The first of each class, then the others.
+    first = {index: (at, index) for at, index in reversed(order)}
+    order = [*first.values(), *(p for p in order if p not in first.values())]
+    for at, index in order[: max(len(first), round(share * len(pairs)))]:
+      drawn[at].append(index)
+    for case, chosen in zip(cases, drawn, strict=True):
+      changed[case.name] = _less_drawn(case, sorted(chosen), share, every)
+  return prepared.with_cases(changed)
+
+
+def _less_drawn(case, drawn, share, every):
+  if share == 1 and every == 1:
+    return case
+  slices = np.arange(case.num_slices)
+  middle = min(every // 2, case.num_slices // 2)
+  skipped = (slices % every != middle) | np.isin(slices, case.undrawn)
+  if not drawn:
+    skipped[:] = True
+  undrawn = np.flatnonzero(skipped).tolist()
+  return dataclasses.replace(
+    case,
+    drawn=case.drawn if share == 1 else drawn,
+    undrawn=undrawn,
+    unknown=case.unknown + len(undrawn) * case.geometry['slice_size'] ** 2,
+  )
 
 
 def prototyped_classes(

@@ -290,6 +290,7 @@ def _run_all(
   prepared, split = _prepare(problem, folder, added, transfer)
   # Over all modalities, also where each has a network of its own.
   steps = scans.steps_per_epoch(prepared, split, names, config.batch_size)
+  prepared = scans.with_less_drawn(prepared, split, problem)
   cases, facts = [], {}
   for part in problem.networks(traits.joint):
     own = folder if traits.joint else folder / part.names[0]
