@@ -105,7 +105,7 @@ FIELDS: dict[str, Any] = {
   # labelled (labeled_fraction is not used then).
   'data.split': '',
   # What would be lost with fewer labels: of the labelled training scans this
-  # share of the (scan, class) pairs is taken as drawn, each class somewhere, ...
+  # share of the (scan, class) pairs is taken as drawn, each class somewhere ...
   'data.drawn_share': 1.0,
   # ... and one of so many slices.
   'data.drawn_every': 1,

@@ -2,13 +2,18 @@
 
 import numpy as np
 
+from data.cache.prepared import PreparedCase
+
 
 class Case:
   """A prepared case, as far as its slices go."""
 
-  def __init__(self, name, num_slices, side):
+  def __init__(self, name, num_slices, side, drawn=None, undrawn=()):
     self.name, self.num_slices = name, num_slices
     self.geometry = {'slice_size': side}
+    self.drawn, self.undrawn = drawn, list(undrawn)
+
+  drawn_for = PreparedCase.drawn_for
 
   @property
   def shape(self):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -185,6 +187,39 @@ def test_without_unlabelled_scans_there_is_nothing_to_be_consistent_on(heart):
   assert batches.batch(0)['unlabeled']['image'].shape == (2, 4, 32, 32)
   plain = _batches((prepared, mixed), use_unlabeled=False)
   assert 'unlabeled' not in plain.batch(0)
+
+
+def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
+  prepared, split = heart
+  names = split['ct']['labeled']
+  changed = {
+    case.name: dataclasses.replace(
+      case, undrawn=list(range(1, case.num_slices)), unknown=1, drawn=[2]
+    )
+    for case in prepared.cases
+    if case.name in names
+  }
+  prepared = prepared.with_cases(changed)
+  alone = {m: {p: list(c) for p, c in split[m].items()} for m in NAMES}
+  alone['ct']['unlabeled'] = []
+  labelable = np.ones((2, len(HEART.classes)), bool)
+  batches = _batches((prepared, alone), labelable=labelable)
+  assert batches.consistent.all()
+  images = {True: set(), False: set()}
+  for case in changed.values():
+    for index, image in enumerate(prepared.images(case)):
+      images[index == 0].add(image.tobytes())
+  for step in range(40):
+    batch = batches.batch(step)
+    found = _keys(batch)
+    assert set(found['labeled', 0]) <= images[True]
+    assert set(found['unlabeled', 0]) <= images[False]
+    labeled = batch['labeled']
+    assert set(np.unique(labeled['label'][0])) <= {0, 2}
+    expected = np.arange(len(HEART.classes)) == 2
+    np.testing.assert_array_equal(labeled['drawn'][0], [expected] * 4)
+    assert labeled['drawn'][1].all()
+  assert 'drawn' not in _batches(heart).batch(0)['labeled']
 
 
 def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):

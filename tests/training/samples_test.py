@@ -127,3 +127,34 @@ def test_one_array_of_a_record_is_that_of_the_whole(tmp_path):
   for thread in threads:
     thread.join()
   assert not wrong
+
+
+def test_slices_on_which_nobody_drew_are_apart():
+  cases = [Case('a', 4, SIDE, undrawn=[0, 2]), Case('b', 2, SIDE)]
+  made = Samples(
+    Scans([*cases, *UNLABELED], 5), cases, UNLABELED, depth=None, limit=1e9
+  )
+  assert made.rows(cases).tolist() == [0, 1, 2, 3, 4, 5]
+  assert made.rows(cases, drawn=True).tolist() == [1, 3, 4, 5]
+  assert made.rows(cases, drawn=False).tolist() == [0, 2]
+  assert made.rows([], drawn=False).tolist() == []
+  whole = Samples(
+    Scans([*cases, *UNLABELED], 5), cases, UNLABELED, depth=5, limit=1e9
+  )
+  assert whole.rows(cases, drawn=True).tolist() == [0, 1]
+
+
+def test_each_row_knows_what_was_drawn():
+  """The background's entry says whether everything was that there is."""
+  cases = [
+    Case('a', 2, SIDE, drawn=[1]),
+    Case('b', 1, SIDE, drawn=[1, 3]),
+    Case('e', 1, SIDE),
+  ]
+  made = Samples(
+    Scans([*cases, *UNLABELED], 5), cases, UNLABELED, depth=None, limit=1e9
+  )
+  labelable = np.array([[True, True, False, True]] * 3)
+  found = made.drawn_for(cases, labelable).astype(int).tolist()
+  assert found[:4] == [[0, 1, 0, 0]] * 2 + [[1, 1, 0, 1]] + [[1, 1, 1, 1]]
+  assert np.all(found[4:])

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import heart
+from configs import abdomen
+from data.task import UNKNOWN
 from dbdc_jax import methods
 from dbdc_jax.evaluation import metrics
 from dbdc_jax.inference import prepared_cases, sliding_window
@@ -11,7 +12,7 @@ from dbdc_jax.methods import Traits
 from dbdc_jax.runtime import parallel
 from dbdc_jax.training.validation import Validation
 
-CLASSES, SIDE = 8, 12
+CLASSES, SIDE = 5, 12
 
 
 GROUPS = [
@@ -35,7 +36,7 @@ class Method:
 
 
 def _scans(method=Method, params=1):
-  config = heart.get_config(None)
+  config = abdomen.get_config(None)
   config.augment.patch_size, config.evaluation.batch_size = 8, 4
   problem = methods.resolve(config)
   return prepared_cases.Scans(problem, method, params, None, None, [])
@@ -85,6 +86,29 @@ def test_a_scan_without_any_foreground_does_not_count():
   np.testing.assert_allclose(found, expected, rtol=1e-6)
   alone = Validation(prepared, [[], [], [ALL[2]]], 1e9).dice(_scans())
   np.testing.assert_allclose(found[2], alone[2], rtol=1e-6)
+
+
+def test_what_nobody_drew_has_no_score():
+  """Neither pixels, whatever is predicted there, nor classes."""
+  whole, part = Case('a', 4, SIDE), Case('b', 3, SIDE, drawn=[2])
+  prepared = Scans([whole, part], 3)
+  prepared._labels['b'][prepared._labels['b'] == 1] = 0
+  unknown = np.random.default_rng(1).random(whole.shape) < 0.3
+  prepared._labels['a'][unknown] = UNKNOWN
+  level = lambda name: np.clip(
+    (prepared._images[name] / 65535 * 3).astype(int), 0, 2
+  )
+  expected = []
+  for name, classes, asked in (('a', (1, 2), ~unknown), ('b', (2,), None)):
+    p, r = level(name), prepared._labels[name]
+    if asked is not None:
+      p, r = p[asked], r[asked]
+    pairs = [(p == c, r == c) for c in classes]
+    dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]
+    expected.append(np.mean(dice))
+  groups = [[whole, part], [], []]
+  found = Validation(prepared, groups, 1e9).dice(_scans())
+  np.testing.assert_allclose(found[0], np.mean(expected), rtol=1e-6)
 
 
 def test_each_process_does_its_share(monkeypatch):
