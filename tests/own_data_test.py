@@ -4,11 +4,14 @@ import json
 
 import nibabel as nib
 import numpy as np
+import own_scans
 import tiny
 
 from configs import folder as folder_config
+from data.formats import nifti
 from dbdc_jax import predict
 from dbdc_jax.training import train
+from dbdc_jax.workdir.metric_writer import read_rows
 
 
 def test_classes_without_labels_are_in_no_score(own_run):
@@ -60,3 +63,38 @@ def test_it_can_be_tested_again(own_run, cache):
   config.eval_only = True
   again = train.train(config, str(workdir))
   assert again['mean'] == results['mean']
+
+
+def test_label_maps_that_leave_something_open_go_through_a_run(tmp_path, cache):
+  """Some organs of some scans, some slices, voxels that nobody looked at."""
+  place = tmp_path / 'scans'
+  own_scans.write(place, cache, unlabeled=0)
+  path = place / 'dataset.json'
+  task = json.loads(path.read_text())
+  ct, t2 = task['modalities'].values()
+  ct['labels']['ignore'] = 255
+  t2['sparse'] = True
+  rows, maps = ['case,liver,right kidney,left kidney,spleen'], {}
+  for number, file in enumerate(sorted((place / 'ct' / 'labels').iterdir())):
+    found = nib.load(file)
+    label = np.asanyarray(found.dataobj).copy()
+    if number % 2:
+      label[label != 6] = 0
+      rows.append(f'{file.name.removesuffix(".nii.gz")},1,0,0,0')
+    label[:2] = 255
+    nifti.write_nifti(file, label, found.affine)
+    maps[f'ct_{file.name.removesuffix(".nii.gz")}'] = number
+  (place / 'drawn.csv').write_text('\n'.join(rows))
+  ct['drawn'] = 'drawn.csv'
+  path.write_text(json.dumps(task))
+  config = tiny.shrink(folder_config.get_config(f'scans={place}'), cache)
+  config.update_from_flattened_dict(tiny.PLAIN | {'epochs': 2})
+  results = train.train(config, str(tmp_path / 'run'))
+  for case in results['cases']:
+    if case['modality'] == 'ct':
+      some = {'liver'} if maps[case['case']] % 2 else {*results['classes'][1:]}
+      assert set(case['native']) == some
+    else:
+      assert set(case['native']) == {'liver', 'spleen'}
+  losses = [row['loss'] for row in read_rows(tmp_path / 'run')]
+  assert len(losses) == 2 and np.isfinite(losses).all()
