@@ -124,7 +124,7 @@ def write(
   The labels of unlabelled scans are not written.
 
   Raises:
-    ValueError: scans are gone; lists them.
+    ValueError: scans are gone, or label maps leave something open; lists them.
     ScanError: a scan cannot be read.
     OSError: the disk took no more.
   """
@@ -138,6 +138,13 @@ def write(
   }
   if not wanted:
     return
+  partly = [name for (_, name), (c, _) in wanted.items() if c.partly_drawn]
+  if partly:
+    raise ValueError(
+      f'{run.workdir}: the label maps of {names.listed(sorted(partly))} leave'
+      ' something open, which is not converted: compare on scans that are'
+      ' drawn for everything'
+    )
   for folder in ('images', 'labels'):
     (files.folder / folder).mkdir(parents=True, exist_ok=True)
   config = run.config.data

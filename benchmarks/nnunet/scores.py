@@ -45,7 +45,7 @@ def choose(
     for case in cases:
       if case.modality == name:
         found = _classes(files, case, folder)
-        chooser.add(found, prepared.native_labels(case))
+        chooser.add(found, prepared.native_labels(case), named)
     out[name] = chooser.choice()
   return out
 

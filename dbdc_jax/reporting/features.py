@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.cache.prepared import Prepared, PreparedCase
-from data.task import to_float
+from data.task import UNKNOWN, to_float
 from dbdc_jax.evaluation import pictures
 from dbdc_jax.models.modulation import ModulationBank
 from dbdc_jax.models.projector import Projector
@@ -75,16 +75,22 @@ def _watch(network: FinishedNetwork, stride: int):
   return forward
 
 
-def _slices(prepared: Prepared, cases: Sequence[PreparedCase]):
+def _slices(
+  prepared: Prepared, cases: Sequence[PreparedCase], labelable: np.ndarray
+):
   """`SLICES` images `[n, H, W, 1]` in [0, 1] and labels of one modality.
 
-  Sides are cut to multiples of 8, which the network wants.
+  Sides are cut to multiples of 8, which the network wants. Labels are `UNKNOWN`
+  where they do not say which class a pixel is.
   """
   images, labels = [], []
   each = -(-SLICES // len(cases))
   for case in cases:
     reference = prepared.labels(case)
-    for index in pictures.choose_slices(reference, each):
+    shown = np.where(reference == UNKNOWN, 0, reference)
+    if not case.drawn_for(labelable)[0]:
+      reference = np.where(reference == 0, UNKNOWN, reference)
+    for index in pictures.choose_slices(shown, each):
       images.append(prepared.image(case, index))
       labels.append(reference[index])
   # The same number for each modality: one compiled function.
@@ -94,10 +100,16 @@ def _slices(prepared: Prepared, cases: Sequence[PreparedCase]):
   return image, np.stack(labels)[places, :side, :side]
 
 
+def _classes(labels: np.ndarray) -> np.ndarray:
+  """The classes that some pixel is."""
+  found = np.unique(labels)
+  return found[found != UNKNOWN]
+
+
 def _draw(labels: np.ndarray, rng) -> np.ndarray:
   """Indices of up to `PER_CLASS` pixels of each class."""
-  chosen = []
-  for index in np.unique(labels):
+  chosen = [np.zeros(0, int)]
+  for index in _classes(labels):
     places = np.flatnonzero(labels == index)
     count = min(PER_CLASS, len(places))
     chosen.append(rng.choice(places, count, replace=False))
@@ -138,11 +150,12 @@ def collect(run: FinishedRun, data: Data) -> dict[str, Points]:
   classes, names = [], []
   present = np.zeros((len(network.modalities), len(run.classes)), bool)
   for index, cases in enumerate(data.cases(network, 'test')):
-    images, labels = _slices(data.prepared, cases)
+    mask = network.problem.labelable[index]
+    images, labels = _slices(data.prepared, cases, mask)
     ids = np.full(len(images), index, np.int32)
     labels = labels[:, ::stride, ::stride].ravel()
     chosen = _draw(labels, rng)
-    present[index, np.unique(labels)] = True
+    present[index, _classes(labels)] = True
     for kind, value in forward(params, memory, images, ids).items():
       flat = np.asarray(value).reshape(len(labels), -1)
       parts.setdefault(kind, []).append(flat[chosen])

@@ -22,14 +22,15 @@ METHOD = (
 def _score(scans, prepared, cases, modality, labelable):
   """`[C - 1]` mean DSC in percent over the scans, NaN where there is none.
 
-  A class that the modality's labels do not have has none.
+  A class that a scan was not drawn for has none.
   """
   rows = []
   for case in cases:
     found = scans.labels(prepared.images(case), modality)
-    reference = prepared.labels(case)
-    joint = metrics.joint_histogram(found, reference, len(labelable))
-    rows.append(np.where(labelable, metrics.dice_of(joint), np.nan)[1:])
+    pair = metrics.where_drawn(found, prepared.labels(case))
+    dice = metrics.dice_of(metrics.joint_histogram(*pair, len(labelable)))
+    drawn = labelable & case.drawn_for(labelable)
+    rows.append(np.where(drawn, dice, np.nan)[1:])
   table = np.ma.masked_invalid(100 * np.array(rows))
   return table.mean(0).filled(np.nan)
 
