@@ -25,7 +25,7 @@ may mean one class (predictions are written with the first), codes under
 "background" are not segmented, voxels of those under "ignore" were not looked
 at. 0 always is background. A class that a modality does not name is not
 labelled there: it is left out of that modality's losses and scores. Label maps
-that leave something open have "drawn" and "sparse" (`readers/partly_drawn.py`).
+that leave something open have "drawn" and "sparse" (`formats/partly_drawn.py`).
 Every other key has a default, see `FIELDS` and `MODALITY_FIELDS`.
 
 nnU-Net's own dataset.json is read as a task of one modality, see `nnunet.py`.
@@ -40,9 +40,8 @@ import re
 from typing import Any
 
 from data.files import atomic, names
-from data.formats import nnunet
+from data.formats import nnunet, partly_drawn
 from data.preprocessing import planes
-from data.readers import partly_drawn
 from data.task import TASKS, UNKNOWN, Intensity, Modality, Task
 
 # Keys of a file and of each of its modalities, with their meaning.

@@ -20,6 +20,11 @@ r"""All runs of a table, one after another, and the table.
       with "results" (a folder, {seed} in its name) is another program's, such
       as benchmarks/nnunet makes, and is only shown
 
+  python -m dbdc_jax.experiment --task folder --scans scans --preset quick \
+      --methods dbdc,supervised --vary folds --seeds 0,1,2,3,4
+      own scans (a folder with a dataset.json): five folds of each method, the
+      table, and the command by which a method's five networks segment together
+
 Each run is the plain command `python -m dbdc_jax.main` in a process of its own,
 in OUTPUT/runs/ROW/seedN; what it prints goes to OUTPUT/runs/ROW/seedN.log. The
 same command again skips the finished runs and resumes the others. A run that
@@ -39,6 +44,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import functools
 import pathlib
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -69,7 +75,14 @@ def _flags() -> argparse.ArgumentParser:
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument('--table', choices=paper.TABLES, help="the paper's")
   what.add_argument('--variants', metavar='FILE', help='JSON list of rows')
-  add('--task', choices=tuple(TASKS), help='of --variants, or of --table 1')
+  what.add_argument(
+    '--methods', type=_names, metavar='NAME,NAME', help='a row for each'
+  )
+  add(
+    '--task',
+    choices=(*TASKS, variants.OWN),
+    help='of --variants, --methods or --table 1; folder: own scans',
+  )
   add('--scans', default='', metavar='DIR', help='default: the phantom')
   add('--seeds', type=_seeds, default=(0,), metavar='N,N', help='default: 0')
   add(
@@ -127,6 +140,7 @@ def _report(
   failed = [outcome for outcome in outcomes if outcome.reason]
   print(f'tables: {output / "table.md"} (and .csv, .json)')
   if not failed:
+    print('\n'.join(_together(runs)))
     return 0
   said = [f'{len(failed)} of {len(runs)} runs are not done:']
   for outcome in failed:
@@ -139,13 +153,38 @@ def _report(
   return 1
 
 
+def _together(runs: Sequence['plan.PlannedRun']) -> list[str]:
+  """How the networks of a row's folds segment together."""
+  rows: dict[str, list[plan.PlannedRun]] = {}
+  for run in runs:
+    if run.config is not None and run.config.task.endswith('.json'):
+      rows.setdefault(run.variant.label, []).append(run)
+  out = []
+  for label, mine in rows.items():
+    if len({run.config and run.config.data.fold for run in mine}) > 1:
+      flags = ' '.join(f'--run {shlex.quote(str(run.workdir))}' for run in mine)
+      out.append(
+        f'{label}, all folds together:\n  python -m dbdc_jax.predict {flags}'
+        ' --modality NAME --input DIR --output DIR'
+      )
+  return out
+
+
 def _table(args: argparse.Namespace) -> 'variants.Table':
   from dbdc_jax.experiments import paper, variants
 
-  if args.variants:
+  if not args.table:
     if not args.task:
-      raise ValueError('--variants needs --task')
-    return variants.read(args.variants, args.task)
+      raise ValueError('--variants and --methods need --task')
+    if args.variants:
+      return variants.read(args.variants, args.task)
+    own = args.task == variants.OWN
+    title = pathlib.Path(args.scans).absolute().name if own else args.task
+    return variants.of_methods(args.methods, args.task, title)
+  if args.task == variants.OWN:
+    raise ValueError(
+      "--table has the paper's tasks: of own scans give --methods"
+    )
   return paper.table(args.table, _names(args.modalities), args.task or '')
 
 

@@ -23,7 +23,7 @@ from data.formats import file_kinds, nnunet, scan_files
 from data.formats.nifti import check_pair
 from data.formats.scan_error import ScanError, closed_folder
 from data.formats.scan_files import Source
-from data.readers import partly_drawn, user_labels
+from data.readers import left_open, user_labels
 from data.task import Case, Modality, Scan
 
 TASK_FILE = 'dataset.json'
@@ -81,7 +81,7 @@ def _read(
     user_labels.check_drawn(label.voxels, image.voxels, files[1], files[0])
     check_pair(image, label, files[1])
     classes = user_labels.classes(label.voxels, modality.codes, files[1])
-    classes, drawn = partly_drawn.leave_open(
+    classes, drawn = left_open.leave_open(
       classes, image.affine, modality, image_source.name, files[1]
     )
     notes += label.notes
@@ -305,7 +305,7 @@ def look(
     broken = map(_name_of, held.problems)
     for name in (*broken, *held.images, *held.tests):
       known |= _keys(kind.name, name)
-    for case in partly_drawn.unmatched(
+    for case in left_open.unmatched(
       kind, [*held.images, *held.tests, *map(_name_of, held.problems)]
     ):
       reason = f'{kind.name}: {case} of "drawn" or "sparse" fits no scan'
@@ -334,7 +334,7 @@ def look(
 
 def _keys(kind: str, name: str) -> set[tuple[str, str]]:
   """How `patients` may call a case: by its name, or as it is shown."""
-  return {(kind, called) for called in partly_drawn.called(name)}
+  return {(kind, called) for called in left_open.called(name)}
 
 
 def _case(kind: Modality, image: Source, label: Source | None, person) -> Case:

@@ -29,7 +29,9 @@ def _score_table(content, index: int, metric: str) -> list[str]:
   """One metric: each modality and the mean, ours and the paper's."""
   names = (name for row in content['rows'] for name in row['modalities'])
   columns = [*dict.fromkeys(names), 'mean']
-  head = ['row', 'runs', *columns, 'paper: ' + ', '.join(columns)]
+  head = ['row', 'runs', *columns]
+  compared = any(row['paper'] for row in content['rows'])
+  head += ['paper: ' + ', '.join(columns)] * compared
   if metric == 'dice':
     head.append(f'difference to {content["reference"]}')
   rows = []
@@ -40,7 +42,8 @@ def _score_table(content, index: int, metric: str) -> list[str]:
     cells += [
       _score(scores[c][metric]) if c in scores else '-' for c in columns
     ]
-    cells.append(', '.join(number(p and p[index]) for p in printed))
+    if compared:
+      cells.append(', '.join(number(p and p[index]) for p in printed))
     if metric == 'dice':
       cells.append(_interval(row['difference'] and row['difference'][metric]))
     rows.append(cells)

@@ -12,7 +12,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from data.task import TASKS
+from data import task_file
 from data.task import names as task_names
 from dbdc_jax import methods
 from dbdc_jax.evaluation import components
@@ -37,7 +37,8 @@ class Options:
     output: folder of the experiment.
     seeds: a run of each row for each.
     vary: a key of `VARY`: what the seeds are of.
-    scans: folder of real scans; '' is the phantom.
+    scans: folder of real scans; '' is the phantom. Of own scans, that of their
+      dataset.json.
     preset: of `configs/common.py`; '' is the config's own choice.
     modalities: comma-separated; '' is all of the task.
     overrides: `--config.FIELD=VALUE` arguments.
@@ -118,7 +119,7 @@ def resolve(
     raise ValueError(f'the config has no field {name}') from error
   except (flags.Error, TypeError) as error:
     raise ValueError(str(error)) from error
-  TASKS[task].select(holder.value.modalities)
+  task_file.find(holder.value.task).select(holder.value.modalities)
   return holder.value
 
 
@@ -278,7 +279,7 @@ def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
   # A run may be resumed with these changed, but it is another row's then.
   def said(config: dict[str, Any]) -> dict[str, str]:
-    chosen = TASKS[new['task']].select(config['modalities'])
+    chosen = task_file.find(new['task']).select(config['modalities'])
     return {
       'data.split': repr(config['data'].get('split', '')),
       'evaluation.components': config.get('evaluation', {}).get(

@@ -4,8 +4,10 @@ import functools
 
 import jax
 
+from data.task import TASKS
 from dbdc_jax import methods
 from dbdc_jax.experiments import plan
+from dbdc_jax.experiments.variants import OWN
 from dbdc_jax.methods.common import cost
 
 # Scans of any kind: what a config has with them are the paper's sizes.
@@ -14,9 +16,9 @@ _SCANS = 'none'
 
 @functools.cache
 def _size(
-  task: str, method: str, recipe: str, fields: tuple[str, ...]
+  task: str, scans: str, method: str, recipe: str, fields: tuple[str, ...]
 ) -> dict[str, int]:
-  argument = f'method={method},recipe={recipe},scans={_SCANS},preset=paper'
+  argument = f'method={method},recipe={recipe},scans={scans},preset=paper'
   problem = methods.resolve(plan.resolve(task, argument, fields))
   # Networks for one modality each are equally large.
   joint = methods.traits(problem.config).joint
@@ -47,4 +49,7 @@ def at_the_papers_settings(run: plan.PlannedRun) -> dict[str, int] | None:
   fields = {'modalities': run.config.modalities}
   fields |= {**variant.fields, **variant.parts[run.part]}
   flags = tuple(f'--config.{name}={value}' for name, value in fields.items())
-  return _size(run.config.task, variant.method, variant.recipe, flags)
+  task, scans = run.config.task, _SCANS
+  if task not in TASKS:
+    task, scans = OWN, run.config.data.folder
+  return _size(task, scans, variant.method, variant.recipe, flags)

@@ -11,13 +11,15 @@ import pathlib
 import re
 from typing import Any
 
-from data.task import TASKS
+from dbdc_jax import methods
 
 # The row that the others are compared with.
 REFERENCE = 'dbdc'
 # Rows of these names, or that end in them behind '_' (unet_lb), are the bounds
 # of the gap that others close.
 BOUNDS = ('lb', 'ub')
+# Own scans: their config, in the place of a task's name.
+OWN = 'folder'
 # What the seeds of an experiment are of: the fields that seed n sets.
 VARY: Mapping[str, Callable[[int], Mapping[str, int]]] = {
   'weights': lambda n: {'seed': n},
@@ -76,7 +78,7 @@ class Table:
 
   Attributes:
     title: for readers.
-    task: a name of `data.task.TASKS`.
+    task: a name of `data.task.TASKS`, or `OWN`.
     variants: the rows, in order.
     notes: sentences that belong under the table.
   """
@@ -154,7 +156,7 @@ def read(path: str, task: str) -> Table:
 
   Args:
     path: of the file.
-    task: heart or abdomen.
+    task: see `Table`.
 
   Raises:
     ValueError: names the file, the row and what it should hold.
@@ -179,6 +181,24 @@ def read(path: str, task: str) -> Table:
         f'{path}: {variant.name}: "against" names {", ".join(strange)}, and'
         f' there are: {", ".join(names)}'
       )
-  if task not in TASKS:
-    raise ValueError(f'--task {task}: choose one of {", ".join(TASKS)}')
   return Table(pathlib.Path(path).stem, task, variants)
+
+
+def of_methods(names: Sequence[str], task: str, title: str) -> Table:
+  """A table with a row for each method.
+
+  Args:
+    names: of methods.
+    task: see `Table`.
+    title: of the table.
+
+  Raises:
+    ValueError: an unknown name, or one that is there twice.
+  """
+  strange = sorted({*names} - {*methods.names()})
+  if strange or len({*names}) < len(names) or not names:
+    raise ValueError(
+      f'--methods {",".join(names)}: give some of {", ".join(methods.names())},'
+      ' each once'
+    )
+  return Table(title, task, tuple(Variant(n, n, method=n) for n in names))

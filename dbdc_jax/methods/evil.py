@@ -35,7 +35,6 @@ from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Bool, Float
 import optax
 
-from data.task import UNKNOWN
 from dbdc_jax.methods.common import passes, plain, supervision
 from dbdc_jax.ops import losses, optimizer, partial_labels
 
@@ -148,7 +147,7 @@ def _loss(step, params, memory):
       return losses.mean(evidential_loss(alpha, chosen, annealing))
     chosen = partial_labels.possible(labels, drawn)
     found = evidential_loss(alpha, chosen, annealing)
-    return losses.masked_mean(found, labels != UNKNOWN)
+    return losses.masked_mean(found, labels != partial_labels.UNKNOWN)
 
   logits, unlabeled, statistics = passes.pair_forward(
     step, params, memory, views

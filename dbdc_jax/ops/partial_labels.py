@@ -16,10 +16,12 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from data.task import UNKNOWN
 from dbdc_jax.ops import losses
 from dbdc_jax.ops.shapes import Labels, Logits, PerModality, Present
 from dbdc_jax.runtime import over_devices
+
+# What labels hold where nobody looked: that of `data.task`.
+UNKNOWN = 255
 
 # Classes that each slice's label map was drawn for; the background's entry says
 # whether all were that the modality's label maps can have.

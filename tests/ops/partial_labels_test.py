@@ -30,6 +30,10 @@ def _case(seed=0):
   return logits, labels.astype(np.int32), drawn
 
 
+def test_what_is_unknown_is_what_label_maps_say():
+  assert partial_labels.UNKNOWN == UNKNOWN
+
+
 def _on_device(*arrays):
   return tuple(map(jnp.asarray, arrays))
 

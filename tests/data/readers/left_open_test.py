@@ -5,10 +5,9 @@ import pytest
 
 from data.formats.scan_error import ScanError
 from data.preprocessing import planes
-from data.readers import partly_drawn
+from data.readers import left_open
 from data.task import UNKNOWN, Intensity, Modality
 
-CLASSES = ['background', 'liver', 'spleen', 'kidney']
 CODES = {0: 0, 1: 1, 7: 2, 3: 3, 255: UNKNOWN}
 # Slices of 5 mm along the file's last axis.
 AFFINE = np.diag([1.0, 1.0, 5.0, 1.0])
@@ -28,7 +27,7 @@ def _label():
 
 
 def _open(label, kind, case='a', affine=AFFINE):
-  return partly_drawn.leave_open(label, affine, kind, case, 'a.nii.gz')
+  return left_open.leave_open(label, affine, kind, case, 'a.nii.gz')
 
 
 def test_a_label_map_that_nothing_is_said_of_was_drawn_for_everything():
@@ -91,40 +90,6 @@ def test_slices_that_do_not_fit_are_refused(slices, said):
   assert said in caught.value.reason and '"sparse"' in str(caught.value)
 
 
-@pytest.mark.parametrize(
-  'text',
-  [
-    'case,liver,spleen\na,1,0\nb b,0,1\n',
-    '\ufeffCase;liver;spleen\r\na;x;\r\n\r\nb b;no;Yes\r\n',
-  ],
-)
-def test_a_table_says_what_was_drawn(text, tmp_path):
-  path = tmp_path / 'drawn.csv'
-  path.write_bytes(text.encode())
-  found = partly_drawn.table(path)
-  assert found == {'a': ['liver'], 'b b': ['spleen']}
-  assert partly_drawn.drawn(found, CLASSES) == {'a': (1,), 'b b': (2,)}
-
-
-@pytest.mark.parametrize(
-  ('text', 'said'),
-  [
-    ('', 'the first line'),
-    ('name,liver\na,1', 'the first line'),
-    ('case,liver\na,2', 'line 2'),
-    ('case,liver\na,1,1', 'line 2'),
-    ('case,liver\na,1\na,1', 'line 3'),
-    ('case,liver\n,1', 'line 2'),
-  ],
-)
-def test_a_table_of_another_form_is_refused(text, said, tmp_path):
-  path = tmp_path / 'drawn.csv'
-  path.write_text(text)
-  with pytest.raises(ValueError, match=said) as caught:
-    partly_drawn.table(path)
-  assert str(path) in str(caught.value)
-
-
 def test_entries_that_fit_no_scan_are_told():
   kind = _kind(drawn={'a': (1,), 'c': (1,)}, sparse={'x/y': (1,), 'z': (0,)})
-  assert partly_drawn.unmatched(kind, ['a', 'b', 'x%2Fy']) == ['c', 'z']
+  assert left_open.unmatched(kind, ['a', 'b', 'x%2Fy']) == ['c', 'z']
