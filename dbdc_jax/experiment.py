@@ -176,6 +176,8 @@ def _table(args: argparse.Namespace) -> 'variants.Table':
   if not args.table:
     if not args.task:
       raise ValueError('--variants and --methods need --task')
+    if args.task == variants.OWN and not args.scans:
+      raise ValueError('--task folder: give --scans DIR, with a dataset.json')
     if args.variants:
       return variants.read(args.variants, args.task)
     own = args.task == variants.OWN

@@ -1,5 +1,6 @@
 """Planning, skipping, resuming: with runs that are not trained but written."""
 
+import itertools
 import json
 import os
 import shlex
@@ -9,9 +10,10 @@ import threading
 import time
 
 import numpy as np
+import own_scans
 import pytest
 
-from data.task import TASKS
+from data import task_file
 from dbdc_jax import experiment
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.experiments import paper, plan, runner
@@ -44,7 +46,7 @@ def _case(modality, number, classes, rng, last=False):
 
 def write_run(run):
   """What a finished run leaves, with scores that depend on row and seed."""
-  task = TASKS[run.config.task]
+  task = task_file.find(run.config.task)
   names = [m.name for m in task.select(run.config.modalities)]
   if run.config.target:
     names = [run.config.target]
@@ -115,6 +117,66 @@ def test_every_row_runs_once_for_each_seed_and_then_never_again(rows, capsys):
   assert [seed for _, seed in again.ran] == [2, 2, 2]
   # The third seed's last run leaves nothing to do.
   assert capsys.readouterr().out.strip().splitlines()[-2].endswith('left: 0 s')
+
+
+@pytest.fixture
+def own(tmp_path, cache):
+  """Arguments that compare two methods over the folds of own scans."""
+  place = tmp_path / 'my scans'
+  own_scans.write(place, cache)
+  return [
+    *('--task', 'folder', '--scans', str(place), '--preset', 'tiny'),
+    *('--methods', 'dbdc,supervised', '--vary', 'folds'),
+    *('--seeds', '0,1,2,3,4', f'--output={tmp_path / "out"}'),
+  ]
+
+
+def test_own_scans_are_compared_over_folds(own, tmp_path, capsys):
+  assert experiment.main(own, Recorder()) == 0
+  printed = capsys.readouterr().out
+  for row in ('dbdc', 'supervised'):
+    (line,) = (
+      line for line in printed.splitlines() if f'runs/{row}/seed0 ' in line
+    )
+    words = shlex.split(line)
+    folders = [str(tmp_path / f'out/runs/{row}/seed{n}') for n in range(5)]
+    assert words[words.index('-m') + 1] == 'dbdc_jax.predict'
+    runs = [b for a, b in itertools.pairwise(words) if a == '--run']
+    assert runs == folders
+  page = (tmp_path / 'out' / 'table.md').read_text()
+  assert page.startswith('# my scans') and 'paper' not in page.split('\n## ')[1]
+  content = json.loads((tmp_path / 'out' / 'table.json').read_text())
+  assert content['task'] == 'folder'
+  # CT's kidneys and T2's liver: what each modality's labels hold.
+  assert {*content['rows'][0]['modalities']} == {'ct', 't2'}
+  again = Recorder()
+  assert experiment.main(own, again) == 0 and not again.ran
+
+
+def test_what_is_listed_of_own_scans_is_the_plain_command(own, capsys):
+  assert experiment.main([*own, '--list']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 10
+  words = shlex.split(lines[3])
+  (config,) = (w for w in words if w.startswith('--config='))
+  assert config.startswith('--config=configs/folder.py:method=dbdc')
+  assert '--config.data.fold=3' in words
+
+
+@pytest.mark.parametrize(
+  ('flags', 'said'),
+  [
+    (['--methods', 'dbdc'], '--variants and --methods need --task'),
+    (['--methods', 'dbdc,x', '--task', 'heart'], 'give some of'),
+    (['--methods', 'dbdc,dbdc', '--task', 'heart'], 'each once'),
+    (['--methods', 'dbdc', '--task', 'folder'], 'give --scans DIR'),
+    (['--table', '1', '--task', 'folder'], 'of own scans give --methods'),
+  ],
+)
+def test_what_own_scans_need_is_said(flags, said, tmp_path, capsys):
+  with pytest.raises(SystemExit) as caught:
+    experiment.main([*flags, f'--output={tmp_path / "out"}'])
+  assert caught.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_a_failed_run_stops_no_other_and_is_taken_up_again(
