@@ -44,6 +44,11 @@ def test_the_scan_without_a_label_map_is_unlabelled_and_the_others_decide(
   assert not split['ct']['unlabeled'] and len(split['ct']['labeled']) == 3
 
 
+def test_the_results_are_those_with_the_chosen_components(own_run):
+  _, _, results = own_run
+  assert results['run']['components'] == 'validation' and results['beside']
+
+
 def test_predictions_hold_the_folders_own_codes(own_run, tmp_path):
   place, workdir, _ = own_run
   flags = ['--run', str(workdir), '--modality', 't2', '--output', str(tmp_path)]

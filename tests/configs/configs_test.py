@@ -192,6 +192,24 @@ def test_the_rows_of_the_evidence_can_be_run_and_add_up_to_plus(tmp_path):
   assert {**added, **chosen} == {k: str(v) for k, v in presets.PLUS.items()}
 
 
+def test_the_rows_of_real_scans_are_those_of_the_phantom_and_a_peer():
+  of = lambda name, task: {
+    variant.name: (
+      variant.label,
+      variant.method,
+      variant.recipe,
+      variant.fields,
+    )
+    for variant in variants.read(
+      str(ROOT / 'configs' / f'{name}.json'), task
+    ).variants
+    if not variant.results
+  }
+  rows = of('evidence', 'heart')
+  real = of('evidence_real', 'abdomen')
+  assert real == {name: rows[name] for name in real} and 'plus' in real
+
+
 @pytest.mark.parametrize('preset', ['quick', 'tiny'])
 def test_mass_registers_by_features_of_several_channels(preset):
   config = heart.get_config(f'method=mass,preset={preset}')
