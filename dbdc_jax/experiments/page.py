@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dbdc_jax.evaluation.scoring import number
-from dbdc_jax.experiments import views
+from dbdc_jax.experiments import curves, views
 
 # Of `views`, for readers.
 _WAYS = {
@@ -12,6 +12,10 @@ _WAYS = {
   views.CHOSEN: 'with components',
   views.LAST: 'last checkpoint',
 }
+_LEARNING = (
+  '* On the way: mean over seeds and tested modalities, after a share of the'
+  ' steps, which are those of the longest network.',
+)
 METRICS = {'dice': ('DSC', '%'), 'hd95': ('HD95', 'mm')}
 
 
@@ -153,6 +157,20 @@ def _share_table(content) -> list[str]:
   )
 
 
+def _learning_table(content) -> list[str]:
+  """How fast each row learns."""
+  rows = [row for row in content['rows'] if row['learning']]
+  if not rows:
+    return []
+  head = ['row', 'steps', *(f'after {share:.0%}' for share in curves.SHARES)]
+  body = [
+    [row['label'], str(row['learning']['steps'])]
+    + [number(dice, 1) for dice in row['learning']['dice']]
+    for row in rows
+  ]
+  return _markdown_table('Validation DSC (%) on the way', head, body)
+
+
 def _size(found: Mapping[str, Any] | None) -> list[str]:
   """Millions of parameters, and giga multiply-accumulates."""
   sizes = [(found or {}).get(name) for name in ('parameters', 'macs')]
@@ -187,6 +205,7 @@ def markdown(content: Mapping[str, Any]) -> str:
   lines += _against_table(content)
   lines += _share_table(content)
   lines += _views_tables(content)
+  lines += _learning_table(content)
   lines += _cost_table(content)
   lines += [
     f'* Mean ± standard deviation over the seeds {seeds}. What varies:'
@@ -201,6 +220,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     ' passing each once (of MASS one registration). The paper has its'
     ' prototypes count double, and VarDA at 160 x 160 pixels.',
     "* Minutes are those of training all of a row's networks, with validation.",
+    *_LEARNING * any(row['learning'] for row in content['rows']),
     *(f'* {note}' for note in content['notes']),
     '',
     'Commands, with the first seed:',

@@ -11,6 +11,7 @@ from data.files import atomic, destination
 from dbdc_jax.evaluation import components, scoring
 from dbdc_jax.experiments import (
   comparison,
+  curves,
   page,
   plan,
   scores,
@@ -225,6 +226,7 @@ def _row(
     'scored': views.OWN[scored],
     'views': _viewed(variant, by_row),
     **_cost(found),
+    'learning': curves.learning(runs),
     'paper_size': sizes.at_the_papers_settings(runs[0]),
     'paper': {name: list(pair) for name, pair in variant.paper.items()},
     'cases': [
