@@ -59,6 +59,9 @@ FIELDS: dict[str, Any] = {
   'seed': 0,
   # Share of the training patients whose labels are used; 1 = upper bound.
   'labeled_fraction': 0.2,
+  # What preset=auto may take to train on this machine; 0 = an hour on a CPU, on
+  # a GPU or TPU what the paper's epochs take. Other presets have no use for it.
+  'minutes': 0.0,
   # Passes over the largest modality's unlabelled slices.
   'epochs': 100,
   # Labelled and as many unlabelled slices per modality and step.
@@ -316,7 +319,8 @@ def arguments(config: ml_collections.ConfigDict, argument: str | None) -> str:
   """Applies what stands behind the config's name: `:key=value,key=value`.
 
   `preset=NAME` chooses the sizes: 'paper' changes nothing and is the default
-  with scans, 'quick' is the default without, 'tiny' is the smallest.
+  with scans, 'quick' is the default without, 'tiny' is the smallest, 'auto' is
+  what fits scans, device and `minutes`.
   `recipe=NAME` is 'dbdc' (the paper's, default), 'own' or 'plus'.
 
   Args:

@@ -8,7 +8,10 @@ imagesTr and labelsTr. `data/readers/folder.py` describes the folder,
 `data/task_file.py` the dataset.json, whose `slice_size` and `roi` hold unless
 they are set here. Scans without a label map are unlabelled. Where every scan
 has one, `--config.labeled_fraction=0.2` uses those of a fifth of the patients.
-`preset=quick` has sizes that a CPU can train.
+
+Sizes are what fits the scans, the device and `--config.minutes=30`
+(`preset=auto`, dbdc_jax/sizing.py); `preset=paper` has the paper's,
+`preset=quick` those of a small network that a CPU can train.
 
 The results are those with the largest components that the validation scans
 chose (`evaluation.components`): docs/evidence.md found that every method gains.
@@ -51,6 +54,6 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   config.evaluation.components = 'validation'
   # Half the slice, rounded to what three poolings divide.
   config.augment.patch_size = max(16, task.slice_size // 16 * 8)
-  presets.choose(config, given.get('preset', 'paper'))
+  presets.choose(config, given.get('preset', 'auto'))
   presets.recipe(config, given.get('recipe', 'dbdc'))
   return config

@@ -18,6 +18,24 @@ PLUS: dict[str, Any] = {
 
 RECIPES = ('dbdc', 'own', 'plus')
 
+# What `preset=auto` leaves open, with the values that say so: the scans, the
+# device and `minutes` decide when a run begins (dbdc_jax/sizing.py). A field
+# that is set is not open.
+OPEN: dict[str, Any] = {
+  'data.slice_size': 0,
+  'augment.patch_size': 0,
+  'model.width': 0,
+  'model.embedding_dim': 0,
+  'mass.depth': 0,
+  'batch_size': 0,
+  'epochs': 0,
+  'optimizer.learning_rate': 0.0,
+  'ssl.gan_learning_rate': 0.0,
+  'mpcl.stride': 0,
+  'dc.ramp': '',
+  'dc.warmup_epochs': -1,
+}
+
 
 def recipe(config: ml_collections.ConfigDict, name: str) -> None:
   """Sets the fields that a recipe's name stands for.
@@ -40,14 +58,36 @@ def choose(config: ml_collections.ConfigDict, name: str) -> None:
   Raises:
     ValueError: an unknown name.
   """
-  presets = {'paper': lambda config: None, 'quick': quick, 'tiny': tiny}
+  presets = {
+    'paper': lambda config: None,
+    'quick': quick,
+    'tiny': tiny,
+    'auto': lambda config: config.update_from_flattened_dict(OPEN),
+  }
   if name not in presets:
     raise ValueError(
       f'config argument preset={name}: choose one of {", ".join(presets)}'
     )
   presets[name](config)
-  if name != 'paper' and config.method in _OF_METHODS:
+  if name not in ('paper', 'auto'):
+    suit(config)
+
+
+def suit(config: ml_collections.ConfigDict) -> None:
+  """Sets what the config's method needs beside sizes below the paper's."""
+  if config.method in _OF_METHODS:
     _OF_METHODS[config.method](config)
+
+
+def left_open(config: ml_collections.ConfigDict) -> list[str]:
+  """The fields of `OPEN` that nobody has set."""
+  return [f for f, value in OPEN.items() if _value(config, f) == value]
+
+
+def _value(config: ml_collections.ConfigDict, field: str) -> Any:
+  for name in field.split('.'):
+    config = config[name]
+  return config
 
 
 def quick(config: ml_collections.ConfigDict) -> None:

@@ -145,6 +145,7 @@ def _run(config: 'ml_collections.ConfigDict') -> None:
   from absl.flags import FLAGS
 
   from data import preparation
+  from dbdc_jax import sizing
   from dbdc_jax.runtime import (
     compilation_cache,
     determinism,
@@ -164,7 +165,7 @@ def _run(config: 'ml_collections.ConfigDict') -> None:
     compilation_cache.use(preparation.cache_folder(config.data.cache))
     workdir = _workdir(config, FLAGS.workdir)
     with stopping.stoppable(lambda: checkpoint.standing(workdir)):
-      train.train(config, workdir)
+      train.train(sizing.settle(config, workdir), workdir)
   except RuntimeError as error:
     if not parallel.is_distributed():
       raise

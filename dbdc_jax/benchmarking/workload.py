@@ -158,12 +158,18 @@ def random_batch(
   workload: Workload, method: methods.Method, b: int
 ) -> dict[str, Any]:
   """Random slices or volumes whose labels are blocks of classes."""
+  shape = workload.modalities, b, 2 * workload.patch
+  return _random(method, workload.classes, *shape)
+
+
+def _random(
+  method: methods.Method, classes: int, k: int, b: int, size: int
+) -> dict[str, Any]:
   rng = np.random.default_rng(0)
-  k, size = workload.modalities, 2 * workload.patch
   index = np.arange(k * b, dtype=np.int32).reshape(k, b)
   shape = (k, b, depth) if (depth := method.traits.volumes) else (k, b)
   image = rng.integers(0, 65536, (*shape, size, size), np.uint16)
-  coarse = rng.integers(0, workload.classes, (*shape, 8, 8), np.uint8)
+  coarse = rng.integers(0, classes, (*shape, 8, 8), np.uint8)
   label = coarse.repeat(size // 8, -2).repeat(size // 8, -1)
   batch = {'labeled': {'image': image, 'label': label, 'index': index}}
   if method.traits.unlabeled:
@@ -204,17 +210,36 @@ def make(
       or a batch that does not divide over the devices.
   """
   problem, method = _built(workload)
-  size, traits = method.recipe.batch_size, method.traits
-  parallel.check_batch(size, traits.multiple, method.recipe.batch_field)
   if tx is not None:
     method = method._replace(recipe=method.recipe._replace(tx=tx))
-  k, c = workload.modalities, workload.classes
+  return of(problem, method, lambda: initial(workload))
+
+
+def of(
+  problem: methods.Problem,
+  method: methods.Method,
+  start: Callable[[], tuple[Any, Any]],
+) -> MeasuredStep:
+  """Makes a step of any method on random scans; nothing is compiled yet.
+
+  Args:
+    problem: of the network.
+    method: what is trained.
+    start: makes its parameters and memory.
+
+  Raises:
+    ValueError: a batch that does not divide over the devices.
+  """
+  size, traits = method.recipe.batch_size, method.traits
+  parallel.check_batch(size, traits.multiple, method.recipe.batch_field)
+  k, c = len(problem.modalities), len(problem.classes)
+  side = problem.config.data.slice_size
   shapes = train_state.state_shapes(method, problem)
 
   def state() -> train_state.TrainState:
     # Zeros are an optimizer's start; initialising compiles for long.
     empty = parallel.blank(shapes)
-    params, memory = initial(workload)
+    params, memory = start()
     return parallel.place(empty._replace(params=params, memory=memory))
 
   kinds = 2 if traits.unlabeled else 1
@@ -222,7 +247,7 @@ def make(
     function=step.make_step(method),
     shapes=shapes,
     state=state,
-    batch=parallel.shard(random_batch(workload, method, size)),
+    batch=parallel.shard(_random(method, c, k, size, side)),
     signals=methods.full_signals(jnp.ones((k, c), bool), jnp.ones(k, bool)),
     images=kinds * k * size * (traits.volumes or 1),
   )

@@ -114,18 +114,27 @@ def choose_split(
       )
     split = kept
   if split is None:
-    made = splits.make(
-      prepared.cases,
-      seed=config.data.split_seed,
-      fold=config.data.fold,
-      labeled_fraction=config.labeled_fraction,
-      shares=_shares(config.data.shares),
-      partly_labeled=_partly_labeled(problem, prepared),
-    )
-    split = adapt(made)
+    split = adapt(make_split(problem, prepared))
   splits.check(split, prepared.cases)
   splits.save(split, str(saved))
   return split
+
+
+def make_split(problem: methods.Problem, prepared: Prepared) -> Split:
+  """Who is where, by the config's seed, fold and shares.
+
+  Raises:
+    ValueError: too few patients.
+  """
+  config = problem.config
+  return splits.make(
+    prepared.cases,
+    seed=config.data.split_seed,
+    fold=config.data.fold,
+    labeled_fraction=config.labeled_fraction,
+    shares=_shares(config.data.shares),
+    partly_labeled=_partly_labeled(problem, prepared),
+  )
 
 
 def load_split(

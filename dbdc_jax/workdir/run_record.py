@@ -44,6 +44,7 @@ _HARMLESS = (
   'expectation',
   'init_from',
   'epochs',
+  'minutes',
   'modalities',
   'evaluation',
   'data.cache',

@@ -1,0 +1,103 @@
+import math
+
+import ml_collections
+import pytest
+
+from configs import common, presets
+from dbdc_jax import sizing
+from dbdc_jax.sizing import LADDER, Measured
+
+
+def _device(per_work, limit=math.inf):
+  """A device that is so fast, and holds steps up to this much work.
+
+  Returns:
+    What measures there, and the widths that were measured.
+  """
+  seen = []
+
+  def measure(sizes):
+    seen.append(sizes.width)
+    return Measured(per_work * sizes.work, sizes.work <= limit)
+
+  return measure, seen
+
+
+def test_scans_end_the_ladder():
+  assert sizing.ladder(512) == list(LADDER)
+  assert sizing.ladder(256) == list(LADDER)
+  rungs = sizing.ladder(100)
+  assert [s.slice_size for s in rungs] == [40, 64, 96, 96]
+  # Finer than the scans nothing is; the network may grow.
+  assert rungs[-1].width == LADDER[3].width and rungs[-1].patch == 80
+  small = sizing.ladder(32)
+  assert [(s.slice_size, s.patch) for s in small] == [(32, 32)]
+  for native in range(16, 600, 8):
+    rungs = sizing.ladder(native)
+    assert len({*rungs}) == len(rungs) and rungs
+    for sizes in rungs:
+      assert sizes.patch <= sizes.slice_size <= native
+      assert sizes.patch % 8 == sizes.slice_size % 8 == 0
+    assert sorted(s.work for s in rungs) == [s.work for s in rungs]
+
+
+@pytest.mark.parametrize('first', range(len(LADDER)))
+@pytest.mark.parametrize('best', range(len(LADDER)))
+def test_the_largest_that_takes_enough_steps_is_found(first, best):
+  """From wherever it begins; here time goes as the work."""
+  measure, seen = _device(1e-6)
+  seconds = 1500 * 1e-6 * LADDER[best].work
+  found = sizing.choose(list(LADDER), measure, seconds, first)
+  assert found.sizes == LADDER[best] and found.steps == 1500
+  assert found.seconds == 1e-6 * LADDER[best].work
+  # Upwards by what is to be expected: each measurement compiles a step.
+  assert len(seen) <= max(2, first - best + 1)
+
+
+def test_memory_ends_it_too():
+  measure, _ = _device(1e-9, limit=LADDER[3].work)
+  for first in range(len(LADDER)):
+    found = sizing.choose(list(LADDER), measure, None, first)
+    assert found.sizes == LADDER[3] and found.steps is None
+
+
+def test_where_nothing_takes_enough_steps_the_smallest_takes_what_it_can():
+  measure, seen = _device(1.0)
+  found = sizing.choose(list(LADDER), measure, 3 * LADDER[0].work, 2)
+  assert found.sizes == LADDER[0] and found.steps == 3
+  assert len(seen) == 3
+  assert sizing.choose(list(LADDER), measure, 1.0, 0).steps == 1
+
+
+def test_larger_steps_that_take_longer_than_expected_are_not_taken():
+  def measure(sizes):
+    return Measured(sizes.work * (100 if sizes.width > 8 else 1), True)
+
+  seconds = 1500.0 * LADDER[4].work
+  found = sizing.choose(list(LADDER), measure, seconds, 1)
+  assert found.sizes == LADDER[1]
+
+
+def test_what_the_user_sets_is_not_open():
+  config = common.base()
+  presets.choose(config, 'auto')
+  assert presets.left_open(config) == [*presets.OPEN]
+  config.epochs = 3
+  config.model.width = 10
+  left = presets.left_open(config)
+  assert {*presets.OPEN} - {*left} == {'epochs', 'model.width'}
+  # Each field is one of a config's, and no other preset leaves any open.
+  for name in ('paper', 'quick', 'tiny'):
+    config = common.base()
+    config.data.slice_size = 64
+    presets.choose(config, name)
+    assert presets.left_open(config) == []
+
+
+def test_minutes_without_open_fields_are_refused(tmp_path):
+  config = ml_collections.ConfigDict(common.base())
+  config.data.slice_size = 64
+  assert sizing.settle(config, tmp_path) is config
+  config.minutes = 5.0
+  with pytest.raises(ValueError, match=r'minutes=5: .*preset=auto'):
+    sizing.settle(config, tmp_path)
