@@ -10,7 +10,7 @@ from typing import Any
 
 from data import task_file
 from data.cache import builder, record_writer
-from data.cache.prepared import META, Prepared, summary
+from data.cache.prepared import META, Prepared
 from data.files import atomic, destination, errors, progress
 from data.formats.scan_error import ScanError, table
 from data.readers import find_cases
@@ -104,7 +104,7 @@ def prepare(
     cache: folder, '' for the user's cache folder.
     skip_bad: go on without scans that cannot be used.
     include_unlabeled: also the archives' own test scans.
-    quiet: no progress bar, no messages.
+    quiet: no progress bar.
 
   Raises:
     BadScans: with every bad scan of all archives.
@@ -160,10 +160,7 @@ def prepare(
         'skipped': [vars(e) for e in bad],
       }
       (temporary / META).write_text(json.dumps(meta) + '\n')
-  prepared = Prepared(folder)
-  if not quiet:
-    print(summary(prepared))
-  return prepared
+  return Prepared(folder)
 
 
 def _write_or_collect(writer, temporary, slice_size, sources, skip_bad):

@@ -124,6 +124,7 @@ def _check(flags: argparse.Namespace) -> int:
 def _prepare(flags: argparse.Namespace) -> int | None:
   """Everything behind the command line."""
   from data import checking, preparation
+  from data.cache import prepared
 
   if not (flags.task or flags.init or flags.check):
     raise command.WrongFlags('--task, --init and --check need a value')
@@ -132,9 +133,10 @@ def _prepare(flags: argparse.Namespace) -> int | None:
   if flags.check:
     return _check(flags)
   task, roots = _settings(flags)
-  preparation.prepare(
+  found = preparation.prepare(
     task, flags.modalities, roots, cache=flags.cache, skip_bad=flags.skip_bad
   )
+  print(prepared.summary(found))
   return 0
 
 

@@ -28,8 +28,8 @@ from dbdc_jax.workdir import run_folder, run_record
 
 # Fewer steps do not teach what finer slices show.
 _ENOUGH_STEPS = 1500
-# The paper's.
-_MOST_EPOCHS = 100
+# Without a limit: the paper's epochs, of few scans more.
+_EPOCHS, _LEAST_STEPS = 100, 4000
 # On a CPU, where nothing is said.
 _USUAL_MINUTES = 60.0
 # Validation, checkpoints and the test, as a share of the steps' time.
@@ -158,7 +158,7 @@ def choose(
 
 def fields(sizes: Sizes, epochs: int) -> dict[str, Any]:
   """The config's fields that go with sizes and a number of epochs."""
-  short = epochs < _MOST_EPOCHS // 2
+  short = epochs < _EPOCHS // 2
   side = sizes.slice_size
   return {
     'data.slice_size': side,
@@ -175,12 +175,6 @@ def fields(sizes: Sizes, epochs: int) -> dict[str, Any]:
     'dc.ramp': 'constant' if short else 'gaussian',
     'dc.warmup_epochs': max(1, min(4, epochs // 4)),
   }
-
-
-def _memory() -> float | None:
-  """Bytes of a device, if it has memory of its own."""
-  found = jax.local_devices()[0].memory_stats() or {}
-  return found.get('bytes_limit')
 
 
 def _settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -204,7 +198,7 @@ def measure(config: ml_collections.ConfigDict) -> Measured:
     params, memory = parallel.run_once(method.init, jax.random.key(0))
     return jax.device_get((params, workload.started(memory)))
 
-  limit = _memory()
+  limit = parallel.memory()
   try:
     compiled = steps.CompiledStep(workload.of(part, method, start))
     held = compiled.memory()['program']
@@ -305,9 +299,9 @@ def _decide(
   begin = 1 if jax.default_backend() == 'cpu' else len(rungs) - 1
   choice = choose(rungs, of, seconds, min(begin, len(rungs) - 1))
   each = _steps_per_epoch(_candidate(config, choice.sizes, 1))
-  epochs = _MOST_EPOCHS
+  epochs = max(_EPOCHS, -(-_LEAST_STEPS // each))
   if choice.steps is not None:
-    epochs = min(epochs, max(1, choice.steps // each))
+    epochs = max(1, choice.steps // each)
   whole = _candidate(config, choice.sizes, epochs)
   if parallel.is_lead():
     print(_said(whole, choice, minutes, each, networks), flush=True)

@@ -309,6 +309,7 @@ def test_what_is_not_there_is_said_and_fails_alone(tmp_path, capsys):
     (['--epochs=3'], 'unrecognized arguments: --epochs=3'),
     (['--modalities=pet'], 'pet'),
     (['--preset=huge'], 'preset=huge'),
+    (['--preset=auto'], 'give --preset quick'),
     (['--seeds=1,1'], 'different seeds'),
   ],
 )

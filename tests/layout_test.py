@@ -78,6 +78,7 @@ FLOORS = (
   ('dbdc_jax.inference',),
   ('dbdc_jax.training',),
   ('dbdc_jax.benchmarking', 'dbdc_jax.experiments', 'dbdc_jax.reporting'),
+  ('dbdc_jax.sizing',),
   COMMANDS,
 )
 # What ops may not know: settings, files, and the rest of the project.

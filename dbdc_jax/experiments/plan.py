@@ -12,6 +12,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from configs import presets
 from data import task_file
 from data.task import names as task_names
 from dbdc_jax import methods
@@ -145,7 +146,12 @@ def check(task: str, options: Options) -> None:
   Raises:
     ValueError: an argument that no run would take; names it.
   """
-  resolve(task, _argument(Variant('', ''), options), _fields(options))
+  config = resolve(task, _argument(Variant('', ''), options), _fields(options))
+  if left := presets.left_open(config):
+    raise ValueError(
+      'rows whose runs choose their own sizes cannot be compared: give --preset'
+      f' quick or paper, or set {", ".join(left)}'
+    )
   for field in VARY[options.vary](0):
     if any(o.startswith(f'--config.{field}=') for o in options.overrides):
       raise ValueError(

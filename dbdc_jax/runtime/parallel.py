@@ -288,12 +288,17 @@ def place(state: Any) -> Any:
   return share(state)
 
 
+def memory() -> int | None:
+  """Bytes of each device; None where they have none of their own, as CPUs."""
+  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+
+
 def room() -> float | None:
   """Bytes of each device that one kind of data may take: 1/8 of its memory.
 
   None where devices have none of their own, as CPUs.
   """
-  limit = (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+  limit = memory()
   return None if limit is None else limit / 8
 
 

@@ -18,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from data.cache.prepared import Prepared, PreparedCase
+from data.cache.prepared import Prepared, PreparedCase, summary
 from data.split import Split
 from dbdc_jax import methods
 from dbdc_jax.evaluation import components, pictures, scoring
@@ -265,6 +265,8 @@ def _prepare(
 ) -> tuple[Prepared, Split]:
   """Data and split, the same on all processes, and the run's record."""
   prepared = parallel.lead_first(lambda: scans.load(problem))
+  if parallel.is_lead():
+    print(summary(prepared), flush=True)
   parallel.agree('prepared data', prepared.fingerprint)
 
   def decide():

@@ -24,6 +24,8 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from data.files import atomic, progress
 
 _NAME = 'metrics.jsonl'
+# Nothing moves meanwhile.
+_COMPILING = 'compiling the step (the first time up to two minutes)'
 # Steps after the first one until a run without a progress bar says how long it
 # will take.
 _ESTIMATE_AFTER = 10
@@ -133,8 +135,10 @@ class MetricWriter:
     if sys.stderr.isatty():
       self._bar = self._opened.enter_context(progress.bar())
       self._job = self._bar.add_task(
-        'training', total=self._total, completed=self._first_step
+        _COMPILING, total=self._total, completed=self._first_step
       )
+    else:
+      self.line(_COMPILING)
     return self
 
   def __exit__(self, *error) -> None:

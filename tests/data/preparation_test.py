@@ -6,6 +6,7 @@ import pytest
 
 from data import preparation
 from data.cache import record_writer
+from data.cache.prepared import summary
 from data.formats.nifti import ScanError
 from data.readers import btcv
 from data.task import ABDOMEN, Case, Scan
@@ -173,7 +174,7 @@ def test_fingerprint_says_what_the_data_is(archive, tmp_path):
   archive[0].add('img1')
   fewer = _prepare(tmp_path, skip_bad=True)
   assert fewer.fingerprint['hash'] != prepared.fingerprint['hash']
-  assert 'ct: 4 scans' in preparation.summary(prepared)
+  assert 'ct: 4 scans' in summary(prepared)
 
 
 def test_labels_change_nothing_but_labels(archive, tmp_path, monkeypatch):

@@ -55,6 +55,7 @@ def test_only_the_lead_writes(tmp_path):
 
 def test_lines_off_a_terminal_tell_the_time_left(tmp_path, capsys):
   with MetricWriter(tmp_path, total_steps=50) as writer:
+    assert 'compiling' in capsys.readouterr().err
     writer.line('epoch 1', step=5)
     assert 'left' not in capsys.readouterr().err  # Nothing to go by yet.
     for step in range(1, 20):
