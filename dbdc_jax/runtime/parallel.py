@@ -294,10 +294,7 @@ def memory() -> int | None:
 
 
 def room() -> float | None:
-  """Bytes of each device that one kind of data may take: 1/8 of its memory.
-
-  None where devices have none of their own, as CPUs.
-  """
+  """An eighth of `memory`: what one kind of data may take."""
   limit = memory()
   return None if limit is None else limit / 8
 
