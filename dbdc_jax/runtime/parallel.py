@@ -295,8 +295,7 @@ def memory() -> int | None:
 
 def room() -> float | None:
   """An eighth of `memory`: what one kind of data may take."""
-  limit = memory()
-  return None if limit is None else limit / 8
+  return (limit := memory()) and limit / 8
 
 
 def per_call(slices: int) -> int:
