@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from data.files import atomic
@@ -25,11 +26,18 @@ COLOURS = (
 # Letters of a title or a class name that a figure has room for.
 _LONGEST = 60
 
-# Loss terms that are drawn; no method has more than five of them.
-_MAIN_TERMS = (
-  'sup_ce', 'sup_edl', 'sup_dice', 'ipc_ce', 'fpc_ce', 'consistency',
-  'cross_ce', 'cross_edl', 'cross2_ce',
-)  # fmt: skip
+# Loss terms that are drawn, in words; no method has more than five of them.
+_MAIN_TERMS = {
+  'sup_ce': 'labels: cross entropy',
+  'sup_edl': 'labels: evidence',
+  'sup_dice': 'labels: Dice',
+  'ipc_ce': 'consistency of images',
+  'fpc_ce': 'consistency of features',
+  'consistency': 'consistency with the teacher',
+  'cross_ce': "the other network's pseudo-labels",
+  'cross_edl': "the other network's pseudo-labels (evidence)",
+  'cross2_ce': 'pseudo-labels for the second network',
+}
 
 
 def _png(figure: Figure) -> bytes:
@@ -67,43 +75,56 @@ def progress(
   path: str | os.PathLike,
   modalities: Sequence[str],
 ) -> None:
-  """Losses, validation DSC and modality weights over the epochs.
+  """Losses, DSC and, where they move, modality weights over the epochs.
+
+  The epoch of the best validation DSC, whose checkpoint is tested, is marked.
 
   Args:
     rows: epoch rows of metrics.jsonl.
     path: the PNG file.
     modalities: names, in bank order.
   """
-  figure = Figure(figsize=(13, 4), layout='constrained')
-  left, middle, right = figure.subplots(1, 3)
+  weighted = any(row.get(f'weight/{modalities[0]}', 1) != 1 for row in rows)
+  count = 3 if weighted else 2
+  figure = Figure(figsize=(4.4 * count, 5), layout='constrained')
+  left, middle, *others = figure.subplots(1, count)
   left.plot(*_series(rows, 'loss'), color='black', label='total')
   colours = iter(COLOURS)
-  for name in _MAIN_TERMS:
+  for name, words in _MAIN_TERMS.items():
     series = _series(rows, *(f'{name}/{m}' for m in modalities))
     # The axis is logarithmic.
     points = [(e, v) for e, v in zip(*series, strict=True) if v > 0]
     if points:
       epochs, summed = zip(*points, strict=True)
-      left.plot(epochs, summed, color=next(colours), label=name)
+      left.plot(epochs, summed, color=next(colours), label=words)
   if any(row.get('loss') for row in rows):
     left.set_yscale('log')
   left.set_title('losses (sum over modalities)')
-  left.legend(fontsize=8)
   for index, name in enumerate(modalities):
     colour = COLOURS[(2 * index + 4) % 7]
     validation = _series(rows, f'validation_dice/{name}', scale=100)
     training = _series(rows, f'train_dice/{name}', scale=100)
-    middle.plot(*validation, '.-', color=colour, label=name)
-    middle.plot(*training, ':', color=colour, label=f'{name}, training')
-    right.plot(*_series(rows, f'weight/{name}'), color=colour, label=name)
-  middle.set_title('validation DSC (%)')
+    label = _plain(name)
+    middle.plot(*validation, '.-', color=colour, label=f'{label}, validation')
+    middle.plot(*training, ':', color=colour, label=f'{label}, training')
+    for right in others:
+      weights = _series(rows, f'weight/{name}')
+      right.plot(*weights, color=colour, label=label)
+      right.set_title('modality weight')
+  middle.set_title('DSC (%)')
   middle.set_ylim(0, 100)
-  middle.legend(fontsize=8, loc='lower right')
-  right.set_title('modality weight')
-  right.legend(fontsize=8)
-  for axes in (left, middle, right):
+  scored = dict(zip(*_series(rows, 'validation_dice_mean'), strict=True))
+  for axes in (left, middle, *others):
+    if scored:
+      best = max(scored, key=lambda epoch: scored[epoch])
+      axes.axvline(best, color='grey', ls='--', lw=1, label=f'best: {best}')
     axes.set_xlabel('epoch')
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
+    # Below: no curve lies behind it.
+    axes.legend(
+      fontsize=8, ncols=2, loc='upper center', bbox_to_anchor=(0.5, -0.12)
+    )
   save(_png(figure), path)
 
 
