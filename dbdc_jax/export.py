@@ -60,6 +60,8 @@ def _export(flags: argparse.Namespace) -> None:
     add=flags.add,
     overwrite=flags.overwrite,
   )
+  for doubt in model.doubts:
+    command.tell(f'warning: {doubt}; model.json says so')
   whole = f'model of {", ".join(model.names)}'
   what = f'rows of {flags.modality}' if flags.modality else whole
   print(f'{what}: {flags.output}')

@@ -114,6 +114,8 @@ def _notes(segmenter: 'Segmenter', mirror: bool) -> None:
     )
     classes = ', '.join(run.task.classes[1:])
     print(f'{run.folder}: {run.config.method}, {names}; {classes}')
+    for doubt in run.doubts:
+      command.tell(f'warning: {doubt}')
     if mirror and not run.config.augment.flips:
       command.tell(
         'warning: this run was not trained on mirror images (augment.flips);'
@@ -122,8 +124,8 @@ def _notes(segmenter: 'Segmenter', mirror: bool) -> None:
     wanted = segmenter.components, run.config.evaluation.components
     if wanted == ('run', 'validation') and not run.components:
       command.tell(
-        'warning: this run was not tested yet, so that its validation scans'
-        ' have not chosen whose largest component is kept: none is'
+        'warning: its validation scans have not chosen whose largest component'
+        ' is kept: none is'
       )
   for modality in segmenter.runs[0].modalities:
     if kept := segmenter.names_of_kept(modality.name):

@@ -230,7 +230,7 @@ def test_the_runs_choice_is_made_again_where_it_differs(
   assert done('--components', 'none')[0] == 0
   run.config.evaluation.components = 'validation'
   count, said = done()
-  assert count == 0 and 'not tested yet' in said.err
+  assert count == 0 and 'have not chosen' in said.err
   # MR's choice says nothing of CT.
   run.components['mr'] = {'grey': {'keep_largest': True}}
   assert done()[0] == 0

@@ -43,6 +43,7 @@ class ExportedModel(NamedTuple):
     scores: modality -> what `results.json` says of its test, or None.
     fit: modality -> what `fit.json` says, where there is one.
     components: modality -> what `components.json` says, where there is one.
+    doubts: see `TrainedRun`.
   """
 
   source: pathlib.Path
@@ -54,6 +55,7 @@ class ExportedModel(NamedTuple):
   scores: dict[str, Any]
   fit: dict[str, Any]
   components: dict[str, Choice]
+  doubts: tuple[str, ...]
 
   @property
   def names(self) -> list[str]:
@@ -96,6 +98,7 @@ def of_run(run: TrainedRun) -> ExportedModel:
     scores={name: scores.get(name) for name in names},
     fit=files.of_modalities(run_folder.LOOKS),
     components=run.components,
+    doubts=run.doubts,
   )
 
 
@@ -241,6 +244,7 @@ def _description(model, networks, dtype: str) -> dict[str, Any]:
     'compute_dtype': dtype,
     'data': model.record['data'],
     'test': model.scores,
+    'doubts': list(model.doubts),
     'trained_with': {k: model.record[k] for k in ('packages', 'commit')},
     'exported_with': run_record.versions(),
   }

@@ -18,7 +18,12 @@ from dbdc_jax import methods
 from dbdc_jax.evaluation.components import Choice, kept
 from dbdc_jax.inference import sliding_window
 from dbdc_jax.runtime import parallel
-from dbdc_jax.workdir import export_folder, run_folder, weights
+from dbdc_jax.workdir import (
+  export_folder,
+  metric_writer,
+  run_folder,
+  weights,
+)
 from dbdc_jax.workdir.run_folder import RunFolder
 from dbdc_jax.workdir.train_state import state_shapes
 
@@ -59,6 +64,7 @@ class TrainedRun:
     networks: modality -> its network; one network may serve several.
     components: modality -> what its validation scans chose
       (`evaluation.components.Choice`); empty before the run was tested.
+    doubts: sentences on what its training or its test lacks.
   """
 
   folder: pathlib.Path
@@ -68,6 +74,7 @@ class TrainedRun:
   mm_per_pixel: dict[str, float]
   networks: dict[str, TrainedNetwork]
   components: dict[str, Choice] = dataclasses.field(default_factory=dict)
+  doubts: tuple[str, ...] = ()
 
   @functools.cached_property
   def identity(self) -> str:
@@ -128,6 +135,31 @@ def _best(problem: methods.Problem, workdir: pathlib.Path) -> TrainedNetwork:
   return TrainedNetwork(method, params, memory, 0)
 
 
+def _doubts(files: RunFolder, epochs: int, joint: bool) -> tuple[str, ...]:
+  """What whoever uses a run should know first.
+
+  Args:
+    files: of the run, or of an export, which has what it said then.
+    epochs: that the run was to have.
+    joint: whether one network takes all modalities.
+  """
+  if model := files.read_if_there(export_folder.MODEL):
+    return tuple(model.get('doubts', ()))
+  out = []
+  for name in files.record['modalities'][: 1 if joint else None]:
+    rows = metric_writer.read_epochs(files.network(name, joint))
+    done = rows[-1]['epoch'] if rows else epochs
+    if done < epochs:
+      whose = '' if joint else f' of {name}'
+      out.append(f'training{whose} ended after {done} of {epochs} epochs')
+  tested = files.read_if_there(run_folder.RESULTS).get('run', {})
+  if not tested:
+    out.append('no test: nothing is known of how well it segments')
+  elif tested['epochs'] < epochs:
+    out.append(f'its test is that of {tested["epochs"]} epochs')
+  return tuple(out)
+
+
 def load(folder: str | os.PathLike) -> TrainedRun:
   """Loads a run's best checkpoint, or an export.
 
@@ -157,4 +189,5 @@ def load(folder: str | os.PathLike) -> TrainedRun:
     mm_per_pixel={n: record['data'][n]['mm_per_pixel'] for n in problem.names},
     networks=networks,
     components=files.of_modalities(run_folder.COMPONENTS),
+    doubts=_doubts(files, config.epochs, joint),
   )

@@ -71,3 +71,25 @@ def test_a_run_without_checkpoints_is_refused(copy):
   shutil.rmtree(copy / 'checkpoints')
   with pytest.raises(ValueError, match='no checkpoint there'):
     trained_run.load(copy)
+
+
+def _rewritten(path, change):
+  found = json.loads(path.read_text())
+  change(found)
+  path.write_text(json.dumps(found))
+
+
+def test_what_a_run_lacks_is_said(copy):
+  assert trained_run.load(copy).doubts == ()
+  # Gone on with, and stopped: the test is that of before.
+  _rewritten(copy / 'config.json', lambda c: c.update(epochs=c['epochs'] + 3))
+  stopped, old = trained_run.load(copy).doubts
+  epochs = json.loads((copy / 'config.json').read_text())['epochs']
+  assert stopped == f'training ended after {epochs - 3} of {epochs} epochs'
+  assert old == f'its test is that of {epochs - 3} epochs'
+  (copy / 'results.json').unlink()
+  assert trained_run.load(copy).doubts[1].startswith('no test: ')
+  # Of how far it came nothing is known then.
+  (copy / 'metrics.jsonl').unlink()
+  (untested,) = trained_run.load(copy).doubts
+  assert untested.startswith('no test: ')
