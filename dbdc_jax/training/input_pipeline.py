@@ -75,16 +75,23 @@ class Batches:
       depth=depth,
       limit=memory_limit_gib * 2**30,
     )
+    if labelable is None:
+      if any(case.partly_drawn for case in with_label):
+        raise ValueError('label maps are partial: say what they can contain')
+      labelable = np.ones((len(labeled), 1), bool)
+    masks = dict(zip(modalities, labelable, strict=True))
     rows, pairs = self.samples.rows, list(zip(unlabeled, labeled, strict=True))
     self._rows = {
-      'labeled': [rows(x, drawn=True) if x else rows(u) for u, x in pairs]
+      'labeled': [
+        rows(x, lambda case: case.drawn_slices) if x else rows(u)
+        for u, x in pairs
+      ]
     }
     self.consistent = np.zeros(len(pairs), bool)
     if use_unlabeled:
-      # Labelled scans teach by their slices without a label, too.
-      without = [
-        np.concatenate([rows(u), rows(x, drawn=False)]) for u, x in pairs
-      ]
+      # Labelled scans teach by what their labels leave open, too.
+      left = lambda case: case.open_slices(masks[case.modality])
+      without = [np.concatenate([rows(u), rows(x, left)]) for u, x in pairs]
       self.consistent = np.array([len(found) > 0 for found in without])
       if self.consistent.any():
         # A modality without any takes its labelled images; `consistent` keeps
@@ -95,9 +102,6 @@ class Batches:
         ]
     self._drawn: np.ndarray | None = None
     if any(case.partly_drawn for case in with_label):
-      if labelable is None:
-        raise ValueError('label maps are partial: say what they can contain')
-      masks = dict(zip(modalities, labelable, strict=True))
       self._drawn = self.samples.drawn_for(
         with_label, np.stack([masks[case.modality] for case in with_label])
       )

@@ -3,7 +3,7 @@
 No jax here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -85,23 +85,25 @@ class Samples:
       self._labels[1 + first : 1 + last] = self._labels_of(case)
 
   def rows(
-    self, cases: Sequence[PreparedCase], drawn: bool | None = None
+    self,
+    cases: Sequence[PreparedCase],
+    slices: Callable[[PreparedCase], Sequence[int]] | None = None,
   ) -> np.ndarray:
     """The rows of some of the cases, int32.
 
     Args:
       cases: of those that there are.
-      drawn: only slices on which somebody drew, or only the others; None: all.
+      slices: which slices of each case; None: all. A whole scan is one sample
+        if it has any of them.
     """
     at = {case.name: i for i, case in enumerate(self._cases)}
     found = [np.zeros(0, int)]
     for case in cases:
       first, last = self._first[at[case.name] :][:2]
       rows = np.arange(first, last)
-      if drawn is not None:
-        # A whole scan is one sample, somewhere in which somebody drew.
-        undrawn = [] if self._depth else case.undrawn
-        rows = rows[np.isin(rows - first, undrawn) != drawn]
+      if slices is not None:
+        chosen = np.asarray(slices(case), int)
+        rows = rows[: len(chosen)] if self._depth else first + chosen
       found.append(rows)
     return np.concatenate(found).astype(np.int32)
 

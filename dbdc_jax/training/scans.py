@@ -270,21 +270,32 @@ def prototyped_classes(
 
 
 def steps_per_epoch(
-  prepared: Prepared, split: Split, modalities: Sequence[str], batch_size: int
+  prepared: Prepared,
+  split: Split,
+  modalities: Sequence[str],
+  labelable: np.ndarray,
+  batch_size: int,
 ) -> int:
   """Steps until the largest modality's unlabelled slices were all seen.
 
-  Those of labelled scans on which nobody drew count as such. A modality without
-  unlabelled scans counts its labelled ones; shorter sets repeat. The same for
-  every method, so that all train equally long.
+  Those that labels leave open count as such. A modality without any counts its
+  labelled ones; shorter sets repeat. The same for every method, so that all
+  train equally long.
+
+  Args:
+    prepared: the prepared data.
+    split: who is where.
+    modalities: that take part.
+    labelable: `[K, C]` bool, classes that their labels can contain.
+    batch_size: slices of a modality and step.
   """
   parts = (
     select(prepared, split, modalities, part)
     for part in ('unlabeled', 'labeled')
   )
   slices = []
-  for unlabeled, labeled in zip(*parts, strict=True):
-    drawn = sum(case.num_slices - len(case.undrawn) for case in labeled)
-    every = sum(case.num_slices for case in (*unlabeled, *labeled))
-    slices.append(every - drawn or drawn)
+  for mask, unlabeled, labeled in zip(labelable, *parts, strict=True):
+    left = sum(len(case.open_slices(mask)) for case in labeled)
+    left += sum(case.num_slices for case in unlabeled)
+    slices.append(left or sum(case.num_slices for case in labeled))
   return -(-max(slices) // batch_size)
