@@ -58,6 +58,11 @@ class Samples:
   def __len__(self) -> int:
     return int(self._first[-1])
 
+  @property
+  def num_labeled(self) -> int:
+    """Samples that have a label; they are the first ones."""
+    return int(self._first[self._num_labeled])
+
   def _kept(self, limit: float) -> int:
     """Number of cases, from the first, that fit into `limit` bytes."""
     per_case = np.diff(self._first) * int(np.prod(self._shape))
@@ -112,11 +117,13 @@ class Samples:
   ) -> np.ndarray:
     """`[rows, C]` bool of all rows, see `PreparedCase.drawn_for`.
 
+    Nothing was drawn in other cases.
+
     Args:
       cases: whose label maps were not drawn for everything.
       labelable: `[C]` bool for each of them.
     """
-    out = np.ones((len(self), labelable.shape[1]), bool)
+    out = np.zeros((len(self), labelable.shape[1]), bool)
     for case, mask in zip(cases, labelable, strict=True):
       out[self.rows([case])] = case.drawn_for(mask)
     return out

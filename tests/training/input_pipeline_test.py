@@ -215,7 +215,7 @@ def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
     assert set(found['labeled', 0]) <= images[True]
     assert set(found['unlabeled', 0]) <= images[False]
     assert batch['labeled']['drawn'].all()
-  assert 'drawn' not in _batches(heart).batch(0)['labeled']
+  assert [*_batches(heart).batch(0)['unlabeled']] == ['image', 'index']
 
 
 def test_scans_of_which_some_classes_were_drawn_teach_as_both(heart):
@@ -239,11 +239,14 @@ def test_scans_of_which_some_classes_were_drawn_teach_as_both(heart):
     batch = batches.batch(step)
     for kind, found in seen.items():
       found |= {*_keys(batch)[kind, 0]}
-    labeled = batch['labeled']
-    assert set(np.unique(labeled['label'][0])) <= {0, 2}
     expected = np.arange(len(HEART.classes)) == 2
-    np.testing.assert_array_equal(labeled['drawn'][0], [expected] * 4)
-    assert labeled['drawn'][1].all()
+    for group in batch.values():
+      assert set(np.unique(group['label'][0])) <= {0, 2}
+      np.testing.assert_array_equal(group['drawn'][0], [expected] * 4)
+    # Of MR all, or nothing at all is known.
+    assert batch['labeled']['drawn'][1].all()
+    assert not batch['unlabeled']['drawn'][1].any()
+    assert not batch['unlabeled']['label'][1].any()
   assert seen == {'labeled': images, 'unlabeled': images}
   # Where CT's labels can have no other class, nothing is left open.
   only = LABELABLE.copy()
