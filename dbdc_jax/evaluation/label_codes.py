@@ -156,7 +156,7 @@ def _partial(path: pathlib.Path, chosen: dict[str, Any]) -> Task | None:
       f' {", ".join(f"{path}:{name}" for name in chosen)}'
     )
   (name,) = chosen
-  task = task_file.read(path)
+  task = task_file.find(str(path))
   return task._replace(modalities=task.select(name))
 
 

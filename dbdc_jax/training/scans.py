@@ -259,13 +259,27 @@ def prototyped_classes(
     prepared: the prepared data.
     split: who is where.
     problem: of the network.
+
+  Raises:
+    ValueError: a class was drawn in no labelled training scan.
   """
   groups = select(prepared, split, problem.names, 'labeled')
   if not any(case.partly_drawn for cases in groups for case in cases):
     return None
+  drawn = np.zeros_like(present)
+  for row, mask, cases in zip(drawn, problem.labelable, groups, strict=True):
+    for case in cases:
+      row |= mask & case.drawn_for(mask)
+  nowhere = np.flatnonzero(problem.labelable.any(0) & ~drawn.any(0))
+  if lost := [problem.classes[i] for i in nowhere if i]:
+    raise ValueError(
+      f'{", ".join(lost)}: drawn in no labelled training scan of'
+      f' {", ".join(problem.names)}, so nothing can be learnt of it: draw it in'
+      ' one, choose another split (config.data.split, config.data.split_seed)'
+      ' or leave it out of dataset.json'
+    )
   out = present.copy()
-  for row, mask, cases in zip(out, problem.labelable, groups, strict=True):
-    row[0] &= any(case.drawn_for(mask)[0] for case in cases)
+  out[:, 0] &= drawn[:, 0]
   return out
 
 

@@ -39,7 +39,7 @@ def test_codes_with_and_without_names():
 )
 def test_every_form_of_a_description(tmp_path, labels):
   found = label_codes.parse(_file(tmp_path, {'name': 'x', 'labels': labels}))
-  assert found == ({6: 'liver', 2: 'kidney'}, ())
+  assert found == ({6: 'liver', 2: 'kidney'}, (), None)
 
 
 def test_regions_of_several_codes_are_classes_unless_they_overlap(tmp_path):

@@ -106,13 +106,13 @@ def views(step: Step) -> Views:
     step.net.settings,
     None if drawn is None else flat(given['label']),
   )
-  keys = augment.sample_keys(k_more, index)
-  more = (_grouped(x, given['index']) for x in (weak, strong, keys))
+  grouped = lambda x: _grouped(x, given['index'])
+  keys = grouped(augment.sample_keys(k_more, index))
   possible = None
-  if drawn is not None:
-    known = _grouped(known, given['index']).astype(labels.dtype)
+  if known is not None:
+    known = grouped(known).astype(labels.dtype)
     possible = partial_labels.possible(known, drawn)
-  return Views(images, labels, *more, possible)
+  return Views(images, labels, grouped(weak), grouped(strong), keys, possible)
 
 
 def forward(
