@@ -372,6 +372,67 @@ def test_what_is_predicted_where_nobody_annotated_changes_nothing(folders):
   assert after['cases'] == before['cases']
 
 
+def _partly(folders, **fields):
+  path = folders / 'dataset.json'
+  labels = {'a': 2, 'b': 600}
+  kinds = {'ct': {'labels': labels, **fields}, 'mr': {'labels': labels}}
+  path.write_text(json.dumps({'modalities': kinds}))
+  return path
+
+
+def test_what_nobody_drew_has_no_score(folders, capsys):
+  """Classes of a label map, and (axial) slices."""
+  drawn = {'case2': ['a']}
+  file = _partly(folders, drawn=drawn, sparse={'case0': [1, 4]})
+  label = _label(50)
+  label[..., [0, 2, 3, 5, 6, 7, 8]] = 0
+  write_nifti(folders / 'reference' / 'case0.nii.gz', label, _affine(0))
+  code, found = _run(folders, f'--classes={file}:ct')
+  first, second, third = found['cases']
+  prediction, reference = _truth(folders, 'case0')
+  p, r = ((x == 600)[..., [1, 4]] for x in (prediction, reference))
+  scores = first['scores']['b']
+  dice = 100 * 2 * (p & r).sum() / (p.sum() + r.sum())
+  assert code == 0 and scores['dice'] == pytest.approx(dice)
+  volume = np.prod(SPACING) / 1000
+  assert scores['volume_prediction'] == pytest.approx(p.sum() * volume)
+  assert first['ignored_ml'] == pytest.approx(7 * 8 * 7 * volume)
+  assert third['not_drawn'] == ['b'] and [*third['scores']] == ['a']
+  assert first['not_drawn'] == second['not_drawn'] == []
+  # Of the two cases that have one.
+  both = [case['scores']['b']['dice'] for case in (first, second)]
+  entry = found['summary']['classes']['b']
+  assert entry['cases'] == 2 and entry['dice'] == pytest.approx(np.mean(both))
+  rows = (folders / 'out' / 'evaluation.csv').read_text()
+  assert 'case2,a' in rows and 'case2,b' not in rows
+  out = capsys.readouterr().out
+  assert 'not drawn, so without a score: b (1 references)' in out
+  assert 'mL not drawn in the references' in out
+
+
+def test_a_class_that_nobody_drew_anywhere_is_no_row(folders, capsys):
+  for case in range(3):
+    path = folders / 'reference' / f'case{case}.nii.gz'
+    path.with_suffix('').unlink(missing_ok=True)
+    label = _label(50 + case)
+    write_nifti(path, np.where(label == 600, 0, label), _affine(case))
+  drawn = {f'case{case}': ['a'] for case in range(3)}
+  file = _partly(folders, drawn=drawn)
+  code, found = _run(folders, f'--classes={file}:ct')
+  assert code == 0 and [*found['summary']['classes']] == ['a']
+  assert 'b (3 references)' in capsys.readouterr().out
+
+
+def test_what_was_drawn_must_be_so(folders, capsys):
+  """A reference that has more, and two modalities that differ in it."""
+  file = _partly(folders, drawn={'case0': ['a']})
+  code, found = _run(folders, f'--classes={file}:ct')
+  assert code == 1 and [c['case'] for c in found['cases']] == ['case1', 'case2']
+  assert 'were not drawn in it' in capsys.readouterr().err
+  assert _main(folders, folders / 'other', f'--classes={file}') == 1
+  assert 'says for each modality what was drawn' in capsys.readouterr().err
+
+
 def test_255_and_negative_codes_are_no_classes_unless_asked_for(
   folders, capsys
 ):

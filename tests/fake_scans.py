@@ -14,6 +14,8 @@ class Case:
     self.drawn, self.undrawn = drawn, list(undrawn)
 
   drawn_for = PreparedCase.drawn_for
+  drawn_slices = PreparedCase.drawn_slices
+  open_slices = PreparedCase.open_slices
 
   @property
   def shape(self):

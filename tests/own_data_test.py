@@ -9,7 +9,7 @@ import tiny
 
 from configs import folder as folder_config
 from data.formats import nifti
-from dbdc_jax import predict
+from dbdc_jax import evaluate, predict, report
 from dbdc_jax.training import train
 from dbdc_jax.workdir.metric_writer import read_rows
 
@@ -70,13 +70,16 @@ def test_it_can_be_tested_again(own_run, cache):
   assert again['mean'] == results['mean']
 
 
-def test_label_maps_that_leave_something_open_go_through_a_run(tmp_path, cache):
+def test_label_maps_that_leave_something_open_go_through_a_run(
+  tmp_path, cache, capsys
+):
   """Some organs of some scans, some slices, voxels that nobody looked at."""
   place = tmp_path / 'scans'
   own_scans.write(place, cache, unlabeled=0)
   path = place / 'dataset.json'
   task = json.loads(path.read_text())
   ct, t2 = task['modalities'].values()
+  labels = ['liver', 'right kidney', 'left kidney', 'spleen']
   ct['labels']['ignore'] = 255
   t2['sparse'] = True
   rows, maps = ['case,liver,right kidney,left kidney,spleen'], {}
@@ -103,3 +106,24 @@ def test_label_maps_that_leave_something_open_go_through_a_run(tmp_path, cache):
       assert set(case['native']) == {'liver', 'spleen'}
   losses = [row['loss'] for row in read_rows(tmp_path / 'run')]
   assert len(losses) == 2 and np.isfinite(losses).all()
+  said = capsys.readouterr().out
+  line, _ = [x for x in said.split('\n') if 'in how many of the' in x]
+  labelled = json.loads((tmp_path / 'run' / 'split.json').read_text())['ct']
+  whole = sum(maps[name] % 2 == 0 for name in labelled['labeled'])
+  count = len(labelled['labeled'])
+  assert f'of the {count} scans: liver {count}, right kidney {whole}' in line
+  assert report.main([str(tmp_path / 'run')]) == 0
+  page = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'Not shown' not in page and 'ct, best' in page
+  # The same label maps, scored by themselves.
+  run, found = tmp_path / 'run', tmp_path / 'found'
+  wanted = [f'--run={run}', f'--input={place}/ct/images', '--modality=ct']
+  assert predict.main([*wanted, f'--output={found}']) == 0
+  folders = [f'--prediction={found}', f'--reference={place}/ct/labels']
+  described = f'--classes={path}:ct'
+  output = tmp_path / 'scores'
+  assert evaluate.main([*folders, described, f'--output={output}']) == 0
+  scored = json.loads((output / 'evaluation.json').read_text())
+  for case in scored['cases']:
+    some = {'liver'} if maps[f'ct_{case["case"]}'] % 2 else {*labels}
+    assert {*case['scores']} == some and case['ignored_ml'] > 0

@@ -78,6 +78,22 @@ class PreparedCase:
     out[0] = not (labelable & ~out)[1:].any()
     return out
 
+  @property
+  def drawn_slices(self) -> list[int]:
+    """Slices on which somebody drew."""
+    return sorted({*range(self.num_slices)} - {*self.undrawn})
+
+  def open_slices(self, labelable: np.ndarray) -> Sequence[int]:
+    """Slices whose label map does not say of every class where it is.
+
+    Voxels that nobody looked at, on slices that were drawn, do not count.
+
+    Args:
+      labelable: see `drawn_for`.
+    """
+    complete = self.drawn_for(labelable)[0]
+    return self.undrawn if complete else range(self.num_slices)
+
   def left_open(self, labels: np.ndarray, slices: Sequence[int]) -> np.ndarray:
     """Labels without what was not drawn.
 

@@ -79,7 +79,7 @@ def batches_of(
   batches = feed.batches(problem, method, prepared, split)
   present = scans.present_classes(prepared, split, names, len(problem.classes))
   steps = scans.steps_per_epoch(
-    prepared, split, names, method.recipe.batch_size
+    prepared, split, names, problem.labelable, method.recipe.batch_size
   )
   return batches, present, steps
 

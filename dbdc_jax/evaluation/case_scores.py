@@ -10,6 +10,8 @@ import numpy as np
 from data.formats import affines, label_maps, scan_files
 from data.formats.nifti import Volume
 from data.formats.scan_error import ScanError
+from data.readers import left_open
+from data.task import UNKNOWN
 from dbdc_jax.evaluation import scoring
 from dbdc_jax.evaluation.label_codes import Classes
 from dbdc_jax.evaluation.matching import Matched
@@ -40,6 +42,7 @@ class Scored(NamedTuple):
     others: 'prediction' and 'reference' -> codes found there that belong to no
       class.
     ignored: volume that was left out, mL.
+    undrawn: classes that nobody drew in the reference: they have no scores.
     notes: what people should know of its files.
     problem: file, reason, remedy; only of a bad case.
   """
@@ -50,6 +53,7 @@ class Scored(NamedTuple):
   tolerance: float = 0.0
   others: dict[str, list[int]] = {}  # noqa: RUF012
   ignored: float = 0.0
+  undrawn: Sequence[str] = ()
   notes: Sequence[str] = ()
   problem: tuple[str, str, str] | None = None
 
@@ -94,15 +98,15 @@ def _on_grid(case: Matched, prediction: Volume, reference: Volume) -> Volume:
 
 def _read(
   case: Matched,
-) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], list[str]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
   """Both label maps of a case on their common grid.
 
   The axes are those of the files in reverse: NIfTI's first axis is the fastest,
   numpy's the last, and metrics do not ask which is which.
 
   Returns:
-    The codes of prediction and reference, `[Z, Y, X]`; voxel sides of these
-    axes, mm; what people should know of the files.
+    The codes of prediction and reference, `[Z, Y, X]`; the affine of `[X, Y,
+    Z]`; what people should know of the files.
 
   Raises:
     ScanError: a file is unsound, or the two do not lie on the same grid.
@@ -110,7 +114,6 @@ def _read(
   reference = scan_files.read(case.reference, label=True)
   found = scan_files.read(case.prediction, label=True)
   prediction = _on_grid(case, found, reference)
-  sides = np.linalg.norm(reference.affine[:3, :3], axis=0)
   if affines.shear(reference.affine) > _MAX_SHEAR:
     raise ScanError(
       case.reference.path,
@@ -128,7 +131,42 @@ def _read(
   mine, theirs = (
     np.ascontiguousarray(volume.voxels.T) for volume in (prediction, reference)
   )
-  return mine, theirs, tuple(map(float, sides[::-1])), notes
+  return mine, theirs, reference.affine, notes
+
+
+def _not_drawn(
+  case: Matched,
+  reference: np.ndarray,
+  counts: dict[int, int],
+  classes: Classes,
+  affine: np.ndarray,
+) -> tuple[np.ndarray, set[str]]:
+  """Voxels at which nobody looked, and classes that nobody drew.
+
+  Args:
+    case: of the reference.
+    reference: its codes, `[Z, Y, X]`.
+    counts: of them.
+    classes: what codes mean.
+    affine: of `[X, Y, Z]`.
+
+  Raises:
+    ScanError: it holds what dataset.json says was not drawn.
+  """
+  if classes.partial is None:
+    return np.isin(reference, classes.ignored), set()
+  (modality,) = classes.partial.modalities
+  index = {code: modality.codes.get(code, 0) for code in counts}
+  label, drawn = left_open.leave_open(
+    label_maps.look_up(reference, index, np.uint8).T,
+    affine,
+    modality,
+    case.name,
+    str(case.reference.path),
+  )
+  there = classes.partial.classes
+  left = {there[i] for i in drawn or ()} if drawn is not None else {*there}
+  return label.T == UNKNOWN, {*classes.names.values()} - left
 
 
 def _is_image(codes: np.ndarray, common: int) -> bool:
@@ -184,11 +222,14 @@ def _own_classes(codes: Iterable[int]) -> Classes:
 def _score(
   case: Matched, classes: Classes | None, tolerance: float | None
 ) -> Scored:
-  prediction, reference, spacing, notes = _read(case)
+  prediction, reference, affine, notes = _read(case)
+  sides = np.linalg.norm(affine[:3, :3], axis=0)
+  spacing = tuple(map(float, sides[::-1]))
   here, there = map(label_maps.count_codes, (prediction, reference))
   _check_label_map(case.prediction.path, prediction, here, classes)
   _check_label_map(case.reference.path, reference, there, classes)
-  names, ignored = classes or _own_classes(here | there)
+  classes = classes or _own_classes(here | there)
+  names = classes.names
   order = ['background', *dict.fromkeys(names.values())]
   index = {code: order.index(name, 1) for code, name in names.items()}
   # Classes' indices, in 8 bits where these are enough.
@@ -197,14 +238,15 @@ def _score(
     codes, {code: index.get(code, 0) for code in counts}, kind
   )
   prediction, left_out = look_up(prediction, here), 0
-  if there.keys() & set(ignored):
-    unknown = np.isin(reference, ignored)
+  undrawn: set[str] = set()
+  if classes.partial or there.keys() & set(classes.ignored):
+    unknown, undrawn = _not_drawn(case, reference, there, classes, affine)
     prediction[unknown] = 0
     left_out = int(np.count_nonzero(unknown))
   reference = look_up(reference, there)
   others = {
     'prediction': sorted(here.keys() - {0, *names}),
-    'reference': sorted(there.keys() - {0, *names, *ignored}),
+    'reference': sorted(there.keys() - {0, *names, *classes.ignored}),
   }
   tolerance = max(spacing) if tolerance is None else tolerance
   scores = scoring.score(
@@ -212,7 +254,14 @@ def _score(
   )
   millilitres = left_out * float(np.prod(spacing)) / 1000
   return Scored(
-    case, scores, spacing[::-1], tolerance, others, millilitres, notes
+    case,
+    scoring.only({*order} - undrawn, scores),
+    spacing[::-1],
+    tolerance,
+    others,
+    millilitres,
+    sorted(undrawn),
+    notes,
   )
 
 

@@ -6,6 +6,7 @@ import re
 from typing import Any, NamedTuple
 
 from data import task_file
+from data.task import Task
 
 _FORM = (
   "write CODE=NAME,CODE=NAME, e.g. '1=liver,2=kidney', or a JSON file"
@@ -23,10 +24,13 @@ class Classes(NamedTuple):
   Attributes:
     names: code -> class name, in the order given, without the background.
     ignored: codes of voxels that nobody annotated.
+    partial: of a dataset.json that says what was drawn in each label map, a
+      task of one modality.
   """
 
   names: dict[int, str]
   ignored: tuple[int, ...] = ()
+  partial: Task | None = None
 
 
 def parse(text: str) -> Classes | None:
@@ -48,8 +52,9 @@ def parse(text: str) -> Classes | None:
   """
   if not text:
     return None
+  partial = None
   if file := _FILE.fullmatch(text):
-    pairs = _from_json(pathlib.Path(file[1]), file[2])
+    pairs, partial = _from_json(pathlib.Path(file[1]), file[2])
   else:
     pairs = [_pair(part.strip()) for part in text.split(',')]
   codes = _unique(pairs)
@@ -62,7 +67,7 @@ def parse(text: str) -> Classes | None:
   if not names:
     raise ValueError(f'classes: none but the background in {text!r}: {_FORM}')
   ignored = tuple(sorted(c for c, name in special.items() if name == IGNORE))
-  return Classes(names, ignored)
+  return Classes(names, ignored, partial)
 
 
 def _unique(pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
@@ -104,8 +109,8 @@ def _pair(part: str) -> tuple[int, str]:
 
 def _from_json(
   path: pathlib.Path, modality: str | None
-) -> list[tuple[int, str]]:
-  """(code, name) of a data set's description.
+) -> tuple[list[tuple[int, str]], Task | None]:
+  """(code, name) of a data set's description, and `Classes.partial`.
 
   Of the chosen modality, or of all if they agree.
   """
@@ -117,7 +122,7 @@ def _from_json(
   several = found.get('modalities')
   if not isinstance(several, dict) or not several:
     if modality is None:
-      return _pairs(path, found)
+      return _pairs(path, found), None
     raise ValueError(
       f'classes: {path} has no modalities: leave :{modality} away'
     )
@@ -138,7 +143,21 @@ def _from_json(
       f'classes: the modalities of {path} have different label codes: choose'
       f' one of {forms}'
     )
-  return next(iter(every.values()))
+  return next(iter(every.values())), _partial(path, chosen)
+
+
+def _partial(path: pathlib.Path, chosen: dict[str, Any]) -> Task | None:
+  """What a dataset.json says of what was drawn in each label map."""
+  if not any({'drawn', 'sparse'} & {*fields} for fields in chosen.values()):
+    return None
+  if len(chosen) > 1:
+    raise ValueError(
+      f'classes: {path} says for each modality what was drawn: choose one of'
+      f' {", ".join(f"{path}:{name}" for name in chosen)}'
+    )
+  (name,) = chosen
+  task = task_file.find(str(path))
+  return task._replace(modalities=task.select(name))
 
 
 def _pairs(

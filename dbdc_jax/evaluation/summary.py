@@ -123,11 +123,16 @@ def summarize(
   good = [o for o in outcomes if o.problem is None]
   classes = _classes(good, chosen)
   rows = [
-    {name: o.scores.get(name) or _absent() for name in classes} for o in good
+    {
+      name: o.scores.get(name) or _absent()
+      for name in classes
+      if name not in o.undrawn
+    }
+    for o in good
   ]
   total = scoring.aggregate(rows, case_scores.METRICS, list(classes))
   for name, entry in total['classes'].items():
-    mine = [row[name] for row in rows]
+    mine = [row[name] for row in rows if name in row]
     entry['spread'] = {m: _spread(mine, m) for m in case_scores.METRICS}
   return {
     **info,
@@ -153,6 +158,7 @@ def summarize(
         'spacing_mm': list(o.spacing),
         'tolerance_mm': o.tolerance,
         'ignored_ml': o.ignored,
+        'not_drawn': list(o.undrawn),
         'scores': row,
       }
       for o, row in zip(good, rows, strict=True)
@@ -216,10 +222,9 @@ def _strangers(results: dict[str, Any]) -> list[str]:
   """Codes that only one side has may be one class, numbered in two ways."""
   unmet = [
     str(code)
-    for name, codes in results['classes'].items()
-    for code in codes
-    if results['summary']['classes'][name]['volume_prediction'] == 0
-    and results['summary']['classes'][name]['volume_reference'] > 0
+    for name, entry in results['summary']['classes'].items()
+    for code in results['classes'][name]
+    if entry['volume_prediction'] == 0 and entry['volume_reference'] > 0
   ]
   extra = [
     code for code, n in results['codes_not_scored'].items()
@@ -259,12 +264,18 @@ def _notes(results: dict[str, Any]) -> list[str]:
     )
   lines += _strangers(results)
   codes = results['ignored']['codes']
-  if codes:
-    volume = sum(case['ignored_ml'] for case in results['cases'])
+  volume = sum(case['ignored_ml'] for case in results['cases'])
+  if codes or volume:
+    what = f'with code {", ".join(map(str, codes))}' if codes else 'not drawn'
     lines.append(
-      f'ignored: {volume:.1f} mL with code {", ".join(map(str, codes))} in the'
-      ' references, on both sides'
+      f'ignored: {volume:.1f} mL {what} in the references, on both sides'
     )
+  undrawn = collections.Counter(
+    name for case in results['cases'] for name in case['not_drawn']
+  )
+  if undrawn:
+    said = [f'{name} ({n} references)' for name, n in undrawn.items()]
+    lines.append(f'not drawn, so without a score: {names.listed(said)}')
   if results['matched']:
     lines.append(results['matched'])
   if results['left_out']:

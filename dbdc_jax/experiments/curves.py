@@ -12,12 +12,18 @@ from dbdc_jax.workdir import metric_writer
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
-def _validated(run: PlannedRun, modality: str) -> list[tuple[int, float]]:
-  """Step and validation DSC in percent, of the network of a modality."""
-  rows = metric_writer.read_epochs(run.workdir)
-  rows = rows or metric_writer.read_epochs(run.workdir / modality)
-  name = f'validation_dice/{modality}'
-  return [(r['step'], 100 * r[name]) for r in rows if r.get(name) is not None]
+def _curves(run: PlannedRun) -> list[list[tuple[int, float]]]:
+  """Steps and validation DSC in percent, of each modality that is tested."""
+  found = plan.results(run)
+  if not found:
+    return []
+  whole, out = metric_writer.read_epochs(run.workdir), []
+  for modality in found['modalities']:
+    # A network of its own has a folder of its own.
+    rows = whole or metric_writer.read_epochs(run.workdir / modality)
+    pairs = [(r['step'], r.get(f'validation_dice/{modality}')) for r in rows]
+    out.append([(step, 100 * dice) for step, dice in pairs if dice is not None])
+  return out
 
 
 def learning(runs: Sequence[PlannedRun]) -> dict[str, Any] | None:
@@ -31,16 +37,11 @@ def learning(runs: Sequence[PlannedRun]) -> dict[str, Any] | None:
     finished runs and the modalities that they test, None where one was not yet
     validated. None if no finished run has metrics.
   """
-  done = [(run, found) for run in runs if (found := plan.results(run))]
-  tested = [
-    _validated(run, name) for run, found in done for name in found['modalities']
-  ]
-  curves = list(filter(None, tested))
+  curves = [curve for run in runs for curve in _curves(run) if curve]
   if not curves:
     return None
   dice = []
   for share in SHARES:
     there = [[d for s, d in c if s <= share * c[-1][0]] for c in curves]
-    whole = all(there)
-    dice.append(statistics.fmean(d[-1] for d in there) if whole else None)
+    dice.append(statistics.fmean(d[-1] for d in there) if all(there) else None)
   return {'steps': max(curve[-1][0] for curve in curves), 'dice': dice}

@@ -34,10 +34,16 @@ _TRANSFERS = ('varda', 'varda_full', 'ram_dsir', 'ram_dsir_full')
 
 
 def _rows(table: str) -> tuple[Variant, ...]:
+  """A table's rows, each held against labelled scans alone, if it has them."""
   path = pathlib.Path(__file__).parent / 'rows' / f'table{table}.json'
-  return variants.read(
+  rows = variants.read(
     str(path), 'heart' if table == '1' else 'abdomen'
   ).variants
+  bound = tuple(row.name for row in rows if row.name == 'unet_lb')
+  return tuple(
+    row if row.name in bound else dataclasses.replace(row, against=bound)
+    for row in rows
+  )
 
 
 def _directed(row: Variant, modalities: Sequence[str]) -> tuple[Variant, ...]:

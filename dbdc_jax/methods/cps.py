@@ -31,7 +31,9 @@ def _loss(step, params, memory):
       step, mine, views.labels, name=name, share=plain.HALF
     )
   first, second = unlabeled.values()
-  pseudo = lambda x: supervision.pseudo_labels(x, step.signals.present)
+  pseudo = lambda x: supervision.pseudo_labels(
+    x, step.signals.present, views.possible
+  )
   terms = {
     'cross_ce': losses.cross_entropy(first, pseudo(second)),
     'cross2_ce': losses.cross_entropy(second, pseudo(first)),

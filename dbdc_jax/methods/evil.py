@@ -126,10 +126,12 @@ def _labeled(step, alpha, logits, labels, edl):
   return terms | supervise(logits, name='sup2')
 
 
-def _unlabeled(step, alpha, first, second, edl):
+def _unlabeled(step, alpha, first, second, possible, edl):
   """Terms of unlabelled slices from alpha and both networks' logits."""
   sure = lax.stop_gradient(uncertainty(alpha)) < step.config.ssl.threshold
-  pseudo = lambda x: supervision.pseudo_labels(x, step.signals.present)
+  pseudo = lambda x: supervision.pseudo_labels(
+    x, step.signals.present, possible
+  )
   return {
     'cross_edl': edl(alpha, pseudo(second)),
     'cross2_ce': kept_cross_entropy(second, pseudo(first), sure),
@@ -156,10 +158,10 @@ def _loss(step, params, memory):
   shown, there = own, supervision.drawn(step)
   if there is not None:
     # Before the strengths: their sum mixes the classes.
-    shown = partial_labels.gated(own, there)
+    shown = partial_labels.asked(own, there, step.signals.present)
   return plain.Outcome(
     _labeled(step, strengths(shown), other, views.labels, edl),
-    _unlabeled(step, strengths(first), first, second, edl),
+    _unlabeled(step, strengths(first), first, second, views.possible, edl),
     own,
     views.labels,
     statistics,

@@ -59,7 +59,7 @@ def _loss(step, params, memory):
   views = passes.views(step)
   share = shares(views.keys, step.config.ssl.mix)
   p = passes.probabilities(
-    step, memory['teacher'], memory['modulation'], views.weak
+    step, memory['teacher'], memory['modulation'], views.weak, views.possible
   )
   mixed = views._replace(weak=mix(views.weak, share))
   return student(step, params, memory, mixed, mix(p, share))

@@ -39,7 +39,7 @@ def answer(
   """The teacher's softmax of the unlabelled slices, with noise of a number."""
   noisy = teacher.noisy(views.weak, views.keys, step.config.ssl.noise, number)
   return passes.probabilities(
-    step, memory['teacher'], memory['modulation'], noisy
+    step, memory['teacher'], memory['modulation'], noisy, views.possible
   )
 
 

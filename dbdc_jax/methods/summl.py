@@ -267,7 +267,9 @@ def _loss(step, params, memory):
   ramp = plain.ramp(step)
   difference = co_training.symmetric_divergence(own, other)
   taught = {'consistency': losses.mean(difference)}
-  taught |= co_training.terms(step, own[:, count:], other[:, count:])
+  taught |= co_training.terms(
+    step, own[:, count:], other[:, count:], views.possible
+  )
   taught = {name: ramp * term for name, term in taught.items()}
   terms |= {name: jnp.where(started, x, 0.0) for name, x in translated.items()}
   terms |= {name: jnp.where(on, x, 0.0) for name, x in taught.items()}

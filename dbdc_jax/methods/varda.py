@@ -37,12 +37,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Float, Integer
 import optax
 
 from dbdc_jax.methods.common import adaptation, passes, supervision, transfer
 from dbdc_jax.models.varda import SCALES, VarDA
 from dbdc_jax.ops import domain_distance, losses, partial_labels
+from dbdc_jax.ops.shapes import Present
 from dbdc_jax.runtime import over_devices
 
 # Also with a fully labelled source (the paper's "VarDA*").
@@ -60,25 +61,26 @@ _PUBLISHED_ELEMENTS = (10 * 10 * 256, 20 * 20 * 128, 40 * 40 * 64)
 def balanced_cross_entropy(
   logits: Float[Array, 'n H W C'],
   labels: Integer[Array, 'n H W'],
-  drawn: Bool[Array, 'n C'] | None = None,
+  known: tuple[Present, partial_labels.Drawn | None] | None = None,
 ) -> Float[Array, '']:
   """Cross entropy in which each class of the batch weighs the same.
 
   Args:
     logits: of each pixel.
     labels: class indices, or `UNKNOWN`.
-    drawn: see `partial_labels`; pixels that are none of what was drawn weigh
-      as background.
+    known: the modality's classes, and what was drawn, `[1, n, C]`, or None;
+      see `partial_labels`. Pixels that are none of it weigh as background.
 
   Returns:
     The mean over the classes that occur of each one's mean.
   """
   chosen = losses.one_hot(labels, logits.shape[-1])
-  if drawn is None:
+  present, drawn = known or (None, None)
+  if drawn is None or present is None:
     surprise = -jax.nn.log_softmax(logits.astype(jnp.float32))
   else:
-    logits = partial_labels.gated(logits[None], drawn[None])[0]
-    surprise = partial_labels.surprise(logits[None], labels[None], drawn[None])
+    logits = partial_labels.asked(logits[None], drawn, present)
+    surprise = partial_labels.surprise(logits, labels[None], drawn)
     surprise = surprise[0, ..., None]
   sums = jnp.sum(jnp.where(chosen, surprise, 0.0), (0, 1, 2))
   counts = jnp.sum(chosen.astype(jnp.float32), (0, 1, 2))
@@ -203,10 +205,9 @@ def _loss(step, params, memory):
   source, target = transfer.SOURCE, transfer.TARGET
   labels, count = views.labels[source], views.labels.shape[1]
   found, of_each, statistics = _both(step.net, params, memory, views)
-  weight, there = step.config.varda.segmentation, supervision.drawn(step)
-  balanced = functools.partial(
-    balanced_cross_entropy, drawn=None if there is None else there[source]
-  )
+  weight = step.config.varda.segmentation
+  own = transfer.of_source((step.signals.present, supervision.drawn(step)))
+  balanced = functools.partial(balanced_cross_entropy, known=own)
   terms = {'sup_ce': weight * balanced(found.fused[:count], labels)}
   for scale, x in enumerate(found.logits):
     name = f'sup{2 ** (SCALES - 1 - scale)}_ce'

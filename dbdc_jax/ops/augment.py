@@ -204,17 +204,21 @@ def labeled_view(
 
 
 def unlabeled_views(
-  images: UInt16[Array, 'n H W'], keys: Key[Array, ' n'], settings: Augmentation
-) -> tuple[Images, Images]:
+  images: UInt16[Array, 'n H W'],
+  keys: Key[Array, ' n'],
+  settings: Augmentation,
+  labels: UInt8[Array, 'n H W'] | None = None,
+) -> tuple[Images, Images, Labels | None]:
   """The weak and the strong view of unlabelled slices (same geometry).
 
   Args:
     images: as they are stored.
     keys: the samples' keys.
     settings: what to draw.
+    labels: of slices whose labels leave something open; they are moved, too.
   """
 
-  def one(image, key):
+  def one(image, key, label):
     k_geometry, k_curve, k_apply, k_noise = jax.random.split(key, 4)
     matrix, position = geometric_matrix(k_geometry, settings)
     where = _coordinates(matrix, position, image.shape, settings.patch_size)
@@ -223,7 +227,8 @@ def unlabeled_views(
     noise = settings.noise_sigma * jax.random.normal(k_noise, weak.shape)
     noisy = jax.random.bernoulli(k_apply, settings.noise_probability)
     strong = jnp.clip(jnp.where(noisy, strong + noise, strong), 0.0, 1.0)
-    return weak, strong
+    moved = None if label is None else warp_label(label, where)
+    return weak, strong, moved
 
-  weak, strong = jax.vmap(one)(images, keys)
-  return weak[..., None], lax.stop_gradient(strong)[..., None]
+  weak, strong, moved = jax.vmap(one)(images, keys, labels)
+  return weak[..., None], lax.stop_gradient(strong)[..., None], moved

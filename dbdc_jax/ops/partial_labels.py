@@ -6,13 +6,14 @@ or a class that nobody drew there. A pixel that nobody looked at is `UNKNOWN`.
 
 So a pixel has a set of classes that it may be, and the loss is that of the
 set's probability (Shi et al., "Marginal loss and exclusion loss for partially
-supervised multi-organ segmentation", 2021). Other than there, the logits of
-classes that nobody drew in a slice, and that of the background unless all were
-drawn, get no gradient from its label map (`gated`).
+supervised multi-organ segmentation", 2021). Of what is in the set a label map
+says nothing: how the background and the undrawn classes share it is learnt from
+slices in which these were drawn. A class that was drawn in no scan of a
+modality has no part in its losses (`asked`). Pseudo-labels, too, are one of
+what a pixel may be.
 """
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -52,10 +53,13 @@ def seen(present: Present, told: Bool[Array, 'K b H W C']) -> Present:
   return present & (over_devices.total(anywhere) > 0)
 
 
-def gated(logits: Logits, drawn: Drawn) -> Logits:
-  """Logits whose gradient is exactly 0 for what was not drawn."""
-  still = lax.stop_gradient(logits)
-  return jnp.where(drawn[..., None, None, :], logits, still)
+def asked(logits: Logits, drawn: Drawn, present: Present) -> Logits:
+  """Logits without those of classes that nobody drew in any scan.
+
+  No softmax gives these any weight, so that their gradient is exactly 0.
+  """
+  some = drawn | present[:, None]
+  return jnp.where(some[..., None, None, :], logits, losses.NEGATIVE)
 
 
 def surprise(

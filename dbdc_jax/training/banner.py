@@ -60,6 +60,26 @@ def switched_off(
   return lines
 
 
+def left_open(run: loop.TrainingRun) -> list[str]:
+  """Of modalities whose label maps leave something open, what was drawn."""
+  lines, classes = [], run.problem.classes
+  for modality, mask, cases in zip(
+    run.problem.modalities,
+    run.problem.labelable,
+    run.cases('labeled'),
+    strict=True,
+  ):
+    if any(case.partly_drawn for case in cases):
+      counts = np.sum([case.drawn_for(mask) for case in cases], 0)
+      each = [f'{classes[i]} {counts[i]}' for i in np.flatnonzero(mask) if i]
+      slices = sum(len(case.drawn_slices) for case in cases)
+      lines.append(
+        f'  {modality.title:12s} drawn on {slices} of these slices; in how many'
+        f' of the {len(cases)} scans: {", ".join(each)}'
+      )
+  return lines
+
+
 def text(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
   """The banner.
 
@@ -90,6 +110,7 @@ def text(run: loop.TrainingRun, state: TrainState, parameters: int) -> str:
       count = sum(slices[name] for name in cases)
       parts.append(f'{len(cases)} {part} scans ({count} slices)')
     lines.append(f'  {modality.title:12s} ' + ', '.join(parts))
+  lines += left_open(run)
   lines += [
     f'network: {parameters:,} parameters, width {config.model.width},'
     f' {config.augment.patch_size} x {config.augment.patch_size} patches',

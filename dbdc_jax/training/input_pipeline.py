@@ -64,7 +64,6 @@ class Batches:
     # A modality without labelled scans (the target of a transfer) fills its
     # part of the batch with images whose label is background, which its method
     # leaves alone.
-    self._bare = np.array([not cases for cases in labeled])
     chain = itertools.chain.from_iterable
     with_label = list(chain(labeled))
     bare = [u for u, x in zip(unlabeled, labeled, strict=True) if not x]
@@ -75,16 +74,23 @@ class Batches:
       depth=depth,
       limit=memory_limit_gib * 2**30,
     )
+    if labelable is None:
+      if any(case.partly_drawn for case in with_label):
+        raise ValueError('label maps are partial: say what they can contain')
+      labelable = np.ones((len(labeled), 1), bool)
+    masks = dict(zip(modalities, labelable, strict=True))
     rows, pairs = self.samples.rows, list(zip(unlabeled, labeled, strict=True))
     self._rows = {
-      'labeled': [rows(x, drawn=True) if x else rows(u) for u, x in pairs]
+      'labeled': [
+        rows(x, lambda case: case.drawn_slices) if x else rows(u)
+        for u, x in pairs
+      ]
     }
     self.consistent = np.zeros(len(pairs), bool)
     if use_unlabeled:
-      # Labelled scans teach by their slices without a label, too.
-      without = [
-        np.concatenate([rows(u), rows(x, drawn=False)]) for u, x in pairs
-      ]
+      # Labelled scans teach by what their labels leave open, too.
+      left = lambda case: case.open_slices(masks[case.modality])
+      without = [np.concatenate([rows(u), rows(x, left)]) for u, x in pairs]
       self.consistent = np.array([len(found) > 0 for found in without])
       if self.consistent.any():
         # A modality without any takes its labelled images; `consistent` keeps
@@ -95,9 +101,6 @@ class Batches:
         ]
     self._drawn: np.ndarray | None = None
     if any(case.partly_drawn for case in with_label):
-      if labelable is None:
-        raise ValueError('label maps are partial: say what they can contain')
-      masks = dict(zip(modalities, labelable, strict=True))
       self._drawn = self.samples.drawn_for(
         with_label, np.stack([masks[case.modality] for case in with_label])
       )
@@ -125,20 +128,21 @@ class Batches:
     """The batch of a step as rows of `samples`: `[K, samples]` int32 arrays.
 
     `index` is the sample's index in the global batch, which keys its random
-    draws. Unlabelled samples have no label.
+    draws.
     """
     at = step * self._batch_size + np.array(self._own)
-    first = self._batch_size * np.arange(len(self._bare))[:, None]
+    first = self._batch_size * np.arange(len(self.consistent))[:, None]
     index = (first + np.array(self._own)).astype(np.int32)
     out = {}
     for kind, streams in self._rows.items():
       images = np.stack([self._taken(kind, k, at) for k in range(len(streams))])
       out[kind] = {'image': images, 'index': index}
-      if kind == 'labeled':
-        label = np.where(self._bare[:, None], 0, images + 1)
+      if kind == 'labeled' or self._drawn is not None:
+        with_label = images < self.samples.num_labeled
+        label = np.where(with_label, images + 1, 0)
         out[kind]['label'] = label.astype(np.int32)
-        if self._drawn is not None:
-          out[kind]['drawn'] = self._drawn[images]
+      if self._drawn is not None:
+        out[kind]['drawn'] = self._drawn[images]
     return out
 
   def _taken(self, kind: str, k: int, at: np.ndarray) -> np.ndarray:
@@ -155,8 +159,8 @@ class Batches:
 
     `batch['labeled']` has `image` uint16, `label` uint8 and `index` int32, and
     where label maps leave anything open `drawn` `[K, samples, C]` bool, see
-    `ops/partial_labels.py`; `batch['unlabeled']`, if there is any, has neither
-    `label` nor `drawn`.
+    `ops/partial_labels.py`; `batch['unlabeled']`, if there is any, has `label`
+    and `drawn` only there.
     """
     load = {'image': self.samples.images, 'label': self.samples.labels}
     return {

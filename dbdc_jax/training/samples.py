@@ -3,7 +3,7 @@
 No jax here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 
 import numpy as np
@@ -58,6 +58,11 @@ class Samples:
   def __len__(self) -> int:
     return int(self._first[-1])
 
+  @property
+  def num_labeled(self) -> int:
+    """Samples that have a label; they are the first ones."""
+    return int(self._first[self._num_labeled])
+
   def _kept(self, limit: float) -> int:
     """Number of cases, from the first, that fit into `limit` bytes."""
     per_case = np.diff(self._first) * int(np.prod(self._shape))
@@ -85,23 +90,25 @@ class Samples:
       self._labels[1 + first : 1 + last] = self._labels_of(case)
 
   def rows(
-    self, cases: Sequence[PreparedCase], drawn: bool | None = None
+    self,
+    cases: Sequence[PreparedCase],
+    slices: Callable[[PreparedCase], Sequence[int]] | None = None,
   ) -> np.ndarray:
     """The rows of some of the cases, int32.
 
     Args:
       cases: of those that there are.
-      drawn: only slices on which somebody drew, or only the others; None: all.
+      slices: which slices of each case; None: all. A whole scan is one sample
+        if it has any of them.
     """
     at = {case.name: i for i, case in enumerate(self._cases)}
     found = [np.zeros(0, int)]
     for case in cases:
       first, last = self._first[at[case.name] :][:2]
       rows = np.arange(first, last)
-      if drawn is not None:
-        # A whole scan is one sample, somewhere in which somebody drew.
-        undrawn = [] if self._depth else case.undrawn
-        rows = rows[np.isin(rows - first, undrawn) != drawn]
+      if slices is not None:
+        chosen = np.asarray(slices(case), int)
+        rows = rows[: len(chosen)] if self._depth else first + chosen
       found.append(rows)
     return np.concatenate(found).astype(np.int32)
 
@@ -110,11 +117,13 @@ class Samples:
   ) -> np.ndarray:
     """`[rows, C]` bool of all rows, see `PreparedCase.drawn_for`.
 
+    Nothing was drawn in other cases.
+
     Args:
       cases: whose label maps were not drawn for everything.
       labelable: `[C]` bool for each of them.
     """
-    out = np.ones((len(self), labelable.shape[1]), bool)
+    out = np.zeros((len(self), labelable.shape[1]), bool)
     for case, mask in zip(cases, labelable, strict=True):
       out[self.rows([case])] = case.drawn_for(mask)
     return out

@@ -268,32 +268,57 @@ def prototyped_classes(
     prepared: the prepared data.
     split: who is where.
     problem: of the network.
+
+  Raises:
+    ValueError: a class was drawn in no labelled training scan.
   """
   groups = select(prepared, split, problem.names, 'labeled')
   if not any(case.partly_drawn for cases in groups for case in cases):
     return None
+  drawn = np.zeros_like(present)
+  for row, mask, cases in zip(drawn, problem.labelable, groups, strict=True):
+    for case in cases:
+      row |= mask & case.drawn_for(mask)
+  nowhere = np.flatnonzero(problem.labelable.any(0) & ~drawn.any(0))
+  if lost := [problem.classes[i] for i in nowhere if i]:
+    raise ValueError(
+      f'{", ".join(lost)}: drawn in no labelled training scan of'
+      f' {", ".join(problem.names)}, so nothing can be learnt of it: draw it in'
+      ' one, choose another split (config.data.split, config.data.split_seed)'
+      ' or leave it out of dataset.json'
+    )
   out = present.copy()
-  for row, mask, cases in zip(out, problem.labelable, groups, strict=True):
-    row[0] &= any(case.drawn_for(mask)[0] for case in cases)
+  out[:, 0] &= drawn[:, 0]
   return out
 
 
 def steps_per_epoch(
-  prepared: Prepared, split: Split, modalities: Sequence[str], batch_size: int
+  prepared: Prepared,
+  split: Split,
+  modalities: Sequence[str],
+  labelable: np.ndarray,
+  batch_size: int,
 ) -> int:
   """Steps until the largest modality's unlabelled slices were all seen.
 
-  Those of labelled scans on which nobody drew count as such. A modality without
-  unlabelled scans counts its labelled ones; shorter sets repeat. The same for
-  every method, so that all train equally long.
+  Those that labels leave open count as such. A modality without any counts its
+  labelled ones; shorter sets repeat. The same for every method, so that all
+  train equally long.
+
+  Args:
+    prepared: the prepared data.
+    split: who is where.
+    modalities: that take part.
+    labelable: `[K, C]` bool, classes that their labels can contain.
+    batch_size: slices of a modality and step.
   """
   parts = (
     select(prepared, split, modalities, part)
     for part in ('unlabeled', 'labeled')
   )
   slices = []
-  for unlabeled, labeled in zip(*parts, strict=True):
-    drawn = sum(case.num_slices - len(case.undrawn) for case in labeled)
-    every = sum(case.num_slices for case in (*unlabeled, *labeled))
-    slices.append(every - drawn or drawn)
+  for mask, unlabeled, labeled in zip(labelable, *parts, strict=True):
+    left = sum(len(case.open_slices(mask)) for case in labeled)
+    left += sum(case.num_slices for case in unlabeled)
+    slices.append(left or sum(case.num_slices for case in labeled))
   return -(-max(slices) // batch_size)

@@ -291,7 +291,9 @@ def _run_all(
   config, names, transfer = problem.config, problem.names, traits.transfer
   prepared, split = _prepare(problem, folder, added, transfer)
   # Over all modalities, also where each has a network of its own.
-  steps = scans.steps_per_epoch(prepared, split, names, config.batch_size)
+  steps = scans.steps_per_epoch(
+    prepared, split, names, problem.labelable, config.batch_size
+  )
   prepared = scans.with_less_drawn(prepared, split, problem)
   cases, facts = [], {}
   for part in problem.networks(traits.joint):

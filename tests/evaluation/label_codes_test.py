@@ -39,7 +39,7 @@ def test_codes_with_and_without_names():
 )
 def test_every_form_of_a_description(tmp_path, labels):
   found = label_codes.parse(_file(tmp_path, {'name': 'x', 'labels': labels}))
-  assert found == ({6: 'liver', 2: 'kidney'}, ())
+  assert found == ({6: 'liver', 2: 'kidney'}, (), None)
 
 
 def test_regions_of_several_codes_are_classes_unless_they_overlap(tmp_path):
@@ -94,7 +94,9 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, found, message):
 )
 def test_codes_to_ignore_are_no_class(tmp_path, labels):
   found = label_codes.parse(_file(tmp_path, {'labels': labels}))
-  assert found == label_codes.parse('9=ignore,1=liver') == ({1: 'liver'}, (9,))
+  assert (
+    found == label_codes.parse('9=ignore,1=liver') == ({1: 'liver'}, (9,), None)
+  )
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
@@ -115,7 +117,7 @@ def test_modalities_that_agree_are_one(tmp_path):
   path = _file(tmp_path, _modalities(ct=same, mr=other))
   expected = {1: 'a', 2: 'b', 3: 'b'}
   for text in (path, f'{path}:ct', f'{path}:mr'):
-    assert label_codes.parse(text) == (expected, ())
+    assert label_codes.parse(text) == (expected, (), None)
 
 
 def test_an_export_says_its_codes_too(tmp_path):

@@ -31,6 +31,14 @@ def test_rows_have_names_of_their_own_and_one_is_the_reference(name):
   assert len(set(names)) == len(names) and names[-1] == 'dbdc'
 
 
+@pytest.mark.parametrize('table', SCORED, ids=lambda table: table.title)
+def test_every_method_is_held_against_labelled_scans_alone(table):
+  """Whether it pays to use more than those is what the tables are about."""
+  bound, *others = table.variants
+  assert bound.name == 'unet_lb' and not bound.against
+  assert {tuple(variant.against) for variant in others} == {('unet_lb',)}
+
+
 def test_the_ablation_adds_one_term_at_a_time():
   off = [set(variant.fields) for variant in paper.table('3').variants]
   assert [len(fields) for fields in off] == [5, 4, 3, 2, 1, 0]

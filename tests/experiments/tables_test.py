@@ -50,9 +50,9 @@ def test_a_row_may_be_compared_with_others(tmp_path):
   """The same difference as to the reference, turned; and a page of it."""
   table = paper.table('1')
   rows = tuple(
-    dataclasses.replace(v, against=('dbdc_no_maw', 'unet_lb'))
-    if v.name == 'dbdc'
-    else v
+    dataclasses.replace(
+      v, against=('dbdc_no_maw', 'unet_lb') if v.name == 'dbdc' else ()
+    )
     for v in table.variants
   )
   table = dataclasses.replace(table, variants=rows)

@@ -105,8 +105,8 @@ def _of_classes(params, count):
 # Of the others, what is learnt from labels is `supervision.labeled_terms`, too,
 # or is tested with them; but images without labels move all classes.
 @pytest.mark.parametrize('name', ['dbdc', 'summl', *PLAIN])
-def test_classes_that_nobody_drew_learn_nothing_from_labels(name):
-  """Nor does the background, where not all were drawn; others do."""
+def test_what_nobody_drew_teaches_nothing_and_what_was_drawn_does(name):
+  """By label maps, and by what they say of slices that they leave open."""
   config = abdomen.get_config(f'method={name}')
   config.update_from_flattened_dict(
     {'model.width': 2, 'model.embedding_dim': 4, 'joint': 'true'}
@@ -129,25 +129,46 @@ def test_classes_that_nobody_drew_learn_nothing_from_labels(name):
       'drawn': drawn,
     }
   }
-  batch['unlabeled'] = {k: batch['labeled'][k] for k in ('image', 'index')}
+  batch['unlabeled'] = {
+    **batch['labeled'],
+    'label': np.zeros_like(labels),
+    'drawn': np.zeros_like(drawn),
+  }
   present = jnp.asarray(np.array([[True, True, False, True, False]] * 2))
   signals = methods.full_signals(present, jnp.ones(2, bool))._replace(
     active=jnp.asarray(False),
     prototyped=present & (jnp.arange(classes) > 0),
   )
-  loss = lambda params, memory: method.loss(
-    params, memory, jax.tree.map(jnp.asarray, batch), KEY, signals
+  step = jax.jit(
+    jax.value_and_grad(
+      lambda params, memory, unlabeled, signals: method.loss(
+        params,
+        memory,
+        jax.tree.map(jnp.asarray, batch) | {'unlabeled': unlabeled},
+        KEY,
+        signals,
+      ),
+      has_aux=True,
+    )
   )
   params, memory = _drawn(method)
-  gradients, (_, metrics) = jax.jit(jax.grad(loss, has_aux=True))(
-    params, memory
+  (_, (_, metrics)), gradients = step(
+    params, memory, batch['unlabeled'], signals
   )
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
   heads = _of_classes(gradients, classes)
   assert heads
   for gradient in heads:
-    np.testing.assert_array_equal(gradient[..., [0, 2, 4]], 0)
-    assert (np.abs(gradient[..., [1, 3]]) > 0).any()
+    np.testing.assert_array_equal(gradient[..., [2, 4]], 0)
+    for index in (0, 1, 3):
+      assert np.any(gradient[..., index])
+  if method.traits.unlabeled:
+    active = signals._replace(active=jnp.asarray(True))
+    known = batch['unlabeled'], batch['labeled']
+    (first, _), (second, _) = (
+      step(params, memory, group, active)[0] for group in known
+    )
+    assert abs(first - second) > 1e-4 * abs(first)
 
 
 def test_an_unknown_assignment_is_refused():

@@ -8,6 +8,7 @@ import pixelwise
 import pytest
 
 from configs import abdomen
+from data.task import UNKNOWN
 from dbdc_jax import methods
 from dbdc_jax.methods import varda
 from dbdc_jax.methods.common.networks import Step
@@ -69,6 +70,24 @@ def test_balanced_cross_entropy_is_that_of_a_loop():
   assert set(np.unique(labels)) == {0, 1}
   found = varda.balanced_cross_entropy(jnp.asarray(z), jnp.asarray(labels))
   np.testing.assert_allclose(found, _balanced(z, labels), rtol=1e-5)
+
+
+def test_balanced_cross_entropy_of_what_was_drawn():
+  """In the second slice class 1; class 3 in none; and no pixel of a corner."""
+  rng = np.random.default_rng(0)
+  z = rng.normal(size=(2, 4, 5, 4)).astype(np.float32)
+  labels = rng.integers(0, 3, (2, 4, 5))
+  labels[1][labels[1] == 2] = 0
+  labels[:, :2, :2] = UNKNOWN
+  drawn = np.array([[[1, 1, 1, 0], [0, 1, 0, 0]]], bool)
+  present = jnp.array([[True, True, True, False]])
+  p = pixelwise.softmax(np.asarray(z[..., :3], float))
+  p[1, ..., 0] += p[1, ..., 2]
+  terms = [-np.log(p[labels == c][:, c]).mean() for c in range(3)]
+  found = varda.balanced_cross_entropy(
+    jnp.asarray(z), jnp.asarray(labels), (present, jnp.asarray(drawn))
+  )
+  np.testing.assert_allclose(found, np.mean(terms), rtol=1e-5)
 
 
 def test_divergence_is_0_at_the_standard_normal_alone():

@@ -53,6 +53,10 @@ def test_image_and_label_move_together():
   )
   same = (np.asarray(out[..., 0]) > 0.5) == (np.asarray(out_labels) == 1)
   assert same.mean() > 0.98
+  views = jaxed(augment.unlabeled_views)
+  weak, _, moved = views(images, _keys(8), settings, labels)
+  same = (np.asarray(weak[..., 0]) > 0.5) == (np.asarray(moved) == 1)
+  assert same.mean() > 0.98 and (np.asarray(moved) == 1).any()
 
 
 def test_boxes_cover_half_of_the_image_anywhere():
@@ -73,11 +77,11 @@ def test_views_share_their_geometry_and_strong_stays_in_range():
   images, _ = _slices()
   images = np.where(images > 30000, 65535, 0).astype(np.uint16)
   settings = PLAIN._replace(noise_probability=0.0)
-  weak, strong = jaxed(augment.unlabeled_views)(images, _keys(), settings)
+  weak, strong, _ = jaxed(augment.unlabeled_views)(images, _keys(), settings)
   # The curve goes through (0, 0) and (1, 1): black and white stay.
   np.testing.assert_allclose(weak, strong, atol=1e-4)
   noisy = FULL._replace(noise_probability=1.0)
-  _, strong = jaxed(augment.unlabeled_views)(images, _keys(), noisy)
+  _, strong, _ = jaxed(augment.unlabeled_views)(images, _keys(), noisy)
   assert strong.min() >= 0 and strong.max() <= 1
 
 

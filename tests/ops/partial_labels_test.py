@@ -77,33 +77,41 @@ def test_where_all_was_drawn_it_is_cross_entropy():
   assert partial_labels.judged(labels, everything).all()
 
 
-def _loss(logits, labels, drawn):
-  gated = partial_labels.gated(logits, drawn)
+def _loss(logits, labels, drawn, present):
+  asked = partial_labels.asked(logits, drawn, present)
   told = partial_labels.judged(labels, drawn)
-  present = partial_labels.seen(jnp.ones((K, C), bool), told)
-  dice = losses.dice(gated, labels, present, counted=told)
-  return (partial_labels.cross_entropy(gated, labels, drawn) + dice).sum()
+  seen = partial_labels.seen(present, told)
+  dice = losses.dice(asked, labels, seen, counted=told)
+  return (partial_labels.cross_entropy(asked, labels, drawn) + dice).sum()
 
 
 def test_what_nobody_drew_has_exactly_no_gradient():
-  """Nor has the background where not all was drawn; all else has some."""
+  """A pixel, and a class in all scans of a modality; all else has some."""
   logits, labels, drawn = _on_device(*_case())
-  gradient = np.asarray(jax.grad(_loss)(logits, labels, drawn))
-  told = np.asarray(partial_labels.judged(labels, drawn))
-  np.testing.assert_array_equal(gradient[~told], 0)
-  assert (gradient[told] != 0).all()
+  drawn = drawn.at[0, :, 3].set(False).at[0, 0, 0].set(False)
+  labels = labels.at[0].set(jnp.where(labels[0] == 3, 0, labels[0]))
+  present = jnp.array([[True, True, True, False], [True] * C])
+  gradient = np.asarray(jax.grad(_loss)(logits, labels, drawn, present))
+  unseen = np.asarray(labels == UNKNOWN)
+  np.testing.assert_array_equal(gradient[unseen], 0)
+  np.testing.assert_array_equal(gradient[0, ..., 3], 0)
+  assert (gradient[0][~unseen[0]][:, :3] != 0).all()
+  assert (gradient[1][~unseen[1]] != 0).all()
 
 
-def test_a_pixel_of_nothing_that_was_drawn_pushes_that_down_alone():
-  """By as much as if it were background, which it may not be."""
-  logits = jnp.zeros((1, 1, 1, 1, C))
+def test_what_a_pixel_may_be_is_one():
+  """How it is shared out among the classes changes nothing."""
   labels = jnp.zeros((1, 1, 1, 1), jnp.int32)
   drawn = jnp.array([[[False, True, False, False]]])
-  loss = lambda x: partial_labels.cross_entropy(
-    partial_labels.gated(x, drawn), labels, drawn
-  ).sum()
-  gradient = jax.grad(loss)(logits).ravel()
-  np.testing.assert_allclose(gradient, [0, 1 / C, 0, 0], rtol=1e-6)
+  loss = lambda x: partial_labels.cross_entropy(x, labels, drawn).sum()
+  gradient = jax.grad(loss)(jnp.zeros((1, 1, 1, 1, C))).ravel()
+  np.testing.assert_allclose(gradient, [-1 / 12, 1 / 4, -1 / 12, -1 / 12], 1e-6)
+  shares = ([0.3, 0.4, 0.2, 0.1], [0.1, 0.4, 0.05, 0.45])
+  first, second = (
+    loss(jnp.log(jnp.array(p)).reshape(1, 1, 1, 1, C)) for p in shares
+  )
+  np.testing.assert_allclose(first, -np.log(0.6), rtol=1e-6)
+  np.testing.assert_allclose(first, second, rtol=1e-6)
   assert not partial_labels.known(labels, drawn).any()
 
 

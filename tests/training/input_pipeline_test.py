@@ -11,6 +11,7 @@ from data.task import HEART
 from dbdc_jax.training import input_pipeline, scans
 
 NAMES = ('ct', 'mr')
+LABELABLE = np.ones((2, len(HEART.classes)), bool)
 
 
 @pytest.fixture(scope='module')
@@ -163,7 +164,7 @@ def test_an_epoch_is_the_largest_unlabelled_set_and_repeats_the_others(heart):
     )
   }
   largest = max(len(slices[m, 'unlabeled']) for m in NAMES)
-  steps = scans.steps_per_epoch(prepared, split, NAMES, 4)
+  steps = scans.steps_per_epoch(prepared, split, NAMES, LABELABLE, 4)
   assert steps == -(-largest // 4)
   seen = {(kind, k): [] for kind in ('labeled', 'unlabeled') for k in (0, 1)}
   for step in range(steps):
@@ -194,7 +195,7 @@ def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
   names = split['ct']['labeled']
   changed = {
     case.name: dataclasses.replace(
-      case, undrawn=list(range(1, case.num_slices)), unknown=1, drawn=[2]
+      case, undrawn=list(range(1, case.num_slices)), unknown=1
     )
     for case in prepared.cases
     if case.name in names
@@ -202,8 +203,7 @@ def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
   prepared = prepared.with_cases(changed)
   alone = {m: {p: list(c) for p, c in split[m].items()} for m in NAMES}
   alone['ct']['unlabeled'] = []
-  labelable = np.ones((2, len(HEART.classes)), bool)
-  batches = _batches((prepared, alone), labelable=labelable)
+  batches = _batches((prepared, alone), labelable=LABELABLE)
   assert batches.consistent.all()
   images = {True: set(), False: set()}
   for case in changed.values():
@@ -214,12 +214,48 @@ def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
     found = _keys(batch)
     assert set(found['labeled', 0]) <= images[True]
     assert set(found['unlabeled', 0]) <= images[False]
-    labeled = batch['labeled']
-    assert set(np.unique(labeled['label'][0])) <= {0, 2}
+    assert batch['labeled']['drawn'].all()
+  assert [*_batches(heart).batch(0)['unlabeled']] == ['image', 'index']
+
+
+def test_scans_of_which_some_classes_were_drawn_teach_as_both(heart):
+  prepared, split = heart
+  names = split['ct']['labeled']
+  changed = {
+    case.name: dataclasses.replace(case, drawn=[2])
+    for case in prepared.cases
+    if case.name in names
+  }
+  prepared = prepared.with_cases(changed)
+  alone = {m: {p: list(c) for p, c in split[m].items()} for m in NAMES}
+  alone['ct']['unlabeled'] = []
+  batches = _batches((prepared, alone), labelable=LABELABLE)
+  assert batches.consistent.all()
+  images = {
+    image.tobytes() for c in changed.values() for image in prepared.images(c)
+  }
+  seen = {'labeled': set(), 'unlabeled': set()}
+  for step in range(40):
+    batch = batches.batch(step)
+    for kind, found in seen.items():
+      found |= {*_keys(batch)[kind, 0]}
     expected = np.arange(len(HEART.classes)) == 2
-    np.testing.assert_array_equal(labeled['drawn'][0], [expected] * 4)
-    assert labeled['drawn'][1].all()
-  assert 'drawn' not in _batches(heart).batch(0)['labeled']
+    for group in batch.values():
+      assert set(np.unique(group['label'][0])) <= {0, 2}
+      np.testing.assert_array_equal(group['drawn'][0], [expected] * 4)
+    # Of MR all, or nothing at all is known.
+    assert batch['labeled']['drawn'][1].all()
+    assert not batch['unlabeled']['drawn'][1].any()
+    assert not batch['unlabeled']['label'][1].any()
+  assert seen == {'labeled': images, 'unlabeled': images}
+  # Where CT's labels can have no other class, nothing is left open.
+  only = LABELABLE.copy()
+  only[0] = np.arange(len(HEART.classes)) <= 0
+  only[0, 2] = True
+  batches = _batches((prepared, alone), labelable=only)
+  np.testing.assert_array_equal(batches.consistent, [False, True])
+  with pytest.raises(ValueError, match='say what they can contain'):
+    _batches((prepared, alone))
 
 
 def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):

@@ -135,13 +135,16 @@ def test_slices_on_which_nobody_drew_are_apart():
     Scans([*cases, *UNLABELED], 5), cases, UNLABELED, depth=None, limit=1e9
   )
   assert made.rows(cases).tolist() == [0, 1, 2, 3, 4, 5]
-  assert made.rows(cases, drawn=True).tolist() == [1, 3, 4, 5]
-  assert made.rows(cases, drawn=False).tolist() == [0, 2]
-  assert made.rows([], drawn=False).tolist() == []
+  drawn = lambda case: case.drawn_slices
+  left = lambda case: case.open_slices(np.ones(3, bool))
+  assert made.rows(cases, drawn).tolist() == [1, 3, 4, 5]
+  assert made.rows(cases, left).tolist() == [0, 2]
+  assert made.rows([], left).tolist() == []
   whole = Samples(
     Scans([*cases, *UNLABELED], 5), cases, UNLABELED, depth=5, limit=1e9
   )
-  assert whole.rows(cases, drawn=True).tolist() == [0, 1]
+  assert whole.rows(cases, drawn).tolist() == [0, 1]
+  assert whole.rows(cases, left).tolist() == [0]
 
 
 def test_each_row_knows_what_was_drawn():
@@ -157,4 +160,4 @@ def test_each_row_knows_what_was_drawn():
   labelable = np.array([[True, True, False, True]] * 3)
   found = made.drawn_for(cases, labelable).astype(int).tolist()
   assert found[:4] == [[0, 1, 0, 0]] * 2 + [[1, 1, 0, 1]] + [[1, 1, 1, 1]]
-  assert np.all(found[4:])
+  assert not np.any(found[4:])

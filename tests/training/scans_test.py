@@ -1,5 +1,6 @@
 """What would be lost with fewer labels: which are taken as not drawn."""
 
+import dataclasses
 import types
 
 import fake_scans
@@ -100,3 +101,34 @@ def test_labels_hold_no_more_than_was_drawn():
   for index in range(4):
     found = prepared.label(case, index)
     np.testing.assert_array_equal(found, expected[index])
+
+
+def _with_drawn(drawn):
+  prepared = object.__new__(Prepared)
+  prepared.cases = tuple(
+    dataclasses.replace(case, drawn=drawn.get(case.name, case.drawn))
+    for case in CASES
+  )
+  problem = methods.resolve(heart.get_config())
+  present = np.ones(problem.labelable.shape, bool)
+  return scans.prototyped_classes(present, prepared, SPLIT, problem)
+
+
+def test_background_is_known_where_some_scan_was_drawn_for_all():
+  assert _with_drawn({}) is None
+  some = {f'ct_{n}': [1, 2] for n in range(3)}
+  found = _with_drawn(some)
+  assert found[0, 1:].all() and not found[0, 0] and found[1].all()
+  assert _with_drawn({'ct_0': [1]}).all()
+  # Validation scans do not count.
+  assert _with_drawn({'ct_3': [1]}) is None
+
+
+def test_a_class_that_nobody_drew_in_any_scan_is_an_error():
+  """In one of the modalities it is none: the others teach it."""
+  all_but = [1, 2, 3, 4, 5, 7]
+  ct = {f'ct_{n}': all_but for n in range(3)}
+  assert _with_drawn(ct) is not None
+  every = ct | {f'mr_{n}': all_but for n in range(3)}
+  with pytest.raises(ValueError, match='ascending aorta: drawn in no labelled'):
+    _with_drawn(every)

@@ -65,13 +65,16 @@ def confident(
   return step >= limits
 
 
-def terms(step: Step, own: Logits, other: Logits) -> dict[str, PerModality]:
+def terms(
+  step: Step, own: Logits, other: Logits, possible: supervision.Possible
+) -> dict[str, PerModality]:
   """Each segmenter learns from what the other is sure of.
 
   Args:
     step: what the method was given.
     own: logits of unlabelled slices.
     other: of their translations.
+    possible: see `passes.Views`.
 
   Returns:
     Terms by the slices' modality.
@@ -84,7 +87,7 @@ def terms(step: Step, own: Logits, other: Logits) -> dict[str, PerModality]:
     ('teach_other', own, other),
     ('teach_own', other, own),
   ):
-    labels = supervision.pseudo_labels(teacher, signals.present)
+    labels = supervision.pseudo_labels(teacher, signals.present, possible)
     kept = confident(teacher, labels, share)
     chosen = losses.one_hot(labels, teacher.shape[-1])
     log_p = jnp.where(chosen, jax.nn.log_softmax(student), 0.0).sum(-1)

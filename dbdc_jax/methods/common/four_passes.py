@@ -235,10 +235,10 @@ def run(step: Step, params: Any, memory: Any) -> Passes:
     else:
       alone, decoded = fixed.decode(lax.stop_gradient(weak), 1, project=False)
       between, logits = [found | decoded], alone.logits[0]
-    present = step.signals.present
-    pseudo = supervision.pseudo_labels(logits, present)
+    known = step.signals.present, views.possible
+    pseudo = supervision.pseudo_labels(logits, *known)
     pseudo = pseudo.astype(views.labels.dtype)
-    probable = supervision.probabilities(logits, present)
+    probable = supervision.probabilities(logits, *known)
     certain = probable >= step.signals.reading.confidence
     for name in names[1:]:
       shown = mixed if name == 'ipc' else lambda x: x

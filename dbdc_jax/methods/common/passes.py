@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer, Key, Shaped
 
 from dbdc_jax.methods.common import supervision
 from dbdc_jax.methods.common.networks import Step
-from dbdc_jax.ops import augment, losses
+from dbdc_jax.ops import augment, losses, partial_labels
 from dbdc_jax.ops.shapes import Images, Labels, Logits
 
 # The networks of a method that has two.
@@ -26,6 +26,8 @@ class Views(NamedTuple):
     weak: unlabelled, moved and cropped only.
     strong: the same crops with other intensities and noise.
     keys: one for each unlabelled sample's further draws.
+    possible: classes that each pixel of the unlabelled slices may be; None:
+      nobody drew on them.
   """
 
   images: Images
@@ -33,6 +35,7 @@ class Views(NamedTuple):
   weak: Images
   strong: Images
   keys: Key[Array, 'K b']
+  possible: Bool[Array, 'K b H W C'] | None = None
 
 
 def acting(step: Step) -> Bool[Array, ' K']:
@@ -96,13 +99,20 @@ def views(step: Step) -> Views:
   k_view, k_more = jax.random.split(k_unlabeled)
   images, labels = labeled_view(step, k_labeled)
   given = step.batch.get('unlabeled', step.batch['labeled'])
-  index = flat(given['index'])
-  weak, strong = augment.unlabeled_views(
-    flat(given['image']), augment.sample_keys(k_view, index), step.net.settings
+  index, drawn = flat(given['index']), given.get('drawn')
+  weak, strong, known = augment.unlabeled_views(
+    flat(given['image']),
+    augment.sample_keys(k_view, index),
+    step.net.settings,
+    None if drawn is None else flat(given['label']),
   )
-  keys = augment.sample_keys(k_more, index)
-  more = (_grouped(x, given['index']) for x in (weak, strong, keys))
-  return Views(images, labels, *more)
+  grouped = lambda x: _grouped(x, given['index'])
+  keys = grouped(augment.sample_keys(k_more, index))
+  possible = None
+  if known is not None:
+    known = grouped(known).astype(labels.dtype)
+    possible = partial_labels.possible(known, drawn)
+  return Views(images, labels, grouped(weak), grouped(strong), keys, possible)
 
 
 def forward(
@@ -184,12 +194,18 @@ def pair_forward(
 
 
 def probabilities(
-  step: Step, params: Any, statistics: Any, images: Images
+  step: Step,
+  params: Any,
+  statistics: Any,
+  images: Images,
+  possible: supervision.Possible,
 ) -> Logits:
-  """A teacher's softmax, without a gradient.
+  """A teacher's softmax over what is possible, without a gradient.
 
   Its pass is normalised by its own images; the statistics are only handed on
   because the network has a place for them.
   """
   logits, _ = forward(step, lax.stop_gradient(params), statistics, images)
+  if possible is not None:
+    logits = jnp.where(possible, logits, losses.NEGATIVE)
   return lax.stop_gradient(jax.nn.softmax(logits))

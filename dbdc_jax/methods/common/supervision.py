@@ -16,6 +16,8 @@ from dbdc_jax.ops import losses, partial_labels
 from dbdc_jax.ops.partial_labels import Drawn
 from dbdc_jax.ops.shapes import Labels, Logits, PerModality, Present
 
+Possible = Bool[Array, 'K b H W C'] | None
+
 
 def drawn(step: Step) -> Drawn | None:
   """What the labelled slices were drawn for; None: all of them for all."""
@@ -56,32 +58,40 @@ def labeled_terms(
   if there is None or told is None:
     ce = losses.cross_entropy(logits, labels)
   else:
-    logits = partial_labels.gated(logits, there)
+    logits = partial_labels.asked(logits, there, present)
     ce = partial_labels.cross_entropy(logits, labels, there)
     present = partial_labels.seen(present, told)
   dice = losses.dice(logits, labels, present, linear=linear_dice, counted=told)
   return {f'{name}_ce': share * ce, f'{name}_dice': share * dice}
 
 
-def pseudo_labels(logits: Logits, present: Present) -> Labels:
+def pseudo_labels(
+  logits: Logits, present: Present, possible: Possible = None
+) -> Labels:
   """The likeliest class of each pixel, hard and so without a gradient.
 
   Args:
     logits: of each pixel.
     present: classes that each modality's labels contain: the others are never
       chosen.
+    possible: those that each pixel may be, see `passes.Views`.
   """
-  return jnp.argmax(_allowed(logits, present), -1)
+  return jnp.argmax(_allowed(logits, present, possible), -1)
 
 
-def probabilities(logits: Logits, present: Present) -> Float[Array, 'K b H W']:
+def probabilities(
+  logits: Logits, present: Present, possible: Possible = None
+) -> Float[Array, 'K b H W']:
   """How probable `pseudo_labels` are, without a gradient."""
-  softmax = jax.nn.softmax(_allowed(lax.stop_gradient(logits), present))
-  return jnp.max(softmax, -1)
+  logits = _allowed(lax.stop_gradient(logits), present, possible)
+  return jnp.max(jax.nn.softmax(logits), -1)
 
 
-def _allowed(logits: Logits, present: Present) -> Logits:
-  return jnp.where(present[:, None, None, None], logits, losses.NEGATIVE)
+def _allowed(logits: Logits, present: Present, possible: Possible) -> Logits:
+  chosen = present[:, None, None, None]
+  if possible is not None:
+    chosen &= possible
+  return jnp.where(chosen, logits, losses.NEGATIVE)
 
 
 @jax.custom_vjp
