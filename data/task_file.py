@@ -118,22 +118,14 @@ def _read(path: pathlib.Path, mtime_ns: int, size: int) -> Task:
   del mtime_ns, size  # Part of the cache's key: a changed file is read again.
   plane = _PLANE_BEFORE if path.name == RUNS_TASK else planes.ACQUIRED
   try:
-    found = _with_tables(content(path), path.parent)
+    found = partly_drawn.with_tables(content(path), path.parent)
     return from_dict(found, path.absolute().parent.name, plane)
-  except (_TaskError, nnunet.NotUsableError) as error:
+  except (
+    _TaskError,
+    partly_drawn.NoTableError,
+    nnunet.NotUsableError,
+  ) as error:
     raise ValueError(f'{path}: {error}') from error
-
-
-def _with_tables(found: Any, folder: pathlib.Path) -> Any:
-  """A file's content with the tables of `drawn` that it names."""
-  several = found.get('modalities') if isinstance(found, dict) else None
-  for fields in several.values() if isinstance(several, dict) else ():
-    if isinstance(fields, dict) and isinstance(fields.get('drawn'), str):
-      try:
-        fields['drawn'] = partly_drawn.table(folder / fields['drawn'])
-      except ValueError as error:
-        raise _TaskError(str(error)) from error
-  return found
 
 
 def content(path: pathlib.Path) -> Any:

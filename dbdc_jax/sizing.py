@@ -266,7 +266,7 @@ def _steps_per_epoch(config: ml_collections.ConfigDict) -> int:
   if transfer:
     split = transfer.split(split)
   return scans.steps_per_epoch(
-    prepared, split, problem.names, config.batch_size
+    prepared, split, problem.names, problem.labelable, config.batch_size
   )
 
 

@@ -241,11 +241,10 @@ def own_run(cache, tmp_path_factory):
   import own_scans
   import tiny
 
-  from configs import folder
   from dbdc_jax.training import train
 
   place = tmp_path_factory.mktemp('own')
   own_scans.write(place, cache)
-  config = tiny.shrink(folder.get_config(f'scans={place}'), cache)
+  config = tiny.own_config(place, cache)
   workdir = tmp_path_factory.mktemp('run') / 'own'
   return place, workdir, train.train(config, str(workdir))

@@ -7,7 +7,6 @@ import numpy as np
 import own_scans
 import tiny
 
-from configs import folder as folder_config
 from data.formats import nifti
 from dbdc_jax import evaluate, predict, report
 from dbdc_jax.training import train
@@ -64,7 +63,7 @@ def test_predictions_hold_the_folders_own_codes(own_run, tmp_path):
 
 def test_it_can_be_tested_again(own_run, cache):
   place, workdir, results = own_run
-  config = tiny.shrink(folder_config.get_config(f'scans={place}'), cache)
+  config = tiny.own_config(place, cache)
   config.eval_only = True
   again = train.train(config, str(workdir))
   assert again['mean'] == results['mean']
@@ -95,7 +94,7 @@ def test_label_maps_that_leave_something_open_go_through_a_run(
   (place / 'drawn.csv').write_text('\n'.join(rows))
   ct['drawn'] = 'drawn.csv'
   path.write_text(json.dumps(task))
-  config = tiny.shrink(folder_config.get_config(f'scans={place}'), cache)
+  config = tiny.own_config(place, cache)
   config.update_from_flattened_dict(tiny.PLAIN | {'epochs': 2})
   results = train.train(config, str(tmp_path / 'run'))
   for case in results['cases']:
@@ -107,6 +106,7 @@ def test_label_maps_that_leave_something_open_go_through_a_run(
   losses = [row['loss'] for row in read_rows(tmp_path / 'run')]
   assert len(losses) == 2 and np.isfinite(losses).all()
   said = capsys.readouterr().out
+  assert 'drawn.csv' not in said
   line, _ = [x for x in said.split('\n') if 'in how many of the' in x]
   labelled = json.loads((tmp_path / 'run' / 'split.json').read_text())['ct']
   whole = sum(maps[name] % 2 == 0 for name in labelled['labeled'])

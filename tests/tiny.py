@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from configs import heart
+from configs import folder, heart
 from dbdc_jax.workdir.metric_writer import read_rows
 
 # Fields of a row that hold times.
@@ -38,6 +38,12 @@ def shrink(config, cache):
 
 def heart_config(cache, argument=None):
   return shrink(heart.get_config(argument), cache)
+
+
+def own_config(place, cache):
+  """Of the scans of a folder."""
+  argument = f'scans={place},preset=paper'
+  return shrink(folder.get_config(argument), cache)
 
 
 def plain_config(cache):

@@ -26,22 +26,26 @@ Drawn = dict[str, list[str]]
 Sparse = bool | dict[str, list[int]]
 
 
+class NoTableError(ValueError):
+  """A table that cannot be read, or is none of this form."""
+
+
 def table(path: pathlib.Path) -> Drawn:
   """`drawn` from a CSV file: a row for each case, a column for each class.
 
   Raises:
-    ValueError: it is not readable or not of this form; names it.
+    NoTableError: names it.
   """
   try:
     # utf-8-sig: spreadsheets put a mark in front.
     lines = path.read_text(encoding='utf-8-sig').splitlines()
   except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path}: not a readable table ({error})') from error
+    raise NoTableError(f'{path}: not a readable table ({error})') from error
   separator = ';' if lines and ';' in lines[0] else ','
   rows = [row for row in csv.reader(lines, delimiter=separator) if any(row)]
   head = [cell.strip() for cell in rows[0]] if rows else []
   if len(head) < 2 or head[0].lower() != 'case':
-    raise ValueError(
+    raise NoTableError(
       f'{path}: the first line must be "case" and the names of the classes,'
       f' not {",".join(head)!r}'
     )
@@ -50,13 +54,36 @@ def table(path: pathlib.Path) -> Drawn:
     cells = [cell.strip().lower() for cell in row[1:]]
     whole = len(cells) == len(head) - 1 and {*cells} <= {*_YES, *_NO}
     if not whole or not row[0].strip() or row[0].strip() in out:
-      raise ValueError(
+      raise NoTableError(
         f'{path}: line {number}: give a case once, and 1 or 0 for each of'
         f' {", ".join(head[1:])}'
       )
     marks = zip(head[1:], cells, strict=True)
     out[row[0].strip()] = [name for name, cell in marks if cell in _YES]
   return out
+
+
+def tables(found: Any, folder: pathlib.Path) -> list[pathlib.Path]:
+  """The tables that a dataset.json's content names."""
+  return [folder / fields['drawn'] for fields in _naming(found)]
+
+
+def with_tables(found: Any, folder: pathlib.Path) -> Any:
+  """The same with what they hold in their places.
+
+  Raises:
+    NoTableError: one cannot be read, or is none.
+  """
+  for fields in _naming(found):
+    fields['drawn'] = table(folder / fields['drawn'])
+  return found
+
+
+def _naming(found: Any) -> list[dict[str, Any]]:
+  several = found.get('modalities') if isinstance(found, dict) else None
+  every = several.values() if isinstance(several, dict) else ()
+  dicts = [fields for fields in every if isinstance(fields, dict)]
+  return [fields for fields in dicts if isinstance(fields.get('drawn'), str)]
 
 
 def drawn(found: Any, classes: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from data import task_file
 from data.files import names
-from data.formats import file_kinds, nnunet, scan_files
+from data.formats import file_kinds, nnunet, partly_drawn, scan_files
 from data.formats.nifti import check_pair
 from data.formats.scan_error import ScanError, closed_folder
 from data.formats.scan_files import Source
@@ -321,6 +321,8 @@ def look(
     used = [
       p for p in folders_in(top) if any(f.is_relative_to(p) for f in folders)
     ]
+    if file.exists():
+      used += partly_drawn.tables(task_file.content(file), top)
     beside(top, used, out.problems, out.left_out)
   chosen = {kind.name for kind in modalities}
   for (called, name), person in people.items():

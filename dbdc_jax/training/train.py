@@ -18,6 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from configs import presets
 from data.cache.prepared import Prepared, PreparedCase, summary
 from data.split import Split
 from dbdc_jax import methods
@@ -231,6 +232,11 @@ def train(
   """
   folder = pathlib.Path(workdir).absolute()
   # Everything that can be refused is refused before anything is written.
+  if open_ := presets.left_open(config):
+    raise ValueError(
+      f'{", ".join(open_)}: left open by preset=auto; the main command chooses'
+      ' them, a program does by dbdc_jax.sizing.settle(config, workdir)'
+    )
   traits = methods.traits(config)
   if traits.transfer:
     config = traits.transfer.settle(config)

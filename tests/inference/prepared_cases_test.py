@@ -61,7 +61,7 @@ def make(place, cache):
   """A way's scans, run, choice and test: results and label maps."""
 
   def make(way):
-    config = folder.get_config(f'scans={place}')
+    config = folder.get_config(f'scans={place},preset=paper')
     config.augment.patch_size = fake_run.PATCH
     config.data.cache, config.evaluation.components = str(cache), way
     problem = methods.resolve(config)

@@ -347,7 +347,7 @@ def test_check_takes_a_config_of_an_archive(cache, own, capsys):
 
 
 def test_the_config_takes_sizes_from_the_task(own):
-  config = folder_config.get_config(f'scans={own}')
+  config = folder_config.get_config(f'scans={own},preset=paper')
   assert config.task == str(own / 'dataset.json')
   assert config.data.folder == str(own)
   assert (config.data.slice_size, config.data.roi) == (32, 'none')
