@@ -92,11 +92,13 @@ class Choice(NamedTuple):
     sizes: of the ladder, no finer than the scans.
     steps: that the time is enough for, of each network; None: no limit.
     seconds: a step's.
+    why: no larger sizes were.
   """
 
   sizes: Sizes
   steps: int | None
   seconds: float
+  why: str
 
 
 def ladder(native: int) -> list[Sizes]:
@@ -125,6 +127,9 @@ def choose(
     measure: times a step; each call compiles one.
     seconds: that all steps of a network may take; None: any.
     first: the rung that is measured first.
+
+  Raises:
+    ValueError: none fits the memory.
   """
   found: dict[int, Measured] = {}
 
@@ -151,9 +156,42 @@ def choose(
     at = next((i for i in reversed(range(at)) if fits(i)), 0)
     if at not in found:
       found[at] = measure(rungs[at])
+  if not found[at].fits:
+    raise ValueError(
+      'no step fits the memory of the device, not of slices of'
+      f' {rungs[at].slice_size} pixels: is another program using it?'
+    )
   each = found[at].seconds
   steps_ = None if seconds is None else max(1, int(seconds / each))
-  return Choice(rungs[at], steps_, each)
+  return Choice(rungs[at], steps_, each, _why(rungs, at, found, seconds))
+
+
+def _why(
+  rungs: list[Sizes],
+  at: int,
+  found: dict[int, Measured],
+  seconds: float | None,
+) -> str:
+  """Why a rung was chosen and not the next one."""
+  each = found[at].seconds
+  if seconds is not None and seconds < _ENOUGH_STEPS * each:
+    minutes = _ENOUGH_STEPS * each / 60
+    return (
+      f'the smallest sizes, and yet {int(seconds / each):,} steps of'
+      f' {_ENOUGH_STEPS:,} that learning takes: give {math.ceil(minutes)}'
+      ' minutes or more'
+    )
+  if at == len(rungs) - 1:
+    return 'the scans show no more, or the paper has no larger sizes'
+  above, known = rungs[at + 1], found.get(at + 1)
+  larger = f'slices of {above.slice_size} pixels, width {above.width},'
+  if seconds is None or (known and not known.fits):
+    return f"{larger} do not fit the device's memory"
+  would = known.seconds if known else each * above.work / rungs[at].work
+  return (
+    f'{larger} would leave time for {int(seconds / would):,} steps;'
+    f' {_ENOUGH_STEPS:,} are wanted'
+  )
 
 
 def fields(sizes: Sizes, epochs: int) -> dict[str, Any]:
@@ -329,6 +367,7 @@ def _said(whole, choice, minutes, each, networks) -> str:
     ),
   )
   lines += [f'  {text:<44} --config.{field}' for text, field in rows]
+  lines.append(f'why these: {choice.why}')
   lines.append(
     f'a step took {choice.seconds:.2g} s: about {taken:.0f} minutes with'
     ' validation and test, preparing and compiling apart'

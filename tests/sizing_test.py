@@ -52,6 +52,11 @@ def test_the_largest_that_takes_enough_steps_is_found(first, best):
   found = sizing.choose(list(LADDER), measure, seconds, first)
   assert found.sizes == LADDER[best] and found.steps == 1500
   assert found.seconds == 1e-6 * LADDER[best].work
+  why = 'the scans show no more'
+  if best + 1 < len(LADDER):
+    steps = 1500 * LADDER[best].work // LADDER[best + 1].work
+    why = f'would leave time for {steps:,} steps; 1,500 are wanted'
+  assert why in found.why
   # Upwards by what is to be expected: each measurement compiles a step.
   assert len(seen) <= max(2, first - best + 1)
 
@@ -61,6 +66,11 @@ def test_memory_ends_it_too():
   for first in range(len(LADDER)):
     found = sizing.choose(list(LADDER), measure, None, first)
     assert found.sizes == LADDER[3] and found.steps is None
+    assert "192 pixels, width 24, do not fit the device's memory" in found.why
+  measure, _ = _device(1e-9, limit=1)
+  for seconds in (None, 1e6):
+    with pytest.raises(ValueError, match='no step fits the memory'):
+      sizing.choose(list(LADDER), measure, seconds, 2)
 
 
 def test_where_nothing_takes_enough_steps_the_smallest_takes_what_it_can():
@@ -68,6 +78,9 @@ def test_where_nothing_takes_enough_steps_the_smallest_takes_what_it_can():
   found = sizing.choose(list(LADDER), measure, 3 * LADDER[0].work, 2)
   assert found.sizes == LADDER[0] and found.steps == 3
   assert len(seen) == 3
+  minutes = math.ceil(1500 * LADDER[0].work / 60)
+  assert '3 steps of 1,500' in found.why
+  assert f'give {minutes} minutes or more' in found.why
   assert sizing.choose(list(LADDER), measure, 1.0, 0).steps == 1
 
 
