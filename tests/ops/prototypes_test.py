@@ -156,8 +156,9 @@ def test_start_waits_for_every_present_class():
   present = np.zeros((K, C), bool)
   present[:, :2] = True
   present[2, 3] = True  # Modality 2 also has class 3, not seen yet.
+  every = np.ones(labels.shape, bool)
   state = jaxed(prototypes.start)(
-    prototypes.init(K, C, D), embeddings, labels, present
+    prototypes.init(K, C, D), embeddings, labels, every, present
   )
   assert state.ready.tolist() == [True, True, False]
   mean = embeddings[0][labels[0] == 1].mean(0)
@@ -167,7 +168,10 @@ def test_start_waits_for_every_present_class():
   assert not np.asarray(state.bank[2]).any()
   more = labels.copy()
   more[:, :5] = 3
-  again = jaxed(prototypes.start)(state, embeddings, more, present)
+  # What is not kept is not seen.
+  some = jaxed(prototypes.start)(state, embeddings, more, more != 3, present)
+  assert not some.ready[2]
+  again = jaxed(prototypes.start)(state, embeddings, more, every, present)
   assert again.ready.all()
   np.testing.assert_array_equal(again.bank[:2], state.bank[:2])
   # Both batches count.
