@@ -107,8 +107,8 @@ FIELDS: dict[str, Any] = {
   # ... or read from a split.json of another run, which also says who is
   # labelled (labeled_fraction is not used then).
   'data.split': '',
-  # What would be lost with fewer labels: of the labelled training scans this
-  # share of the (scan, class) pairs is taken as drawn, each class somewhere ...
+  # What would be lost with fewer labels: each class is taken as drawn in this
+  # share of the labelled training scans, chosen at random ...
   'data.drawn_share': 1.0,
   # ... and one of so many slices.
   'data.drawn_every': 1,

@@ -202,8 +202,8 @@ def with_less_drawn(
 ) -> Prepared:
   """The scans, of whose training labels a part is taken as not drawn.
 
-  By `data.drawn_share` and `data.drawn_every`: each class stays drawn in one
-  scan at least, and the middle one of so many slices is.
+  By `data.drawn_share` and `data.drawn_every`: each class stays drawn in that
+  share of its scans, in one at least, and the middle one of so many slices is.
 
   Raises:
     ValueError: a share outside (0, 1], or slices below 1.
@@ -220,19 +220,12 @@ def with_less_drawn(
     problem.names, problem.labelable, groups, strict=True
   ):
     drawn: list[list[int]] = [[] for _ in cases]
-    pairs = [
-      (at, int(index))
-      for at, case in enumerate(cases)
-      for index in np.flatnonzero(mask & case.drawn_for(mask))
-      if index
-    ]
     rng = np.random.default_rng([config.split_seed, zlib.crc32(name.encode())])
-    order = [pairs[i] for i in rng.permutation(len(pairs))]
-    # The first of each class, then the others.
-    first = {index: (at, index) for at, index in reversed(order)}
-    order = [*first.values(), *(p for p in order if p not in first.values())]
-    for at, index in order[: max(len(first), round(share * len(pairs)))]:
-      drawn[at].append(index)
+    for index in np.flatnonzero(mask)[1:].tolist():
+      there = [at for at, c in enumerate(cases) if c.drawn_for(mask)[index]]
+      count = max(1, round(share * len(there)))
+      for at in rng.permutation(there)[:count]:
+        drawn[at].append(index)
     for case, chosen in zip(cases, drawn, strict=True):
       changed[case.name] = _less_drawn(case, sorted(chosen), share, every)
   return prepared.with_cases(changed)
