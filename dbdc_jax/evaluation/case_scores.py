@@ -164,9 +164,11 @@ def _not_drawn(
     case.name,
     str(case.reference.path),
   )
-  there = classes.partial.classes
-  left = {there[i] for i in drawn or ()} if drawn is not None else {*there}
-  return label.T == UNKNOWN, {*classes.names.values()} - left
+  undrawn: set[str] = set()
+  if drawn is not None:
+    there = {classes.partial.classes[index] for index in drawn}
+    undrawn = {*classes.names.values()} - there
+  return label.T == UNKNOWN, undrawn
 
 
 def _is_image(codes: np.ndarray, common: int) -> bool:

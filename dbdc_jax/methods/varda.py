@@ -61,24 +61,25 @@ _PUBLISHED_ELEMENTS = (10 * 10 * 256, 20 * 20 * 128, 40 * 40 * 64)
 def balanced_cross_entropy(
   logits: Float[Array, 'n H W C'],
   labels: Integer[Array, 'n H W'],
-  known: tuple[Present, partial_labels.Drawn | None] | None = None,
+  known: tuple[Present, partial_labels.Drawn] | None = None,
 ) -> Float[Array, '']:
   """Cross entropy in which each class of the batch weighs the same.
 
   Args:
     logits: of each pixel.
     labels: class indices, or `UNKNOWN`.
-    known: the modality's classes, and what was drawn, `[1, n, C]`, or None;
-      see `partial_labels`. Pixels that are none of it weigh as background.
+    known: the modality's classes, and what was drawn, `[1, n, C]`, see
+      `partial_labels`; None: everything was. Pixels that are none of it weigh
+      as background.
 
   Returns:
     The mean over the classes that occur of each one's mean.
   """
   chosen = losses.one_hot(labels, logits.shape[-1])
-  present, drawn = known or (None, None)
-  if drawn is None or present is None:
+  if known is None:
     surprise = -jax.nn.log_softmax(logits.astype(jnp.float32))
   else:
+    present, drawn = known
     logits = partial_labels.asked(logits[None], drawn, present)
     surprise = partial_labels.surprise(logits, labels[None], drawn)
     surprise = surprise[0, ..., None]
@@ -206,8 +207,10 @@ def _loss(step, params, memory):
   labels, count = views.labels[source], views.labels.shape[1]
   found, of_each, statistics = _both(step.net, params, memory, views)
   weight = step.config.varda.segmentation
-  own = transfer.of_source((step.signals.present, supervision.drawn(step)))
-  balanced = functools.partial(balanced_cross_entropy, known=own)
+  known = None
+  if (drawn := supervision.drawn(step)) is not None:
+    known = transfer.of_source((step.signals.present, drawn))
+  balanced = functools.partial(balanced_cross_entropy, known=known)
   terms = {'sup_ce': weight * balanced(found.fused[:count], labels)}
   for scale, x in enumerate(found.logits):
     name = f'sup{2 ** (SCALES - 1 - scale)}_ce'

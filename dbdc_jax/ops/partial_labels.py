@@ -70,7 +70,7 @@ def surprise(
   Where all was drawn it is the usual cross entropy.
 
   Args:
-    logits: of each pixel, `gated`.
+    logits: of each pixel, `asked`.
     labels: class indices, or `UNKNOWN`.
     drawn: of each slice.
   """

@@ -190,24 +190,35 @@ def test_without_unlabelled_scans_there_is_nothing_to_be_consistent_on(heart):
   assert 'unlabeled' not in plain.batch(0)
 
 
-def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
+def _partly_drawn(heart, facts):
+  """CT's labelled scans with other facts, and its unlabelled ones away.
+
+  Returns:
+    These scans, and `_batches`' data.
+  """
   prepared, split = heart
-  names = split['ct']['labeled']
   changed = {
-    case.name: dataclasses.replace(
-      case, undrawn=list(range(1, case.num_slices)), unknown=1
-    )
+    case.name: dataclasses.replace(case, **facts(case))
     for case in prepared.cases
-    if case.name in names
+    if case.name in split['ct']['labeled']
   }
   prepared = prepared.with_cases(changed)
   alone = {m: {p: list(c) for p, c in split[m].items()} for m in NAMES}
   alone['ct']['unlabeled'] = []
-  batches = _batches((prepared, alone), labelable=LABELABLE)
+  return [*changed.values()], (prepared, alone)
+
+
+def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
+  first_alone = lambda case: {
+    'undrawn': list(range(1, case.num_slices)),
+    'unknown': 1,
+  }
+  cases, data = _partly_drawn(heart, first_alone)
+  batches = _batches(data, labelable=LABELABLE)
   assert batches.consistent.all()
   images = {True: set(), False: set()}
-  for case in changed.values():
-    for index, image in enumerate(prepared.images(case)):
+  for case in cases:
+    for index, image in enumerate(data[0].images(case)):
       images[index == 0].add(image.tobytes())
   for step in range(40):
     batch = batches.batch(step)
@@ -219,21 +230,10 @@ def test_slices_that_nobody_drew_teach_as_unlabelled_ones(heart):
 
 
 def test_scans_of_which_some_classes_were_drawn_teach_as_both(heart):
-  prepared, split = heart
-  names = split['ct']['labeled']
-  changed = {
-    case.name: dataclasses.replace(case, drawn=[2])
-    for case in prepared.cases
-    if case.name in names
-  }
-  prepared = prepared.with_cases(changed)
-  alone = {m: {p: list(c) for p, c in split[m].items()} for m in NAMES}
-  alone['ct']['unlabeled'] = []
-  batches = _batches((prepared, alone), labelable=LABELABLE)
+  cases, data = _partly_drawn(heart, lambda case: {'drawn': [2]})
+  batches = _batches(data, labelable=LABELABLE)
   assert batches.consistent.all()
-  images = {
-    image.tobytes() for c in changed.values() for image in prepared.images(c)
-  }
+  images = {x.tobytes() for case in cases for x in data[0].images(case)}
   seen = {'labeled': set(), 'unlabeled': set()}
   for step in range(40):
     batch = batches.batch(step)
@@ -252,10 +252,10 @@ def test_scans_of_which_some_classes_were_drawn_teach_as_both(heart):
   only = LABELABLE.copy()
   only[0] = np.arange(len(HEART.classes)) <= 0
   only[0, 2] = True
-  batches = _batches((prepared, alone), labelable=only)
+  batches = _batches(data, labelable=only)
   np.testing.assert_array_equal(batches.consistent, [False, True])
   with pytest.raises(ValueError, match='say what they can contain'):
-    _batches((prepared, alone))
+    _batches(data)
 
 
 def test_unlabelled_sources_never_ask_for_a_label(heart, monkeypatch):
